@@ -1,0 +1,140 @@
+"""The words that every contract is made of: messages, money, identifiers and the envelope.
+
+A contract is frozen. It refuses unknown fields where we build it (`OrderPlaced(colour="red")` fails here, before it is
+sent) and ignores them where we read it (`Message.read`), so a publisher can add a field before its readers know of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar, Literal, Self
+from uuid import UUID
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+
+
+def text(longest: int) -> Any:
+    """A line of printable text, 1 to `longest` characters. Control characters are refused: PostgreSQL cannot store
+    NUL, and a line break in a name would end an e-mail header."""
+    return StringConstraints(min_length=1, max_length=longest, pattern=r"^[^\x00-\x1f\x7f]+$")
+
+
+Sku = Annotated[str, StringConstraints(pattern=r"^[A-Z0-9][A-Z0-9._-]{0,39}$"), Field(examples=["COFFEE-1KG"])]
+Quantity = Annotated[int, Field(strict=True, ge=1, le=10_000, examples=[2])]
+Currency = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$"), Field(examples=["BRL"])]
+Locale = Literal["pt-BR", "en"]
+# The pattern by which browsers check <input type=email> (WHATWG HTML, "valid e-mail address").
+Email = Annotated[
+    str,
+    StringConstraints(
+        max_length=254,
+        pattern=r"^[a-zA-Z0-9.!#$%&'*+/=?^_`{|}~-]+@[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
+        r"(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?)+$",
+    ),
+    Field(examples=["ana@example.com"]),
+]
+# 2**53 - 1: what a reader that keeps numbers as doubles still gets exactly.
+MinorUnits = Annotated[int, Field(strict=True, ge=0, le=9_007_199_254_740_991)]
+
+
+class Contract(BaseModel):
+    """A frozen value: the root of everything that crosses a service's border."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Money(Contract):
+    """An amount in the currency's minor units (centavos, cents) and its ISO 4217 code."""
+
+    amount: MinorUnits = Field(examples=[6990])
+    currency: Currency
+
+    def __mul__(self, quantity: int) -> Money:
+        return Money(amount=self.amount * quantity, currency=self.currency)
+
+
+class JobState(StrEnum):
+    """Where a job stands, and what a message means for the job that it belongs to."""
+
+    PENDING = "PENDING"
+    STARTED = "STARTED"
+    RETRY = "RETRY"
+    SUCCESS = "SUCCESS"
+    FAILURE = "FAILURE"
+    CANCELLED = "CANCELLED"
+
+    @property
+    def is_final(self) -> bool:
+        return self in (JobState.SUCCESS, JobState.FAILURE, JobState.CANCELLED)
+
+
+class Message(Contract):
+    """What travels on the broker. The name on the wire is data: renaming a class changes nothing for others.
+
+    `exchange` and `key` say where it is published, `job` what it means for the job in its `correlation_id`. A
+    `transient` message skips the outbox and is lost with its process: only the latest one matters.
+    """
+
+    exchange: ClassVar[str]
+    key: ClassVar[str]
+    job: ClassVar[JobState | None] = None
+    transient: ClassVar[bool] = False
+
+    @classmethod
+    def read(cls, body: bytes) -> Self:
+        """Read a body from the wire. Raises `pydantic.ValidationError`."""
+        return cls.model_validate_json(body, extra="ignore")
+
+    def identity(self) -> str | None:
+        """The id of a message that came without a `message_id`, if its content has one."""
+        return None
+
+    def job_states(self, correlation_id: str) -> dict[str, JobState]:
+        """The jobs that this message moves, and where to."""
+        return {correlation_id: self.job} if self.job else {}
+
+
+class Event(Message):
+    """A fact, published by its owner to the exchange of the owner's name."""
+
+
+class Command(Message):
+    """A wish, sent to the one exchange `commands`; its one consumer may refuse it."""
+
+    exchange: ClassVar[str] = "commands"
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What rides beside the body. `attempt` counts from 1; `correlation_id` is the job's id."""
+
+    message_id: str
+    correlation_id: str
+    key: str
+    sender: str
+    sent_at: datetime
+    causation_id: str | None = None
+    traceparent: str | None = None
+    attempt: int = 1
+
+
+__all__ = [
+    "UUID",
+    "AwareDatetime",
+    "Command",
+    "Contract",
+    "Currency",
+    "Email",
+    "Envelope",
+    "Event",
+    "JobState",
+    "Locale",
+    "Message",
+    "MinorUnits",
+    "Money",
+    "Quantity",
+    "Sku",
+    "text",
+]  # fmt: skip

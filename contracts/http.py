@@ -1,0 +1,169 @@
+"""What services say over HTTP, where the gateway and the owner of an answer both need to know its shape.
+
+Times are aware and in UTC. What a client sends may have no unknown fields: a misspelt one is refused, not ignored.
+"""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+
+from contracts.base import UUID, AwareDatetime, Contract, Currency, JobState, MinorUnits, Money, Sku, text
+from contracts.orders import Customer, OrderLine, RejectedLine, RejectionReason, SummedQuantity
+
+OrderState = Literal["PLACED", "CONFIRMED", "REJECTED", "CANCELLED"]
+_ORDER_ID = "01985b7e-6f4a-7c3e-9d1f-0a2b3c4d5e6f"
+_JOB_ID = "01985b7e-6f4a-7c3e-9d1f-0a2b3c4d5e70"
+HIGHEST_PRICE = 1_000_000_000
+"""In minor units: the largest order at this price (2,000,000 pieces) still has a total that `Money` can say."""
+_AT = datetime(2026, 11, 2, 14, 30, tzinfo=UTC).isoformat()
+
+
+# -- orders -----------------------------------------------------------------------------------------------------------
+
+
+class OrderIn(Contract):
+    """A wish for an order: `PlaceOrder` without its id, which the gateway gives. Prices are not the sender's to say."""
+
+    customer: Customer
+    currency: Currency
+    lines: Annotated[tuple[OrderLine, ...], Field(min_length=1, max_length=200)]
+
+
+class OrderLineView(Contract):
+    """A line of an order; without name and prices if the order was rejected before it could be priced."""
+
+    sku: Sku
+    name: str | None = Field(default=None, examples=["Coffee, 1 kg"])
+    quantity: SummedQuantity
+    unit_price: Money | None = None
+    total: Money | None = None
+
+
+class OrderView(Contract):
+    """An order as it stands."""
+
+    id: UUID = Field(examples=[_ORDER_ID])
+    status: OrderState
+    reason: RejectionReason | None = Field(default=None, description="Why it was rejected.")
+    rejected_lines: tuple[RejectedLine, ...] = Field(default=(), description="The lines that are to blame.")
+    customer: Customer
+    currency: Currency
+    lines: tuple[OrderLineView, ...]
+    total: Money | None = None
+    placed_at: AwareDatetime = Field(examples=[_AT])
+    confirmed_at: AwareDatetime | None = None
+    rejected_at: AwareDatetime | None = None
+    cancelled_at: AwareDatetime | None = None
+    job_id: str = Field(description="The job that placed it: the id of the `PlaceOrder` message.", examples=[_JOB_ID])
+
+
+# -- stock ------------------------------------------------------------------------------------------------------------
+
+
+def _not_zero(delta: int) -> int:
+    if delta == 0:
+        raise ValueError("an adjustment by nothing is none")
+    return delta
+
+
+def _is_a_price(price: Money) -> Money:
+    if price.amount > HIGHEST_PRICE:
+        raise ValueError(f"a price is at most {HIGHEST_PRICE} minor units")
+    return price
+
+
+class ProductIn(Contract):
+    """What a product is called, what it costs, and when to say that it runs low."""
+
+    name: Annotated[str, text(200)] = Field(examples=["Coffee, 1 kg"])
+    price: Annotated[Money, AfterValidator(_is_a_price)]
+    low_threshold: int = Field(
+        default=10, strict=True, ge=0, le=1_000_000, description="`StockLow` is said once fewer are available."
+    )
+
+
+class AdjustmentIn(Contract):
+    """Pieces that came (above zero) or went (below zero) outside of any order."""
+
+    delta: Annotated[
+        int,
+        Field(strict=True, ge=-1_000_000, le=1_000_000, examples=[100], json_schema_extra={"not": {"const": 0}}),
+        AfterValidator(_not_zero),
+    ]
+    reason: Annotated[str, text(200)] = Field(examples=["delivery 4711"])
+
+
+class ProductView(Contract):
+    """A product and its level: `available` is `on_hand` without `reserved`. `revision` counts changes of name or price."""
+
+    sku: Sku
+    name: str = Field(examples=["Coffee, 1 kg"])
+    price: Money
+    low_threshold: int = Field(ge=0, examples=[10])
+    on_hand: MinorUnits = Field(examples=[120])
+    reserved: MinorUnits = Field(examples=[20])
+    available: MinorUnits = Field(examples=[100])
+    revision: int = Field(ge=1, examples=[1])
+
+
+# -- jobs -------------------------------------------------------------------------------------------------------------
+
+
+class Progress(Contract):
+    """How far a job is; `total` is None while it is not known."""
+
+    done: int = Field(ge=0)
+    total: int | None = Field(default=None, ge=0)
+    unit: str = Field(examples=["rows"])
+
+
+class TimelineEntry(Contract):
+    """One message that moved the job: when it was said, its name, and by which service."""
+
+    at: AwareDatetime = Field(examples=[_AT])
+    message: str = Field(examples=["order.confirmed.v1"])
+    service: str = Field(examples=["orders"])
+
+
+class JobLinks(Contract):
+    """Where to look next."""
+
+    job: str = Field(examples=[f"/v1/jobs/{_JOB_ID}"])
+    order: str | None = Field(default=None, examples=[f"/v1/orders/{_ORDER_ID}"])
+    events: str = Field(examples=[f"/v1/jobs/{_JOB_ID}/events"])
+
+
+class JobView(Contract):
+    """A job as it stands. `result` is what the message said that ended it well, `error` what ended it badly."""
+
+    id: UUID = Field(examples=[_JOB_ID])
+    kind: str = Field(examples=["order.place"])
+    status: JobState
+    order_id: UUID | None = Field(default=None, examples=[_ORDER_ID])
+    progress: Progress | None = None
+    result: dict[str, Any] | None = None
+    error: dict[str, Any] | None = Field(
+        default=None, description="`code` and `detail`, and what else the message said.", examples=[None]
+    )
+    timeline: tuple[TimelineEntry, ...]
+    created_at: AwareDatetime = Field(examples=[_AT])
+    updated_at: AwareDatetime = Field(examples=[_AT])
+    ended_at: AwareDatetime | None = None
+    links: JobLinks
+
+
+class JobAccepted(Contract):
+    """A job was written down and will be worked on, whatever crashes meanwhile."""
+
+    job_id: UUID = Field(examples=[_JOB_ID])
+    order_id: UUID | None = Field(default=None, examples=[_ORDER_ID])
+    status: JobState
+    links: JobLinks
+
+
+class JobFinished(JobAccepted):
+    """The same for a job that ended while its client waited (`Prefer: wait=N`), with how it ended."""
+
+    result: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None

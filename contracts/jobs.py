@@ -1,0 +1,43 @@
+"""What the kernel itself says about jobs, whichever service it runs in: exchange `jobs`."""
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from contracts.base import Event, JobState, text
+
+
+class JobRetrying(Event):
+    """The command that started a job failed and will be tried again. Transient: the latest one is enough."""
+
+    exchange: ClassVar[str] = "jobs"
+    key: ClassVar[str] = "job.retrying.v1"
+    job: ClassVar[JobState | None] = JobState.RETRY
+    transient: ClassVar[bool] = True
+
+    attempt: int = Field(ge=1, description="The attempt that failed, counted from 1.")
+    retry_in: float = Field(gt=0, description="Seconds until the next one.")
+
+
+class JobFailed(Event):
+    """The command that started a job was given up and is in the dead letters, from where it can be replayed."""
+
+    exchange: ClassVar[str] = "jobs"
+    key: ClassVar[str] = "job.failed.v1"
+    job: ClassVar[JobState | None] = JobState.FAILURE
+
+    reason: Annotated[str, text(64)]
+    detail: Annotated[str, text(500)]
+
+
+class JobProgressed(Event):
+    """How far a job is. Transient: the latest one is enough."""
+
+    exchange: ClassVar[str] = "jobs"
+    key: ClassVar[str] = "job.progressed.v1"
+    job: ClassVar[JobState | None] = JobState.STARTED
+    transient: ClassVar[bool] = True
+
+    done: int = Field(ge=0)
+    total: int | None = Field(default=None, ge=0, description="None while it is not known.")
+    unit: Annotated[str, text(32)] = Field(examples=["rows"])

@@ -1,0 +1,155 @@
+"""What the orders service owns: the commands it takes and the facts it publishes."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from contracts.base import (
+    UUID,
+    AwareDatetime,
+    Command,
+    Contract,
+    Currency,
+    Email,
+    Event,
+    JobState,
+    Locale,
+    Money,
+    Quantity,
+    Sku,
+    text,
+)
+
+RejectionReason = Literal["unknown_sku", "out_of_stock", "currency_mismatch"]
+# 200 lines of one SKU at 10,000 pieces each, added up.
+SummedQuantity = Annotated[int, Field(strict=True, ge=1, le=2_000_000)]
+
+
+class Customer(Contract):
+    """Who orders, and how to write to them."""
+
+    id: Annotated[str, text(64)] = Field(examples=["ana"])
+    name: Annotated[str, text(200)] = Field(examples=["Ana Souza"])
+    email: Email
+    locale: Locale = "pt-BR"
+
+
+class OrderLine(Contract):
+    """A wish for some pieces of a product. Lines of the same SKU are added up when the order is placed."""
+
+    sku: Sku
+    quantity: Quantity
+
+
+class PricedLine(Contract):
+    """A line at the price that it was sold for; `total` is `unit_price` times `quantity`."""
+
+    sku: Sku
+    name: Annotated[str, text(200)]
+    quantity: SummedQuantity
+    unit_price: Money
+    total: Money
+
+
+class RejectedLine(Contract):
+    """A line that could not be served: what was asked for, and what is left (None: not a product of ours)."""
+
+    sku: Sku
+    quantity: SummedQuantity
+    available: int | None = Field(default=None, ge=0)
+
+
+class PlaceOrder(Command):
+    """Place an order. Any shop's own system may send it to exchange `commands` with key `order.place.v1`.
+
+    Prices are not taken from the sender. Sent twice with the same `message_id`, or with none and the same
+    `order_id`, it is one order.
+    """
+
+    key: ClassVar[str] = "order.place.v1"
+
+    order_id: UUID
+    customer: Customer
+    currency: Currency
+    lines: Annotated[tuple[OrderLine, ...], Field(min_length=1, max_length=200)]
+
+    def identity(self) -> str | None:
+        return str(self.order_id)
+
+
+class CancelOrder(Command):
+    """Cancel an order. Answered by `OrderCancelled` or `OrderCancelRefused`."""
+
+    key: ClassVar[str] = "order.cancel.v1"
+
+    order_id: UUID
+
+
+class OrderPlaced(Event):
+    """An order was accepted and priced; its stock is not reserved yet."""
+
+    exchange: ClassVar[str] = "orders"
+    key: ClassVar[str] = "order.placed.v1"
+
+    order_id: UUID
+    customer: Customer
+    lines: tuple[PricedLine, ...]
+    total: Money
+    placed_at: AwareDatetime
+
+
+class OrderConfirmed(Event):
+    """An order's stock is reserved: it will be delivered."""
+
+    exchange: ClassVar[str] = "orders"
+    key: ClassVar[str] = "order.confirmed.v1"
+    job: ClassVar[JobState | None] = JobState.SUCCESS
+
+    order_id: UUID
+    customer: Customer
+    lines: tuple[PricedLine, ...]
+    total: Money
+    confirmed_at: AwareDatetime
+
+
+class OrderRejected(Event):
+    """An order cannot be served. `rejected_lines` says which lines are to blame."""
+
+    exchange: ClassVar[str] = "orders"
+    key: ClassVar[str] = "order.rejected.v1"
+    job: ClassVar[JobState | None] = JobState.FAILURE
+
+    order_id: UUID
+    customer: Customer
+    reason: RejectionReason
+    rejected_lines: tuple[RejectedLine, ...]
+    rejected_at: AwareDatetime
+
+
+class OrderCancelled(Event):
+    """An order was cancelled on request. It ends two jobs: the request's, and the order's own if that still runs."""
+
+    exchange: ClassVar[str] = "orders"
+    key: ClassVar[str] = "order.cancelled.v1"
+    job: ClassVar[JobState | None] = JobState.SUCCESS
+
+    order_id: UUID
+    customer: Customer
+    lines: tuple[PricedLine, ...]
+    total: Money
+    cancelled_at: AwareDatetime
+    order_job_id: str
+
+    def job_states(self, correlation_id: str) -> dict[str, JobState]:
+        return {self.order_job_id: JobState.CANCELLED, correlation_id: JobState.SUCCESS}
+
+
+class OrderCancelRefused(Event):
+    """A request to cancel came too late: `reason` is the state that the order was in."""
+
+    exchange: ClassVar[str] = "orders"
+    key: ClassVar[str] = "order.cancel_refused.v1"
+    job: ClassVar[JobState | None] = JobState.FAILURE
+
+    order_id: UUID
+    reason: Literal["already_rejected", "already_cancelled"]

@@ -1,0 +1,79 @@
+"""Queries about orders. Orders are changed by messages only."""
+
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Query
+
+from contracts.base import Contract, Money, Sku
+from contracts.http import OrderState, OrderView
+from services.orders import store
+from services.orders.store import Order
+from shared.http import CursorOf, Page, Problem, paginate
+from shared.security import CallerOf, OperatorOf
+from shared.service import Running
+
+router = APIRouter(prefix="/v1", tags=["orders"])
+
+
+class PriceView(Contract):
+    """A line of the price list."""
+
+    sku: Sku
+    name: str
+    price: Money
+    revision: int
+
+
+@router.get("/orders")
+async def list_orders(
+    service: Running, who: CallerOf, cursor: CursorOf, status: Annotated[OrderState | None, Query()] = None
+) -> Page[OrderView]:
+    """The caller's orders, newest first; an operator sees everyone's."""
+    async with service.database.reading() as session:
+        query = store.orders(None if who.is_operator else who.subject, status)
+        rows, has_more = await paginate(session, query, Order.id, cursor)
+    return Page(data=[_view(row) for row in rows], has_more=has_more)
+
+
+@router.get("/orders/{order_id}")
+async def show_order(order_id: UUID, service: Running, who: CallerOf) -> OrderView:
+    """One order; another customer's is not found."""
+    async with service.database.reading() as session:
+        row = await store.order(session, order_id)
+    if row is None or not who.may_see(row.customer_id):
+        raise Problem(404, "order_not_found", f"There is no order {order_id}.")
+    return _view(row)
+
+
+@router.get("/prices")
+async def list_prices(service: Running, who: OperatorOf) -> dict[str, list[PriceView]]:
+    """The whole price list, as stock last said it."""
+    async with service.database.reading() as session:
+        rows = await store.price_list(session)
+    return {"data": [_price(row) for row in rows]}
+
+
+def _price(row: store.ListPrice) -> PriceView:
+    price = Money(amount=row.amount, currency=row.currency)
+    return PriceView(sku=row.sku, name=row.name, price=price, revision=row.revision)
+
+
+def _view(row: Order) -> OrderView:
+    fields: dict[str, Any] = {
+        "id": row.id,
+        "status": row.state,
+        "reason": row.reason,
+        "rejected_lines": row.rejected_lines,
+        "customer": row.customer,
+        "currency": row.currency,
+        "lines": row.lines,
+        "total": None if row.total is None else Money(amount=row.total, currency=row.currency),
+        "job_id": row.job_id,
+    }
+    times = {
+        name: store.moment(at)
+        for name in ("placed_at", "confirmed_at", "rejected_at", "cancelled_at")
+        if (at := getattr(row, name))
+    }
+    return OrderView(**fields, **times)

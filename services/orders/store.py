@@ -1,0 +1,125 @@
+"""The orders service's tables and its only SQL."""
+
+import time
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import JSON, BigInteger, Column, String, select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import registry
+from sqlmodel import Field, SQLModel
+
+from contracts.orders import CancelOrder, PlaceOrder
+from contracts.stock import ProductPriced, StockRejected, StockReserved
+from shared.database import load
+
+OrderMessage = CancelOrder | StockReserved | StockRejected
+
+
+class Base(SQLModel, registry=registry()):
+    """This service's own metadata."""
+
+
+class Order(Base, table=True):
+    """An order. `customer`, `lines` and `rejected_lines` are the contracts' own JSON; times are epoch milliseconds.
+
+    `lines` are priced, or as they were asked for where there is no `total`.
+    """
+
+    __tablename__ = "orders"
+
+    id: UUID = Field(primary_key=True)
+    state: str = Field(sa_type=String(16))
+    job_id: str
+    customer_id: str = Field(max_length=64)
+    customer: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
+    currency: str = Field(max_length=3)
+    lines: list[dict[str, Any]] = Field(sa_column=Column(JSON, nullable=False))
+    total: int | None = Field(default=None, sa_type=BigInteger)
+    reason: str | None = None
+    rejected_lines: list[dict[str, Any]] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
+    placed_at: int = Field(sa_type=BigInteger)
+    confirmed_at: int | None = Field(default=None, sa_type=BigInteger)
+    rejected_at: int | None = Field(default=None, sa_type=BigInteger)
+    cancelled_at: int | None = Field(default=None, sa_type=BigInteger)
+
+    def sold(self) -> dict[str, Any]:
+        """What every event about a priced order says of it."""
+        total = {"amount": self.total, "currency": self.currency}
+        return {"order_id": self.id, "customer": self.customer, "lines": self.lines, "total": total}
+
+
+class ListPrice(Base, table=True):
+    """The price list: what stock said last of each product."""
+
+    __tablename__ = "prices"
+
+    sku: str = Field(primary_key=True, max_length=40)
+    name: str
+    amount: int = Field(sa_type=BigInteger)
+    currency: str = Field(max_length=3)
+    revision: int
+
+
+metadata = Base.metadata
+
+
+def now() -> int:
+    """Epoch milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+def moment(stored: int) -> datetime:
+    """The stored time as the contracts have it."""
+    return datetime.fromtimestamp(stored / 1000, UTC)
+
+
+def new_order(command: PlaceOrder, pieces: dict[str, int], *, job_id: str) -> Order:
+    """A placed order that is not priced yet."""
+    return Order(
+        id=command.order_id,
+        state="PLACED",
+        job_id=job_id,
+        customer_id=command.customer.id,
+        customer=command.customer.model_dump(),
+        currency=command.currency,
+        lines=[{"sku": sku, "quantity": quantity} for sku, quantity in pieces.items()],
+        placed_at=now(),
+    )
+
+
+async def wanted(session: AsyncSession, commands: Sequence[PlaceOrder]) -> Iterable[SQLModel]:
+    """The orders that exist already, and the prices of all that is asked for."""
+    known = await load(session, Order, (command.order_id for command in commands))
+    return [*known, *await load(session, ListPrice, {line.sku for command in commands for line in command.lines})]
+
+
+async def theirs(session: AsyncSession, messages: Sequence[OrderMessage]) -> Iterable[SQLModel]:
+    """The orders that messages are about."""
+    return await load(session, Order, (message.order_id for message in messages), lock=True)
+
+
+async def listed(session: AsyncSession, events: Sequence[ProductPriced]) -> Iterable[SQLModel]:
+    """The price list's rows for some products."""
+    return await load(session, ListPrice, (event.sku for event in events), lock=True)
+
+
+async def order(session: AsyncSession, order_id: UUID) -> Order | None:
+    """One order."""
+    return next(iter(await load(session, Order, [order_id])), None)
+
+
+def orders(customer_id: str | None, state: str | None) -> Any:
+    """The orders, of one customer or of all, in one state or in any."""
+    query: Any = select(Order)
+    if customer_id is not None:
+        query = query.where(Order.customer_id == customer_id)
+    return query.where(Order.state == state) if state else query
+
+
+async def price_list(session: AsyncSession) -> Sequence[ListPrice]:
+    """All prices, in order of the SKU."""
+    column: Any = ListPrice.sku
+    return (await session.scalars(select(ListPrice).order_by(column))).all()

@@ -1,0 +1,120 @@
+"""The catalogue and its levels over HTTP: everyone reads, operators change."""
+
+from datetime import UTC, datetime
+from typing import Annotated
+from uuid import NAMESPACE_URL, uuid5
+
+from fastapi import APIRouter, Header, Path, Query, Request
+from pydantic import BaseModel, Field
+from uuid_utils.compat import uuid7
+
+from contracts.base import Money, Sku
+from contracts.http import AdjustmentIn, ProductIn, ProductView
+from contracts.stock import ProductPriced
+from services.stock import domain, store
+from services.stock.store import Adjustment, Product
+from shared.http import Page, Problem, idempotency_key
+from shared.security import CallerOf, OperatorOf
+from shared.service import Running
+
+router = APIRouter(prefix="/v1", tags=["products"])
+SkuOf = Annotated[Sku, Path()]
+
+
+class BySku(BaseModel):
+    """Which part of the catalogue."""
+
+    limit: int = Field(default=20, ge=1, le=100)
+    starting_after: Sku | None = None
+    ending_before: Sku | None = None
+
+
+@router.get("/products")
+async def list_products(service: Running, _: CallerOf, cursor: Annotated[BySku, Query()]) -> Page[ProductView]:
+    """The catalogue in order of the SKU."""
+    if cursor.starting_after and cursor.ending_before:
+        raise Problem(422, "invalid_request", "Give starting_after or ending_before, not both.")
+    async with service.database.reading() as session:
+        rows, more = await store.products(session, cursor.limit, cursor.starting_after, cursor.ending_before)
+    return Page(data=[_view(row) for row in rows], has_more=more)
+
+
+@router.get("/products/{sku}")
+async def show_product(sku: SkuOf, service: Running, _: CallerOf) -> ProductView:
+    """One product and its level."""
+    async with service.database.reading() as session:
+        row = await store.product(session, sku)
+    if row is None:
+        raise _unknown(sku)
+    return _view(row)
+
+
+@router.put("/products/{sku}")
+async def set_product(sku: SkuOf, wish: ProductIn, request: Request, service: Running, _: OperatorOf) -> ProductView:
+    """Set a product's name, price and threshold; a product that is new starts with no pieces."""
+    async with service.outbox.unit(request.scope["traceparent"]) as unit:
+        row = await store.claimed(unit.session, sku)
+        row.low_threshold = wish.low_threshold
+        if (row.name, row.price, row.currency) != (wish.name, wish.price.amount, wish.price.currency):
+            row.name, row.price, row.currency = wish.name, wish.price.amount, wish.price.currency
+            row.revision += 1
+            unit.send(
+                ProductPriced(
+                    sku=sku,
+                    name=row.name,
+                    price=wish.price,
+                    revision=row.revision,
+                    priced_at=datetime.now(UTC),
+                )
+            )
+    return _view(row)
+
+
+@router.post("/products/{sku}/adjustments")
+async def adjust(
+    sku: SkuOf,
+    wish: AdjustmentIn,
+    request: Request,
+    service: Running,
+    who: OperatorOf,
+    key: Annotated[str | None, Header(alias="Idempotency-Key")] = None,
+) -> ProductView:
+    """Add or take pieces by hand. Sent again with the same `Idempotency-Key`, it is not done again."""
+    given = idempotency_key(key)
+    adjustment_id = uuid5(NAMESPACE_URL, f"{who.subject}\n{given}") if given else uuid7()
+    async with service.outbox.unit(request.scope["traceparent"]) as unit:
+        row = await store.product(unit.session, sku, lock=True)
+        if row is None:
+            raise _unknown(sku)
+        earlier = await unit.session.get(Adjustment, adjustment_id)
+        if earlier is None:
+            before = domain.available(row)
+            try:
+                row.on_hand = domain.adjusted(row, wish.delta)
+            except domain.Impossible as error:
+                raise Problem(409, "impossible_level", f"{error}.") from error
+            unit.add(
+                Adjustment(id=adjustment_id, sku=sku, delta=wish.delta, reason=wish.reason, adjusted_by=who.subject)
+            )
+            if warning := domain.low(row, before):
+                unit.send(warning)
+        elif (earlier.sku, earlier.delta, earlier.reason) != (sku, wish.delta, wish.reason):
+            raise Problem(422, "idempotency_key_reused", "This Idempotency-Key came with another adjustment before.")
+    return _view(row)
+
+
+def _unknown(sku: str) -> Problem:
+    return Problem(404, "product_not_found", f"There is no product {sku}.")
+
+
+def _view(row: Product) -> ProductView:
+    return ProductView(
+        sku=row.sku,
+        name=row.name,
+        price=Money(amount=row.price, currency=row.currency),
+        low_threshold=row.low_threshold,
+        on_hand=row.on_hand,
+        reserved=row.reserved,
+        available=domain.available(row),
+        revision=row.revision,
+    )

@@ -1,0 +1,108 @@
+"""The stock service's tables and its only SQL."""
+
+import time
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import JSON, BigInteger, CheckConstraint, Column, String, select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import registry
+from sqlmodel import Field, SQLModel
+
+from contracts.orders import OrderCancelled, OrderConfirmed, OrderPlaced, OrderRejected
+from shared.database import load
+from shared.inbox import INSERTS
+
+OrderFact = OrderPlaced | OrderConfirmed | OrderCancelled | OrderRejected
+
+
+class Base(SQLModel, registry=registry()):
+    """This service's own metadata."""
+
+
+class Product(Base, table=True):
+    """A product of the catalogue and its level. The database itself refuses what would be below zero."""
+
+    __tablename__ = "products"
+    __table_args__ = (
+        CheckConstraint("reserved >= 0", name="reserved_is_not_negative"),
+        CheckConstraint("on_hand >= reserved", name="no_more_reserved_than_on_hand"),
+    )
+
+    sku: str = Field(primary_key=True, max_length=40)
+    name: str
+    price: int = Field(sa_type=BigInteger)
+    currency: str = Field(max_length=3)
+    low_threshold: int
+    on_hand: int = 0
+    reserved: int = 0
+    revision: int = 1
+
+
+class ReservationState(StrEnum):
+    RESERVED = "RESERVED"  # set aside for an order
+    TAKEN = "TAKEN"  # the order is confirmed: the pieces have left the level
+    RELEASED = "RELEASED"  # for sale again; also what a cancellation that came first leaves behind
+    REFUSED = "REFUSED"  # there was too little
+
+
+class Reservation(Base, table=True):
+    """What an order did to the levels; `lines` is `{sku: pieces}`."""
+
+    __tablename__ = "reservations"
+
+    order_id: UUID = Field(primary_key=True)
+    state: ReservationState = Field(sa_type=String(16))
+    lines: dict[str, int] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+
+
+class Adjustment(Base, table=True):
+    """A change of a level by hand. `id` is made from the caller's idempotency key, if it gave one."""
+
+    __tablename__ = "adjustments"
+
+    id: UUID = Field(primary_key=True)
+    sku: str = Field(max_length=40, index=True)
+    delta: int
+    reason: str
+    adjusted_by: str
+    adjusted_at: int = Field(default_factory=lambda: int(time.time()), sa_type=BigInteger)
+
+
+metadata = Base.metadata
+
+
+async def touched(session: AsyncSession, facts: Sequence[OrderFact]) -> Iterable[SQLModel]:
+    """The reservations of these orders, and the levels of all that they contain, locked in one order."""
+    reservations = await load(session, Reservation, (fact.order_id for fact in facts), lock=True)
+    skus = {line.sku for fact in facts if not isinstance(fact, OrderRejected) for line in fact.lines}
+    skus |= {sku for reservation in reservations for sku in reservation.lines}
+    return [*reservations, *await load(session, Product, skus, lock=True)]
+
+
+async def product(session: AsyncSession, sku: str, *, lock: bool = False) -> Product | None:
+    """One product."""
+    return next(iter(await load(session, Product, [sku], lock=lock)), None)
+
+
+async def claimed(session: AsyncSession, sku: str) -> Product:
+    """One product, locked; made if there is none, at revision 0."""
+    new = {"sku": sku, "name": "", "price": 0, "currency": "", "low_threshold": 0, "on_hand": 0, "reserved": 0}
+    insert = INSERTS[session.get_bind().dialect.name](Product).on_conflict_do_nothing()
+    await session.execute(insert.values(**new, revision=0))
+    return (await load(session, Product, [sku], lock=True))[0]
+
+
+async def products(session: AsyncSession, limit: int, after: str | None, before: str | None) -> tuple[list[Any], bool]:
+    """A page of the catalogue in order of the SKU, and whether there is more."""
+    column: Any = Product.sku
+    query = select(Product).order_by(column.desc() if before else column).limit(limit + 1)
+    if after:
+        query = query.where(column > after)
+    if before:
+        query = query.where(column < before)
+    rows = list((await session.scalars(query)).all())
+    found = rows[:limit]
+    return (found[::-1] if before else found), len(rows) > limit

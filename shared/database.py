@@ -1,0 +1,175 @@
+"""One way to a database, SQLite or PostgreSQL: transactions, ordered loading, outages, migrations."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import structlog
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import MetaData, event, inspect, select, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlmodel import SQLModel
+
+log = structlog.get_logger(__name__)
+
+Row = TypeVar("Row", bound=SQLModel)
+kernel_metadata = MetaData()
+"""The kernel's own tables (inbox, attempts, outbox, processes), the same in every service's database."""
+
+_ROOT = Path(__file__).resolve().parents[1]
+# SQLSTATE classes: connection lost, rollback by deadlock or serialization, out of resources, operator intervention,
+# system error; and "lock not available". https://www.postgresql.org/docs/current/errcodes-appendix.html
+_OUTAGES = ("08", "40", "53", "57", "58", "55P03")
+_LOAD_STEP = 5_000
+
+
+class Outage(Exception):
+    """The database or the broker is gone: nobody's fault, to be waited for."""
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether an error says that the database is unavailable, rather than that a statement was wrong."""
+    if isinstance(error, DBAPIError) and not isinstance(error, InterfaceError | OperationalError):
+        state = getattr(error.orig, "sqlstate", None) or ""
+        return error.connection_invalidated or state.startswith(_OUTAGES)
+    return isinstance(error, Outage | InterfaceError | OperationalError | PoolTimeout)
+
+
+class Backoff:
+    """Waits between tries: doubled from 0.1 s to 5 s, each with full jitter so that processes do not come in step."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self._longest = 0.1
+
+    async def wait(self) -> None:
+        await asyncio.sleep(random.uniform(0.05, self._longest))  # noqa: S311 - jitter, not a secret
+        self._longest = min(self._longest * 2, 5.0)
+
+
+class Database:
+    """A service's database. SQLite gets one writing connection (its writers queue up anyway) and some for reading."""
+
+    def __init__(self, url: str) -> None:
+        self.url = with_driver(url)
+        if self.is_sqlite:
+            Path(self.url.database or "").parent.mkdir(parents=True, exist_ok=True)
+            self._writer = _sqlite_engine(self.url, "BEGIN IMMEDIATE", pool_size=1)
+            self._reader = _sqlite_engine(self.url, "BEGIN", pool_size=4)
+        else:
+            # Long jobs of PostgreSQL's planner on short statements cost more than they save: jit off.
+            options = {"server_settings": {"jit": "off", "application_name": "malote"}, "timeout": 10}
+            self._writer = self._reader = create_async_engine(
+                self.url, pool_size=10, max_overflow=10, pool_pre_ping=False, connect_args=options
+            )
+
+    @property
+    def is_sqlite(self) -> bool:
+        return self.url.get_backend_name() == "sqlite"
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncSession]:
+        """A session that commits at the end of the block. Raises `Outage` if there is no database to connect to."""
+        async with AsyncSession(self._writer, expire_on_commit=False) as session:
+            await _connect(session)
+            yield session
+            await session.commit()
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncSession]:
+        """A session that is rolled back at the end of the block; on SQLite it never waits for a writer."""
+        async with AsyncSession(self._reader, expire_on_commit=False) as session:
+            await _connect(session)
+            yield session
+
+    async def check(self) -> None:
+        """Raise if the database does not answer, or was not migrated."""
+        async with self.reading() as session:
+            await session.execute(text("SELECT 1 FROM alembic_version"))
+
+    async def create_all(self, *metadatas: MetaData) -> None:
+        """Make all tables at once, for tests; a deployed database is made by `migrate`."""
+        async with self._writer.begin() as connection:
+            for metadata in (kernel_metadata, *metadatas):
+                await connection.run_sync(metadata.create_all)
+
+    async def dispose(self) -> None:
+        for engine in {self._writer, self._reader}:
+            await engine.dispose()
+
+
+def with_driver(url: str) -> URL:
+    """`postgresql://…` -> `postgresql+asyncpg://…`, `sqlite:///…` -> `sqlite+aiosqlite:///…`. Raises ValueError."""
+    drivers = {"postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg", "sqlite": "sqlite+aiosqlite"}
+    parsed = make_url(url)
+    backend = parsed.drivername.partition("+")[0]
+    if backend not in drivers:
+        raise ValueError(f"a database URL starts with sqlite:// or postgresql://, not {parsed.drivername}://")
+    return parsed.set(drivername=drivers[backend])
+
+
+async def _connect(session: AsyncSession) -> None:
+    try:
+        await session.connection()
+    except OSError as error:  # drivers let the socket's own errors through while connecting
+        raise Outage(f"no connection to the database: {error}") from error
+
+
+def _sqlite_engine(url: URL, begin: str, pool_size: int) -> AsyncEngine:
+    engine = create_async_engine(url, pool_size=pool_size, max_overflow=0)
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def configure(connection: Any, _: Any) -> None:
+        connection.isolation_level = None  # the driver would begin too late to take the write lock first
+        cursor = connection.cursor()
+        for pragma in ("busy_timeout=10000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def start(connection: Any) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine
+
+
+async def load(
+    session: AsyncSession, table: type[Row], keys: Iterable[Any], *, by: str | None = None, lock: bool = False
+) -> Sequence[Row]:
+    """The rows with these values of the primary key (or of the column `by`), in order of the key.
+
+    With `lock`, PostgreSQL locks them in that order, so that two batches never wait for each other crosswise.
+    """
+    column = getattr(table, by) if by else inspect(table).primary_key[0]
+    wanted = sorted(set(keys))
+    rows: list[Row] = []
+    for start in range(0, len(wanted), _LOAD_STEP):
+        query = select(table).where(column.in_(wanted[start : start + _LOAD_STEP])).order_by(column)
+        rows += (await session.scalars(query.with_for_update() if lock else query)).all()
+    return rows
+
+
+def migrate(service: str, url: str) -> None:
+    """Bring a service's database to the newest version: the kernel's tables and the service's own.
+
+    Must not be called from a running event loop (`await asyncio.to_thread(migrate, …)` there).
+    """
+    target = with_driver(url)
+    if target.get_backend_name() == "sqlite":
+        Path(target.database or "").parent.mkdir(parents=True, exist_ok=True)
+    config = Config()
+    config.set_main_option("path_separator", "os")
+    config.set_main_option("script_location", str(_ROOT / "shared/migrations"))
+    locations = [_ROOT / "shared/migrations/versions", _ROOT / "services" / service / "migrations"]
+    config.set_main_option("version_locations", ":".join(map(str, locations)))
+    config.attributes["url"] = target
+    command.upgrade(config, "heads")

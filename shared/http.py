@@ -1,0 +1,262 @@
+"""HTTP the same way in every service: problem details, request ids, bounded bodies, pages."""
+
+import re
+import time
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Annotated, Any, Generic, TypeVar
+from uuid import UUID
+
+import structlog
+from fastapi import FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from sqlalchemy.ext.asyncio import AsyncSession
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uuid_utils.compat import uuid7
+
+from shared import telemetry
+from shared.database import is_outage
+
+log = structlog.get_logger(__name__)
+
+BODY_LIMIT = 256 * 1024
+RETRY_AFTER = "2"
+LONGEST_KEY = 255
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+T = TypeVar("T")
+
+
+class FieldProblem(BaseModel):
+    """What is wrong with one part of a request. `pointer` is a JSON Pointer (RFC 6901) into it."""
+
+    pointer: str
+    code: str
+    detail: str
+
+
+class ProblemDetails(BaseModel):
+    """An error, as RFC 9457 has it; `code` is for programs, `detail` for people."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    instance: str
+    code: str
+    request_id: str
+    errors: list[FieldProblem] = []
+
+
+class Problem(Exception):
+    """Raised anywhere below a route: becomes an `application/problem+json` answer."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        *,
+        errors: Sequence[FieldProblem] = (),
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status, self.code, self.detail = status, code, detail
+        self.errors, self.headers = list(errors), dict(headers or {})
+        if status == HTTPStatus.UNAUTHORIZED:
+            self.headers.setdefault("WWW-Authenticate", "Bearer")
+        if status == HTTPStatus.SERVICE_UNAVAILABLE:
+            self.headers.setdefault("Retry-After", RETRY_AFTER)
+
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    "4XX": {
+        "description": "What is wrong with the request.",
+        "content": {"application/problem+json": {"schema": ProblemDetails.model_json_schema()}},
+    },
+    "503": {
+        "description": "A part is not available; `Retry-After` says when to try again.",
+        "content": {"application/problem+json": {"schema": ProblemDetails.model_json_schema()}},
+    },
+}
+"""The answers that every route can give, for OpenAPI."""
+
+
+def install(app: FastAPI, service: str) -> None:
+    """Give an application our errors and the `Edge` around it."""
+    app.add_exception_handler(Problem, _on_problem)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(Exception, _on_error)
+    app.add_middleware(Edge, service=service)
+
+
+def problem_response(request: Request, problem: Problem) -> JSONResponse:
+    details = ProblemDetails(
+        title=HTTPStatus(problem.status).phrase,
+        status=problem.status,
+        detail=problem.detail,
+        instance=request.url.path,
+        code=problem.code,
+        request_id=request.scope.get("request_id", ""),
+        errors=problem.errors,
+    )
+    return JSONResponse(
+        details.model_dump(), problem.status, headers=problem.headers, media_type="application/problem+json"
+    )
+
+
+async def _on_problem(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, Problem)
+    return problem_response(request, error)
+
+
+async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    found = [FieldProblem(pointer=_pointer(p["loc"]), code=p["type"], detail=p["msg"]) for p in error.errors()[:20]]
+    if any(problem.code == "json_invalid" for problem in found):
+        problem = Problem(
+            400, "malformed_json", f"The body is not JSON: {error.errors()[0].get('ctx', {}).get('error')}"
+        )
+    else:
+        where = "; ".join(f"{p.pointer}: {p.detail}" for p in found[:3])
+        problem = Problem(422, "invalid_request", f"The request does not fit: {where}", errors=found)
+    return problem_response(request, problem)
+
+
+def _pointer(location: Sequence[str | int]) -> str:
+    """`("body", "lines", 0)` -> `/lines/0`; what is not in the body keeps its place: `/query/limit`."""
+    parts = location[1:] if location[:1] == ("body",) else location
+    return "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in parts)
+
+
+async def _on_http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    codes = {404: "not_found", 405: "method_not_allowed"}
+    code = codes.get(error.status_code, f"http_{error.status_code}")
+    headers = dict(error.headers or {})
+    return problem_response(request, Problem(error.status_code, code, str(error.detail), headers=headers))
+
+
+async def _on_error(request: Request, error: Exception) -> JSONResponse:
+    if is_outage(error):
+        log.warning("a part is not available", why=str(error).splitlines()[0])
+        return problem_response(request, Problem(503, "unavailable", "The database is not available now; try again."))
+    log.error("request failed", exc_info=error)
+    return problem_response(request, Problem(500, "internal_error", "Something went wrong here; it has been logged."))
+
+
+class Edge:
+    """Around every request: its id, its trace, a bound on its body, one log line and its metrics."""
+
+    def __init__(self, app: ASGIApp, service: str) -> None:
+        self._app, self._service = app, service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started, status = time.perf_counter(), 500
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        given = headers.get(b"x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else str(uuid7())
+        scope["request_id"] = request_id
+        scope["traceparent"] = telemetry.follow(headers.get(b"traceparent"))
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        try:
+            refusal = _refusal(scope["method"], headers)
+            if refusal:
+                await problem_response(Request(scope), refusal)(scope, receive, answer)
+            else:
+                await self._app(scope, _bounded(receive), answer)
+        finally:
+            took = time.perf_counter() - started
+            route = getattr(scope.get("route"), "path", "unknown")
+            telemetry.HTTP_SECONDS.labels(self._service, scope["method"], route, status).observe(took)
+            if route not in ("/livez", "/readyz", "/metrics"):
+                log.info("http", method=scope["method"], path=scope["path"], status=status, ms=round(took * 1000, 1))
+            structlog.contextvars.unbind_contextvars("request_id")
+
+
+def _refusal(method: str, headers: dict[bytes, str]) -> Problem | None:
+    length = headers.get(b"content-length", "0")
+    if not length.isdigit() or int(length) > BODY_LIMIT:
+        return _too_large()
+    has_body = int(length) > 0 or b"transfer-encoding" in headers
+    media = headers.get(b"content-type", "").partition(";")[0].strip().lower()
+    if method in ("POST", "PUT", "PATCH") and has_body and media != "application/json":
+        return Problem(415, "unsupported_media_type", "Send the body as application/json.")
+    return None
+
+
+def _too_large() -> Problem:
+    return Problem(413, "too_large", f"A body has at most {BODY_LIMIT} bytes.")
+
+
+def _bounded(receive: Receive) -> Receive:
+    """Bodies without a length are counted as they come."""
+    taken = 0
+
+    async def counted() -> Message:
+        nonlocal taken
+        message = await receive()
+        taken += len(message.get("body", b""))
+        if taken > BODY_LIMIT:
+            raise _too_large()
+        return message
+
+    return counted
+
+
+def idempotency_key(given: str | None) -> str | None:
+    """An `Idempotency-Key` header's value, quoted (as the IETF draft has it) or not. Raises `Problem` 422."""
+    if given is None:
+        return None
+    key = given[1:-1] if len(given) > 1 and given[0] == given[-1] == '"' else given
+    if not 1 <= len(key) <= LONGEST_KEY:
+        raise Problem(422, "invalid_idempotency_key", f"An Idempotency-Key has 1 to {LONGEST_KEY} characters.")
+    return key
+
+
+class Page(BaseModel, Generic[T]):
+    """Part of a list. There is more after (or, with `ending_before`, before) it if `has_more`."""
+
+    data: list[T]
+    has_more: bool
+
+
+class Cursor(BaseModel):
+    """Which part of a list: `starting_after` an id, or `ending_before` one."""
+
+    limit: int = Field(default=20, ge=1, le=100)
+    starting_after: UUID | None = None
+    ending_before: UUID | None = None
+
+
+async def paginate(session: AsyncSession, query: Any, column: Any, cursor: Cursor) -> tuple[list[Any], bool]:
+    """The newest rows first, by keyset on a UUIDv7 column. Raises `Problem` 422 if both ends are given."""
+    if cursor.starting_after and cursor.ending_before:
+        both = "Give starting_after or ending_before, not both."
+        raise Problem(422, "invalid_request", both)
+    if cursor.ending_before:
+        query = query.where(column > cursor.ending_before).order_by(column)
+    else:
+        query = query.order_by(column.desc())
+        if cursor.starting_after:
+            query = query.where(column < cursor.starting_after)
+    rows = list((await session.scalars(query.limit(cursor.limit + 1))).all())
+    found = rows[: cursor.limit]
+    return (found[::-1] if cursor.ending_before else found), len(rows) > cursor.limit
+
+
+CursorOf = Annotated[Cursor, Query()]

@@ -1,0 +1,79 @@
+"""What was done and what is being tried: the inbox keeps effects single, the attempts table finds killers.
+
+All functions work inside the caller's transaction.
+"""
+
+import time
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from sqlalchemy import BigInteger, Column, Index, Integer, String, Table, delete, select, update
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from shared.database import kernel_metadata
+
+INSERTS: dict[str, Any] = {"postgresql": postgresql_insert, "sqlite": sqlite_insert}
+ID_LENGTH = 255  # AMQP's short string
+
+inbox = Table(
+    "inbox",
+    kernel_metadata,
+    Column("message_id", String(ID_LENGTH), primary_key=True),
+    Column("lane", String(64), primary_key=True),
+    Column("received_at", BigInteger, nullable=False),
+    Index("ix_inbox_received_at", "received_at"),
+)
+attempts = Table(
+    "attempts",
+    kernel_metadata,
+    Column("message_id", String(ID_LENGTH), primary_key=True),
+    Column("lane", String(64), primary_key=True),
+    Column("owner", String(36), nullable=False),
+    Column("tries", Integer, nullable=False),
+)
+
+
+async def claim(session: AsyncSession, lane: str, ids: Collection[str]) -> set[str]:
+    """Write down messages as done by this transaction; return those that were not done before."""
+    now = int(time.time())
+    insert = INSERTS[session.get_bind().dialect.name](inbox).on_conflict_do_nothing().returning(inbox.c.message_id)
+    # In one order in all processes, so that two of them with the same messages never wait for each other crosswise.
+    rows = [{"message_id": id_, "lane": lane, "received_at": now} for id_ in sorted(ids)]
+    return set((await session.scalars(insert, rows)).all())
+
+
+async def done(session: AsyncSession, lane: str, ids: Sequence[str]) -> set[str]:
+    """Those of the messages that were done before."""
+    query = select(inbox.c.message_id).where(inbox.c.lane == lane, inbox.c.message_id.in_(ids))
+    return set((await session.scalars(query)).all())
+
+
+async def forget_old(session: AsyncSession, keep_days: int, limit: int) -> int:
+    """Delete some of what is older than `keep_days`; return how many. Call again while it returns `limit`."""
+    old = select(inbox.c.message_id, inbox.c.lane).where(inbox.c.received_at < time.time() - keep_days * 86_400)
+    rows = (await session.execute(old.limit(limit))).all()
+    for message_id, lane in rows:
+        await session.execute(delete(inbox).where(inbox.c.message_id == message_id, inbox.c.lane == lane))
+    return len(rows)
+
+
+async def begin_attempt(session: AsyncSession, lane: str, message_id: str, owner: str) -> tuple[int, str | None]:
+    """Write down that the process `owner` is about to try a message alone.
+
+    Returns by how many processes a try is written now without an outcome, this one included, and the one before.
+    """
+    here = (attempts.c.message_id == message_id, attempts.c.lane == lane)
+    insert = INSERTS[session.get_bind().dialect.name](attempts).on_conflict_do_nothing()
+    await session.execute(insert.values(message_id=message_id, lane=lane, owner=owner, tries=0))
+    before = (await session.execute(select(attempts.c.tries, attempts.c.owner).where(*here).with_for_update())).one()
+    if before.tries and before.owner == owner:  # ours, from before an outage: no process died of it
+        return before.tries, None
+    await session.execute(update(attempts).where(*here).values(tries=before.tries + 1, owner=owner))
+    return before.tries + 1, before.owner if before.tries else None
+
+
+async def end_attempt(session: AsyncSession, lane: str, ids: Sequence[str]) -> None:
+    """The tries of these messages had an outcome, good or bad."""
+    await session.execute(delete(attempts).where(attempts.c.lane == lane, attempts.c.message_id.in_(ids)))

@@ -1,0 +1,28 @@
+"""Alembic's environment for every service: one database, the kernel's branch of versions and the service's."""
+
+import asyncio
+
+from alembic import context
+from sqlalchemy import Connection, pool, text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+_LOCK = 7_310_212_011  # any number that all migrations of one database agree on
+
+
+def upgrade(connection: Connection) -> None:
+    context.configure(connection=connection, transaction_per_migration=True)
+    with context.begin_transaction():
+        if connection.dialect.name == "postgresql":
+            connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+        context.run_migrations()
+
+
+async def main() -> None:
+    engine = create_async_engine(context.config.attributes["url"], poolclass=pool.NullPool)
+    async with engine.connect() as connection:
+        await connection.run_sync(upgrade)
+        await connection.commit()
+    await engine.dispose()
+
+
+asyncio.run(main())

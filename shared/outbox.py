@@ -1,0 +1,242 @@
+"""The outbox: what a transaction decided to say is committed with it, published after it, then deleted.
+
+Each process publishes what it committed, in order, from memory. Rows carry their process's id, and processes leave a
+heartbeat: what a dead process left behind is adopted by a living one. Nothing is judged by the age of a row, so a slow
+process is not mistaken for a dead one.
+"""
+
+import asyncio
+import socket
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Float,
+    Index,
+    LargeBinary,
+    Row,
+    String,
+    Table,
+    Text,
+    delete,
+    insert,
+    select,
+    update,
+)
+from sqlalchemy.ext.asyncio import AsyncSession
+from uuid_utils.compat import uuid7
+
+from contracts.base import Envelope
+from shared import inbox, telemetry
+from shared.database import Backoff, Database, is_outage, kernel_metadata
+from shared.publisher import Outgoing, Publisher
+from shared.unit import UnitOfWork
+
+log = structlog.get_logger(__name__)
+
+PUBLISH_AT_ONCE = 500
+IN_HAND_LIMIT = 5_000
+HEARTBEAT_SECONDS = 2.0
+DEAD_AFTER_SECONDS = 8.0
+PURGE_STEP = 500
+
+outbox = Table(
+    "outbox",
+    kernel_metadata,
+    Column("message_id", String(36), primary_key=True),
+    Column("owner", String(36), nullable=False),
+    Column("exchange", String(64), nullable=False),
+    Column("key", String(128), nullable=False),
+    Column("correlation_id", String(inbox.ID_LENGTH), nullable=False),
+    Column("causation_id", String(inbox.ID_LENGTH)),
+    Column("traceparent", String(64)),
+    Column("sent_at", Float, nullable=False),
+    Column("mandatory", Boolean, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Index("ix_outbox_owner", "owner", "message_id"),
+)
+processes = Table(
+    "processes",
+    kernel_metadata,
+    Column("id", String(36), primary_key=True),
+    Column("host", Text, nullable=False),
+    Column("seen_at", Float, nullable=False),
+)
+
+
+class Outbox:
+    """A process's side of the outbox table: writes with each transaction, publishes after it, tidies up."""
+
+    def __init__(self, service: str, database: Database, publisher: Publisher, inbox_keep_days: int = 14) -> None:
+        self.service, self.owner = service, str(uuid7())
+        self._database, self._publisher, self._keep_days = database, publisher, inbox_keep_days
+        self._hand: deque[Outgoing] = deque()
+        self._behind = False  # the table holds rows of ours that are not in hand: they come first
+        self._refused = False
+        self._confirmed: list[str] = []  # published, to be deleted by the next transaction
+        self._published: set[str] = set()  # published, not known to be deleted
+        self._is_registered = False
+        self._wake = asyncio.Event()
+
+    @asynccontextmanager
+    async def unit(self, traceparent: str | None = None) -> AsyncIterator[UnitOfWork]:
+        """One transaction with its messages: committed together, or neither."""
+        settled, self._confirmed = self._confirmed[:PUBLISH_AT_ONCE], self._confirmed[PUBLISH_AT_ONCE:]
+        try:
+            async with self._database.transaction() as session:
+                unit = UnitOfWork(session, self.service, traceparent)
+                yield unit
+                await session.flush()
+                await self._write(session, unit.outgoing, settled)
+        except BaseException:
+            self._confirmed += settled
+            raise
+        self._is_registered = True
+        self._published.difference_update(settled)
+        if self._behind or len(self._hand) + len(unit.outgoing) > IN_HAND_LIMIT:
+            self._behind = True  # read back from the table in its turn, so that the order stays
+        else:
+            self._hand.extend(unit.outgoing)
+        self._wake.set()
+
+    async def _write(self, session: AsyncSession, messages: Sequence[Outgoing], settled: list[str]) -> None:
+        if not self._is_registered:
+            await self._beat(session)  # with the first rows, or another process would adopt them
+        rows = [_to_row(message, self.owner) for message in messages if not message.transient]
+        if rows:
+            await session.execute(insert(outbox), rows)
+        if settled:
+            await session.execute(delete(outbox).where(outbox.c.message_id.in_(settled)))
+
+    async def _beat(self, session: AsyncSession) -> None:
+        values = {"host": socket.gethostname(), "seen_at": time.time()}
+        beat = inbox.INSERTS[session.get_bind().dialect.name](processes).values(id=self.owner, **values)
+        await session.execute(beat.on_conflict_do_update(index_elements=["id"], set_=values))
+
+    async def publish(self) -> None:
+        """Publish what is committed, for ever. While the broker is gone nothing is lost, it waits."""
+        backoff = Backoff()
+        while True:
+            await self._wake.wait()
+            try:
+                if not self._hand and self._behind:
+                    await self._read_back()
+                if not self._hand:
+                    self._wake.clear()
+                    continue
+                await self._publish_some()
+                backoff.reset()
+            except Exception as error:
+                if not is_outage(error):
+                    log.exception("outbox: publishing failed")
+                await backoff.wait()
+
+    async def _publish_some(self) -> None:
+        some = [self._hand[i] for i in range(min(len(self._hand), PUBLISH_AT_ONCE))]
+        confirmed = await self._publisher.publish(some)
+        for message, is_confirmed in zip(some, confirmed, strict=True):
+            self._hand.popleft()
+            if message.transient:
+                continue
+            if is_confirmed:
+                self._confirmed.append(message.envelope.message_id)
+                self._published.add(message.envelope.message_id)
+            else:
+                self._refused = True
+        telemetry.OUTBOX_WAITING.labels(self.service).set(len(self._hand))
+
+    async def _read_back(self) -> None:
+        self._behind = False  # whatever is committed from here on comes into the hand by itself
+        try:
+            async with self._database.reading() as session:
+                mine = select(outbox).where(outbox.c.owner == self.owner).order_by(outbox.c.message_id)
+                rows = (await session.execute(mine.limit(IN_HAND_LIMIT))).all()
+        except BaseException:
+            self._behind = True
+            raise
+        known = self._published.union(message.envelope.message_id for message in self._hand)
+        self._hand.extendleft(_from_row(row, self.service) for row in reversed(rows) if row.message_id not in known)
+        self._behind = self._behind or len(rows) == IN_HAND_LIMIT
+
+    async def tidy(self) -> None:
+        """Every two seconds, for ever: show that we live, delete what is confirmed, adopt, forget old ids."""
+        while True:
+            try:
+                await self._tidy_once()
+            except Exception as error:
+                if not is_outage(error):
+                    log.exception("outbox: tidying failed")
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+
+    async def _tidy_once(self) -> None:
+        async with self.unit() as unit:
+            session, now = unit.session, time.time()
+            await self._beat(session)
+            living = select(processes.c.id).where(processes.c.seen_at > now - DEAD_AFTER_SECONDS)
+            orphans = select(outbox.c.message_id).where(outbox.c.owner.not_in(living)).order_by(outbox.c.message_id)
+            orphans = orphans.limit(IN_HAND_LIMIT).with_for_update(skip_locked=True)
+            adopt = update(outbox).where(outbox.c.message_id.in_(orphans)).values(owner=self.owner)
+            adopted = (await session.execute(adopt)).rowcount  # type: ignore[attr-defined]
+            await session.execute(delete(processes).where(processes.c.seen_at < now - 10 * DEAD_AFTER_SECONDS))
+            await inbox.forget_old(session, self._keep_days, PURGE_STEP)
+        if adopted:
+            log.info("outbox: adopted what another process left unpublished", messages=adopted)
+        if adopted or self._refused:  # both are in the table, as ours
+            self._behind, self._refused = True, False
+            self._wake.set()
+
+    async def is_living(self, session: AsyncSession, owner: str) -> bool:
+        """Whether a process has shown itself lately."""
+        recently = processes.c.seen_at > time.time() - DEAD_AFTER_SECONDS
+        return (
+            await session.execute(select(processes.c.id).where(processes.c.id == owner, recently))
+        ).first() is not None
+
+    async def close(self) -> None:
+        """Publish what is in hand, if the broker is there; leave the rest to be adopted at once."""
+        try:
+            while self._hand:
+                await self._publish_some()
+            while self._confirmed:
+                async with self.unit():
+                    pass
+            async with self._database.transaction() as session:
+                await session.execute(delete(processes).where(processes.c.id == self.owner))
+        except Exception as error:
+            log.warning("outbox: stopped with messages unpublished; another process will send them", why=str(error))
+
+
+def _to_row(message: Outgoing, owner: str) -> dict[str, object]:
+    envelope = message.envelope
+    return {
+        "message_id": envelope.message_id,
+        "owner": owner,
+        "exchange": message.exchange,
+        "key": envelope.key,
+        "correlation_id": envelope.correlation_id,
+        "causation_id": envelope.causation_id,
+        "traceparent": envelope.traceparent,
+        "sent_at": envelope.sent_at.timestamp(),
+        "mandatory": message.mandatory,
+        "body": message.body,
+    }
+
+
+def _from_row(row: Row[Any], sender: str) -> Outgoing:
+    envelope = Envelope(
+        message_id=row.message_id,
+        correlation_id=row.correlation_id,
+        causation_id=row.causation_id,
+        key=row.key,
+        sender=sender,
+        sent_at=datetime.fromtimestamp(row.sent_at, UTC),
+        traceparent=row.traceparent,
+    )
+    return Outgoing(envelope, row.exchange, row.body, row.mandatory)

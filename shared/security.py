@@ -1,0 +1,109 @@
+"""Bearer tokens: who calls, in which role, and what that lets them see."""
+
+import asyncio
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Literal, cast
+
+import jwt
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from shared.http import Problem
+from shared.settings import ServiceSettings
+
+Role = Literal["customer", "operator"]
+ROLES = ("customer", "operator")
+LEEWAY_SECONDS = 10
+_bearer = HTTPBearer(auto_error=False, description="A JWT with `sub` and `role` (customer or operator).")
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who a request comes from. `token` is passed on when another service is asked on the caller's behalf."""
+
+    subject: str
+    role: Role
+    token: str
+
+    @property
+    def is_operator(self) -> bool:
+        return self.role == "operator"
+
+    def may_see(self, owner: str) -> bool:
+        """A customer sees what is its own; an operator sees everything."""
+        return self.is_operator or self.subject == owner
+
+
+class Tokens:
+    """Verifies tokens: HS256 with a secret on one machine, an issuer's published keys (JWKS) in production."""
+
+    def __init__(self, settings: ServiceSettings) -> None:
+        self._settings = settings
+        self._jwks = jwt.PyJWKClient(settings.jwt_jwks_url, cache_keys=True) if settings.jwt_jwks_url else None
+
+    @property
+    def asks_issuer(self) -> bool:
+        return self._jwks is not None
+
+    def verify(self, token: str) -> Caller:
+        """Raises `Problem` 401 with what is wrong, never with the token."""
+        settings, options = self._settings, {"require": ["exp", "sub"]}
+        try:
+            if self._jwks:
+                key: Any = self._jwks.get_signing_key_from_jwt(token).key
+                algorithms = ["RS256", "ES256", "EdDSA"]
+            elif settings.jwt_secret:
+                key, algorithms = settings.jwt_secret.get_secret_value(), ["HS256"]
+            else:
+                raise Problem(503, "not_configured", "This service was given no way to verify tokens.")
+            claims = jwt.decode(
+                token,
+                key,
+                algorithms=algorithms,
+                options=cast(Any, options),
+                audience=settings.jwt_audience,
+                issuer=settings.jwt_issuer,
+                leeway=LEEWAY_SECONDS,
+            )
+        except jwt.PyJWKClientConnectionError as error:
+            raise Problem(503, "keys_unavailable", "The issuer's keys cannot be read now; try again.") from error
+        except jwt.ExpiredSignatureError as error:
+            raise Problem(401, "token_expired", "The token has expired.") from error
+        except jwt.PyJWTError as error:
+            raise Problem(401, "token_invalid", f"The token cannot be trusted: {error}.") from error
+        if claims.get("role") not in ROLES:
+            raise Problem(401, "token_invalid", "The token names no role of ours: customer or operator.")
+        return Caller(subject=str(claims["sub"]), role=claims["role"], token=token)
+
+
+def issue_token(secret: str, *, subject: str, role: str, ttl: int) -> str:
+    """A token for one machine, signed with the local secret; `ttl` in seconds. Raises ValueError on another role."""
+    if role not in ROLES:
+        raise ValueError(f"a role is one of {', '.join(ROLES)}, not {role!r}")
+    now = datetime.now(UTC)
+    claims = {"sub": subject, "role": role, "iat": now, "exp": now + timedelta(seconds=ttl)}
+    return jwt.encode(claims, secret, algorithm="HS256")
+
+
+async def caller(
+    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+) -> Caller:
+    """Who calls. Raises `Problem` 401 without a good token."""
+    if credentials is None:
+        raise Problem(401, "token_missing", "Send a token: Authorization: Bearer …")
+    tokens: Tokens = request.app.state.tokens
+    if tokens.asks_issuer:  # may have to fetch the issuer's keys, with blocking input and output
+        return await asyncio.to_thread(tokens.verify, credentials.credentials)
+    return tokens.verify(credentials.credentials)
+
+
+async def operator(who: Annotated[Caller, Depends(caller)]) -> Caller:
+    """An operator. Raises `Problem` 403 for anyone else."""
+    if not who.is_operator:
+        raise Problem(403, "operators_only", "Only an operator may do this.")
+    return who
+
+
+CallerOf = Annotated[Caller, Depends(caller)]
+OperatorOf = Annotated[Caller, Depends(operator)]

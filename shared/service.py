@@ -1,0 +1,241 @@
+"""The one composition root: settings, database, broker, lanes, HTTP and health become a runnable service."""
+
+import asyncio
+import contextlib
+import importlib.metadata
+from collections.abc import AsyncIterator
+from types import ModuleType
+from typing import Annotated, Any
+
+import orjson
+import structlog
+import uvicorn
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from faststream.middlewares import AckPolicy
+from faststream.rabbit import Channel, RabbitBroker
+from faststream.specification import AsyncAPI
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from contracts.base import Command
+from contracts.flow import FLOW, SENDERS
+from shared import http, logging, topology
+from shared.consumer import Lane, lanes_of
+from shared.database import Backoff, Database
+from shared.outbox import Outbox
+from shared.publisher import BROKER_GONE, Publisher
+from shared.security import Tokens
+from shared.settings import ServiceSettings
+
+log = structlog.get_logger(__name__)
+VERSION = importlib.metadata.version("malote")
+CHECK_SECONDS = 2.0
+
+
+class Service:
+    """A service: its lanes run, and its routes are served, from `run()` until SIGTERM.
+
+    `handlers` is the module with its `@on` functions, `router` has its HTTP routes.
+    """
+
+    def __init__(self, settings: ServiceSettings, handlers: ModuleType | None, router: APIRouter) -> None:
+        self.settings, self.name = settings, settings.name
+        self.database = Database(settings.database)
+        self.publisher = Publisher(settings.amqp_url.get_secret_value(), self.name)
+        self.outbox = Outbox(self.name, self.database, self.publisher, settings.inbox_keep_days)
+        self.lanes = [
+            Lane(lane, found, self.outbox, self.publisher, settings.retry_ladder, settings.batch_limit, VERSION)
+            for lane, found in lanes_of(self.name, handlers).items()
+        ] if handlers else []  # fmt: skip
+        self.broker = self._declared_broker()
+        self.app = self._application(router)
+
+    # -- the broker ---------------------------------------------------------------------------------------------
+
+    def _declared_broker(self) -> RabbitBroker:
+        """Say to FastStream what this service consumes and publishes: it consumes, and documents, just that.
+
+        Deliveries go to the lane instead of FastStream's path per message, which is three times slower and knows
+        neither batches nor an inbox.
+        """
+        broker = RabbitBroker(
+            self.settings.amqp_url.get_secret_value(),
+            app_id=self.name,
+            logger=None,
+            reconnect_interval=1.0,
+            timeout=10,
+            client_properties={"connection_name": f"{self.name} consuming"},  # type: ignore[arg-type]
+            description=f"The messages of {self.name}.",
+            specification_url="amqp://localhost:5672",
+        )
+        self._subscribers = []
+        for lane in self.lanes:
+            subscriber = broker.subscriber(
+                topology.lane_queue(lane.name),
+                channel=Channel(prefetch_count=lane.prefetch, publisher_confirms=False),
+                ack_policy=AckPolicy.MANUAL,
+                title=lane.name,
+            )
+            for handler in lane.handlers.values():
+                subscriber(handler.call, filter=lambda _, key=handler.contract.key: bool(key))
+            subscriber.consume = lane.take  # type: ignore[method-assign,assignment]
+            self._subscribers.append(subscriber)
+        for message in FLOW:
+            if message.exchange == self.name or (issubclass(message, Command) and self.name in SENDERS[message]):
+                broker.publisher(
+                    exchange=topology.message_exchange(message),
+                    routing_key=message.key,
+                    persist=not message.transient,
+                    schema=message,
+                    title=message.key,
+                    description=message.__doc__,
+                )
+        return broker
+
+    def asyncapi(self) -> dict[str, Any]:
+        """The AsyncAPI 3.0 document of this service."""
+        document = AsyncAPI(self.broker, title=f"Malote {self.name}", version=VERSION, schema_version="3.0.0")
+        return orjson.loads(document.to_specification().to_json())  # type: ignore[no-any-return]
+
+    async def _connect(self) -> None:
+        """Connect, however long the broker takes to appear; from then on both connections restore themselves."""
+        backoff = Backoff()
+        while True:
+            try:
+                if not self.publisher.is_connected:
+                    await self.publisher.connect()
+                await self.broker.start()
+                log.info("consuming", lanes=[lane.name for lane in self.lanes])
+                return
+            except Exception as error:
+                log.warning("waiting for the broker", why=str(error) or repr(error))
+                with contextlib.suppress(*BROKER_GONE, Exception):
+                    await self.broker.stop()
+                await backoff.wait()
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def running(self, _: FastAPI | None = None) -> AsyncIterator[None]:
+        """Everything but HTTP: lanes and outbox work inside the block, and are drained at its end."""
+        lanes = [asyncio.create_task(lane.run(), name=f"lane {lane.name}") for lane in self.lanes]
+        others = [asyncio.create_task(work()) for work in (self.outbox.publish, self.outbox.tidy, self._connect)]
+        try:
+            yield
+        finally:
+            await self._drain(lanes)
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+            await self.outbox.close()
+            with contextlib.suppress(*BROKER_GONE, Exception):
+                await self.broker.stop()
+            await self.publisher.close()
+            await self.database.dispose()
+            log.info("stopped")
+
+    async def _drain(self, lanes: list[asyncio.Task[None]]) -> None:
+        """Stop taking, finish what was taken. What is not finished in the grace time goes back to the broker."""
+        log.info("stopping", grace_seconds=self.settings.grace_seconds)
+        for subscriber, lane in zip(self._subscribers, self.lanes, strict=True):
+            with contextlib.suppress(*BROKER_GONE, Exception):
+                async with asyncio.timeout(CHECK_SECONDS):
+                    await subscriber.stop()
+            lane.stop()
+        if lanes:
+            _, unfinished = await asyncio.wait(lanes, timeout=self.settings.grace_seconds)
+            for task in unfinished:
+                task.cancel()
+            await asyncio.gather(*lanes, return_exceptions=True)
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT."""
+        logging.configure(self.settings)
+        uvicorn.run(
+            self.app,
+            host=self.settings.host,
+            port=self.settings.port,
+            loop="uvloop",
+            http="httptools",
+            access_log=False,
+            log_config=None,
+            timeout_graceful_shutdown=3,
+            server_header=False,
+        )
+
+    # -- HTTP ---------------------------------------------------------------------------------------------------
+
+    def _application(self, router: APIRouter) -> FastAPI:
+        app = FastAPI(
+            title=f"Malote {self.name}",
+            version=VERSION,
+            lifespan=self.running,
+            responses=http.PROBLEMS,
+            docs_url=None,
+            redoc_url=None,
+        )
+        app.state.service, app.state.tokens = self, Tokens(self.settings)
+        http.install(app, self.name)
+        app.include_router(_health)
+        app.include_router(router)
+        return app
+
+    async def checks(self) -> dict[str, str | None]:
+        """What this service needs, and what is wrong with each part; None where all is well."""
+        found: dict[str, str | None] = {"database": None, "broker": None}
+        try:
+            async with asyncio.timeout(CHECK_SECONDS):
+                await self.database.check()
+        except Exception as error:
+            found["database"] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no answer'}"
+        if not self.publisher.is_connected:
+            found["broker"] = "no connection to publish on"
+        for subscriber, lane in zip(self._subscribers, self.lanes, strict=True):
+            consuming = await _is_consuming(subscriber)
+            found[f"lane {lane.name}"] = lane.paused or (None if consuming else f"queue {lane.name!r} is not consumed")
+        return found
+
+
+async def _is_consuming(subscriber: Any) -> bool:
+    """Whether the lane's own consumer is there: a living connection says nothing about it."""
+    queue, tag = subscriber._queue_obj, subscriber._consumer_tag
+    if queue is None or tag is None:
+        return False
+    try:
+        async with asyncio.timeout(CHECK_SECONDS):
+            channel = await queue.channel.get_underlay_channel()
+    except BROKER_GONE:
+        return False
+    return not channel.is_closed and tag in channel.consumers
+
+
+def _running(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+Running = Annotated[Service, Depends(_running)]
+"""How a route names the service that it runs in."""
+
+_health = APIRouter(tags=["health"])
+
+
+@_health.get("/livez")
+async def livez() -> dict[str, str]:
+    """Whether the process answers at all."""
+    return {"status": "ok"}
+
+
+@_health.get("/readyz", responses={503: {"description": "A part is missing; `checks` says which."}})
+async def readyz(service: Running, response: Response) -> dict[str, Any]:
+    """Whether database, broker and each lane work."""
+    checks = await service.checks()
+    ready = not any(checks.values())
+    response.status_code = 200 if ready else 503
+    details = {name: {"ok": problem is None, "detail": problem} for name, problem in checks.items()}
+    return {"service": service.name, "version": VERSION, "ready": ready, "checks": details}
+
+
+@_health.get("/metrics")
+async def metrics() -> Response:
+    """Prometheus' text format."""
+    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

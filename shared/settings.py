@@ -1,0 +1,112 @@
+"""Settings from the environment: a service's own variable is `<SERVICE>_<FIELD>`, one for all is `MALOTE_<FIELD>`.
+
+A file `.env` in the working directory is read too; the environment wins over it, and a service's own over `MALOTE_`.
+"""
+
+import sys
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+COMMON_PREFIX = "MALOTE_"
+UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def seconds(duration: str) -> float:
+    """`"30s"` -> 30.0. Units: ms, s, m, h. Raises ValueError."""
+    for unit, factor in UNITS.items():
+        if duration.endswith(unit) and duration[: -len(unit)].isdigit():
+            return int(duration[: -len(unit)]) * factor
+    raise ValueError(f"{duration!r} is not a duration: write a whole number and a unit, such as 500ms, 5s or 2m")
+
+
+class ServiceSettings(BaseSettings):
+    """What every service can be told. A service adds its own fields and gives `env_prefix`."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", env_ignore_empty=True)
+    name: ClassVar[str]
+
+    host: str = Field(default="127.0.0.1", description="The address that HTTP listens on.")
+    port: int = Field(default=8000, ge=0, le=65535, description="The port that HTTP listens on; 0 takes a free one.")
+    database_url: SecretStr = Field(
+        default=SecretStr(""), description="sqlite:///PATH or postgresql://…; empty: .data/<service>.db"
+    )
+    amqp_url: SecretStr = Field(
+        default=SecretStr("amqp://guest:guest@127.0.0.1:5672/"), description="The broker, as this service's own user."
+    )
+    jwt_secret: SecretStr | None = Field(
+        default=None, min_length=32, description="Verifies HS256 tokens (one machine). At least 32 characters."
+    )
+    jwt_jwks_url: str | None = Field(default=None, description="Verifies tokens against an issuer's keys (production).")
+    jwt_issuer: str | None = Field(default=None, description="With JWT_JWKS_URL: the issuer that tokens must name.")
+    jwt_audience: str | None = Field(default=None, description="With JWT_JWKS_URL: the audience that tokens must name.")
+    log_format: Literal["auto", "json", "console"] = Field(
+        default="auto", description="auto: readable on a terminal, JSON elsewhere."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    retry_ladder: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=("1s", "5s", "30s", "2m", "10m"),
+        min_length=1,
+        description="Waits before each further attempt; the same for all services and for `malote topology apply`.",
+    )
+    inbox_keep_days: int = Field(default=14, ge=1, description="How long a message's id is remembered as done.")
+    batch_limit: int = Field(default=200, ge=1, le=5000, description="Messages in one transaction at the most.")
+    grace_seconds: float = Field(default=15.0, gt=0, description="How long a stopping service may finish its work.")
+
+    @field_validator("retry_ladder", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(step.strip() for step in value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("retry_ladder")
+    @classmethod
+    def _are_durations(cls, steps: tuple[str, ...]) -> tuple[str, ...]:
+        for step in steps:
+            if seconds(step) <= 0:
+                raise ValueError(f"{step!r} is no wait at all")
+        return steps
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (
+            init_settings,
+            env_settings,
+            EnvSettingsSource(settings_cls, env_prefix=COMMON_PREFIX),
+            dotenv_settings,
+            DotEnvSettingsSource(settings_cls, env_prefix=COMMON_PREFIX),
+        )
+
+    @property
+    def database(self) -> str:
+        """The database's URL, with the default filled in."""
+        return self.database_url.get_secret_value() or f"sqlite:///.data/{self.name}.db"
+
+
+Settings = TypeVar("Settings", bound=ServiceSettings)
+
+
+def load(settings: type[Settings]) -> Settings:
+    """Read the settings, or say on stderr which variable is wrong and end with status 78 (EX_CONFIG)."""
+    try:
+        return settings()
+    except ValidationError as error:
+        for problem in error.errors(include_input=False, include_url=False):
+            field = str(problem["loc"][0]) if problem["loc"] else ""
+            own = f"{settings.model_config['env_prefix']}{field}".upper()
+            print(f"{own} (or {COMMON_PREFIX}{field.upper()}): {problem['msg']}", file=sys.stderr)
+        raise SystemExit(78) from None

@@ -1,0 +1,87 @@
+"""A harness for handlers: given these rows, when these messages, then those messages and rows. No broker, no server.
+
+    async with Harness(handlers) as stock:
+        await stock.given(Product(sku="A", on_hand=3, …))
+        said = await stock.when(order_for("A", 2))
+        assert said == [StockReserved(order_id=…)]
+        assert (await stock.row(Product, "A")).reserved == 2
+"""
+
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any, Self, TypeVar
+
+from sqlalchemy import select
+from sqlmodel import SQLModel
+from uuid_utils.compat import uuid7
+
+from contracts.base import Envelope, Message
+from contracts.flow import BY_KEY
+from shared.consumer import Handler
+from shared.database import Database
+from shared.unit import UnitOfWork
+
+Table = TypeVar("Table", bound=SQLModel)
+
+
+class Harness:
+    """Runs a module's handlers as a lane would: one batch, one transaction, the loaders first."""
+
+    def __init__(self, handlers: ModuleType, *tables: type[SQLModel]) -> None:
+        found: list[Handler] = [h for f in vars(handlers).values() for h in getattr(f, "handlers", ())]
+        self._handlers = {handler.contract: handler for handler in found}
+        self._metadatas = {table.metadata for table in tables}
+
+    async def __aenter__(self) -> Self:
+        self._folder = tempfile.TemporaryDirectory()
+        self._database = Database(f"sqlite:///{Path(self._folder.name) / 'test.db'}")
+        await self._database.create_all(*self._metadatas)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        await self._database.dispose()
+        self._folder.cleanup()
+
+    async def given(self, *rows: SQLModel) -> None:
+        """Put rows into the database."""
+        async with self._database.transaction() as session:
+            session.add_all(rows)
+
+    async def when(self, *messages: Message, job: str | None = None) -> list[Message]:
+        """Handle messages as one batch, which belongs to `job`; return what follows from them, in order.
+
+        Raises what a handler raises; nothing is changed then.
+        """
+        async with self._database.transaction() as session:
+            unit = UnitOfWork(session, "test")
+            for message in messages:
+                if loads := self._handlers[type(message)].loads:
+                    unit.know(await loads(session, [message]))
+            for message in messages:
+                unit.cause = _envelope(message, job)
+                replies = await self._handlers[type(message)].call(message, unit)
+                if replies:
+                    unit.send(*([replies] if isinstance(replies, Message) else replies))
+        return [BY_KEY[sent.envelope.key].read(sent.body) for sent in unit.outgoing]
+
+    async def row(self, table: type[Table], key: Any) -> Table:
+        """A row as it is now. Raises KeyError if there is none."""
+        async with self._database.reading() as session:
+            found = await session.get(table, key)
+        if found is None:
+            raise KeyError(f"no {table.__name__} {key!r}")
+        return found
+
+    async def rows(self, table: type[Table]) -> list[Table]:
+        """All rows of a table."""
+        async with self._database.reading() as session:
+            return list((await session.scalars(select(table))).all())
+
+
+def _envelope(message: Message, job: str | None) -> Envelope:
+    message_id = str(uuid7())
+    return Envelope(message_id, job or message_id, message.key, "test", datetime.now(UTC))

@@ -1,0 +1,66 @@
+"""The unit of work that a handler is given: the rows of its batch, and what it wants to say."""
+
+from collections.abc import Iterable
+from typing import Annotated, Any, TypeVar
+
+from faststream import Context
+from sqlalchemy import inspect
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import SQLModel
+
+from contracts.base import Envelope, Message
+from shared.publisher import Outgoing, outgoing
+
+Row = TypeVar("Row", bound=SQLModel)
+
+
+class UnitOfWork:
+    """One transaction, shared by all messages of a batch. Nothing in it is committed or published by hand."""
+
+    def __init__(self, session: AsyncSession, service: str, traceparent: str | None = None) -> None:
+        self.session = session
+        self.cause: Envelope | None = None
+        """The envelope of the message in hand; None in a request over HTTP."""
+        self.outgoing: list[Outgoing] = []
+        self._service, self._traceparent = service, traceparent
+        self._rows: dict[tuple[type[SQLModel], Any], SQLModel] = {}
+
+    @property
+    def job_id(self) -> str:
+        """The job that the message in hand belongs to."""
+        assert self.cause, "a request over HTTP belongs to no job: it starts one"
+        return self.cause.correlation_id
+
+    def know(self, rows: Iterable[SQLModel]) -> None:
+        """Keep loaded rows at hand for `get`."""
+        for row in rows:
+            self._rows[type(row), inspect(row).identity[0]] = row
+
+    def get(self, table: type[Row], key: Any) -> Row | None:
+        """A row that was loaded for this batch or added in it, by its primary key. Asks no database."""
+        return self._rows.get((table, key))  # type: ignore[return-value]
+
+    def add(self, row: SQLModel) -> None:
+        """Insert a row when the batch is flushed."""
+        key = inspect(type(row)).primary_key[0].name
+        self._rows[type(row), getattr(row, key)] = row
+        self.session.add(row)
+
+    def close(self) -> None:
+        """End the transaction's part of the unit; its rows stay at hand, and can be changed until `reopen`."""
+        self.session = None  # type: ignore[assignment]
+
+    def reopen(self, session: AsyncSession) -> None:
+        """Go on in another transaction, which will save what was changed meanwhile."""
+        self.session = session
+        session.add_all(self._rows.values())
+
+    def send(self, *messages: Message) -> Envelope:
+        """Publish messages once this transaction is committed; return the last one's envelope."""
+        for message in messages:
+            self.outgoing.append(outgoing(message, self._service, self.cause, self._traceparent))
+        return self.outgoing[-1].envelope
+
+
+Unit = Annotated[UnitOfWork, Context("unit")]
+"""How a handler names its unit of work; the annotation keeps it out of the message's documented payload."""

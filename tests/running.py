@@ -1,0 +1,153 @@
+"""Services run inside the test's process, on a vhost and a database of their own."""
+
+import asyncio
+import contextlib
+import importlib
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from types import ModuleType
+from typing import Any, TypeVar
+from uuid import UUID
+
+import aio_pika
+import pytest
+from fastapi import APIRouter
+from uuid_utils.compat import uuid7
+
+from contracts.base import Message, Money
+from contracts.orders import Customer, OrderPlaced, PricedLine
+from shared import topology
+from shared.database import migrate
+from shared.service import Service
+from shared.settings import ServiceSettings
+
+SECRET = "a secret for tests that is long enough"
+LADDER = ("100ms", "200ms")
+T = TypeVar("T")
+
+
+async def until(look: Callable[[], Awaitable[T]], what: str = "the condition", seconds: float = 20.0) -> T:
+    """Wait until `look` returns something true, and return it."""
+    end = time.monotonic() + seconds
+    while not (found := await look()):
+        if time.monotonic() > end:
+            raise AssertionError(f"waited {seconds:g} s for {what}; last seen: {found!r}")
+        await asyncio.sleep(0.02)
+    return found
+
+
+class Broker:
+    """A test's own vhost with the topology in it, and a connection that may do everything."""
+
+    def __init__(self, url: str, channel: aio_pika.abc.AbstractChannel) -> None:
+        self.url, self.channel = url, channel
+
+    async def publish(
+        self, message: Message, *, id_: str | None = None, correlation_id: str | None = None, **more: Any
+    ) -> str:
+        """Publish a message as its owner would; return its id."""
+        message_id = id_ or str(uuid7())
+        body = message.model_dump_json().encode()
+        await self.send(
+            body, message.exchange, message.key, message_id=message_id, correlation_id=correlation_id, **more
+        )
+        return message_id
+
+    async def send(self, body: bytes, exchange: str, key: str, **properties: Any) -> None:
+        """Publish anything at all, confirmed."""
+        sent = aio_pika.Message(body, delivery_mode=2, **properties)
+        target = await self.channel.get_exchange(exchange, ensure=False)
+        await target.publish(sent, key)
+
+    async def depth(self, queue: str) -> int:
+        """Messages in a queue that are ready to be delivered."""
+        return (await self.channel.declare_queue(queue, passive=True)).declaration_result.message_count or 0
+
+    async def take(self, queue: str) -> aio_pika.abc.AbstractIncomingMessage:
+        """Wait for a queue's next message, and remove it."""
+        found = await self.channel.declare_queue(queue, passive=True)
+        message = await until(lambda: found.get(fail=False), f"a message in {queue}")
+        await message.ack()
+        return message
+
+    async def spy(self, *keys: tuple[str, str]) -> "Spy":
+        """Listen to (exchange, key) pairs from now on."""
+        queue = await self.channel.declare_queue(exclusive=True, auto_delete=True)
+        for exchange, key in keys:
+            await queue.bind(exchange, key)
+        return Spy(queue)
+
+
+class Spy:
+    """A queue of the test's own."""
+
+    def __init__(self, queue: aio_pika.abc.AbstractQueue) -> None:
+        self._queue = queue
+        self.seen: list[aio_pika.abc.AbstractIncomingMessage] = []
+
+    async def collect(self, number: int, seconds: float = 20.0) -> list[dict[str, Any]]:
+        """Wait for so many messages; return all bodies seen so far."""
+
+        async def look() -> bool:
+            while message := await self._queue.get(fail=False, no_ack=True):
+                self.seen.append(message)
+            return len(self.seen) >= number
+
+        await until(look, f"{number} messages (seen: {[m.routing_key for m in self.seen]})", seconds)
+        return [json.loads(message.body) for message in self.seen]
+
+
+@pytest.fixture
+async def broker(vhost: str) -> AsyncIterator[Broker]:
+    """The topology, with a short ladder, on a fresh vhost."""
+    await topology.declare(vhost, LADDER)
+    async with await aio_pika.connect(vhost) as connection:
+        yield Broker(vhost, await connection.channel())
+
+
+def settings_for(name: str, amqp_url: str, database_url: str, **more: Any) -> ServiceSettings:
+    """A service's own settings, for a test."""
+    module = importlib.import_module(f"services.{name}.settings")
+    settings: type[ServiceSettings] = getattr(module, f"{name.capitalize()}Settings")
+    fixed = {"amqp_url": amqp_url, "database_url": database_url, "jwt_secret": SECRET, "retry_ladder": LADDER, "port": 0}
+    return settings(_env_file=None, **{**fixed, **more})
+
+
+@contextlib.asynccontextmanager
+async def running(
+    name: str, amqp_url: str, database_url: str, handlers: ModuleType | None = None, **more: Any
+) -> AsyncIterator[Service]:
+    """A migrated service with its lanes at work, with its own handlers or with others."""
+    await asyncio.to_thread(migrate, name, database_url)
+    handlers = handlers or importlib.import_module(f"services.{name}.handlers")
+    service = Service(settings_for(name, amqp_url, database_url, **more), handlers, APIRouter())
+    async with service.running():
+        await until(lambda: is_ready(service), f"{name} to be ready")
+        yield service
+
+
+async def is_ready(service: Service) -> bool:
+    return not any((await service.checks()).values())
+
+
+def module_of(*handlers: Any) -> ModuleType:
+    """A module of handlers, made on the spot."""
+    module = ModuleType("handlers")
+    vars(module).update({handler.__name__: handler for handler in handlers})
+    return module
+
+
+def an_order(lines: Iterable[tuple[str, int]] = (("A", 1),), order_id: UUID | None = None) -> OrderPlaced:
+    """An order placed by Ana, at one real a piece."""
+    one = Money(amount=100, currency="BRL")
+    priced = tuple(
+        PricedLine(sku=sku, name=sku, quantity=pieces, unit_price=one, total=one * pieces) for sku, pieces in lines
+    )
+    return OrderPlaced(
+        order_id=order_id or uuid7(),
+        customer=Customer(id="ana", name="Ana", email="ana@example.com"),
+        lines=priced,
+        total=Money(amount=sum(line.total.amount for line in priced), currency="BRL"),
+        placed_at="2026-01-01T00:00:00Z",
+    )
