@@ -110,7 +110,13 @@ def settings_for(name: str, amqp_url: str, database_url: str, **more: Any) -> Se
     """A service's own settings, for a test."""
     module = importlib.import_module(f"services.{name}.settings")
     settings: type[ServiceSettings] = getattr(module, f"{name.capitalize()}Settings")
-    fixed = {"amqp_url": amqp_url, "database_url": database_url, "jwt_secret": SECRET, "retry_ladder": LADDER, "port": 0}
+    fixed = {
+        "amqp_url": amqp_url,
+        "database_url": database_url,
+        "jwt_secret": SECRET,
+        "retry_ladder": LADDER,
+        "port": 0,
+    }
     return settings(_env_file=None, **{**fixed, **more})
 
 

@@ -37,9 +37,7 @@ async def count(service: Service, table: Any) -> int:
         return await session.scalar(select(func.count()).select_from(table)) or 0
 
 
-async def test_a_message_sent_three_times_at_once_and_later_has_one_effect(
-    broker: Broker, database_url: str
-) -> None:
+async def test_a_message_sent_three_times_at_once_and_later_has_one_effect(broker: Broker, database_url: str) -> None:
     spy = await broker.spy(RESERVED)
     async with running("stock", broker.url, database_url, module_of(on_order_placed)) as stock:
         order = an_order()

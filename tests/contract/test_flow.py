@@ -1,0 +1,73 @@
+"""`contracts/flow.py` against the handlers that exist, and the committed schemas against the code."""
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+
+from contracts import schema
+from contracts.base import Command, Message
+from contracts.flow import BY_KEY, FLOW, LANES, SENDERS, SERVICES
+from shared.consumer import lanes_of
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_every_message_is_handled_where_the_flow_says_and_nowhere_else() -> None:
+    handled = {
+        (key, lane)
+        for service in SERVICES
+        for lane, handlers in lanes_of(service, importlib.import_module(f"services.{service}.handlers")).items()
+        for key in handlers
+    }
+    assert handled == {(message.key, lane) for message, lanes in FLOW.items() for lane in lanes}
+
+
+def test_every_message_is_in_the_flow() -> None:
+    def below(kind: type[Message]) -> set[type[Message]]:
+        return {kind, *(found for child in kind.__subclasses__() for found in below(child))}
+
+    declared = {message for message in below(Message) if "key" in vars(message)}
+    assert {m for m in declared if m.__module__.startswith("contracts.")} == set(FLOW)
+
+
+def test_keys_are_unique_and_end_in_a_version() -> None:
+    assert len(BY_KEY) == len(FLOW)
+    for key in BY_KEY:
+        noun, verb, version = key.split(".")
+        assert noun and verb
+        assert version[0] == "v"
+        assert version[1:].isdigit()
+
+
+def test_events_go_to_their_owners_exchange_and_commands_to_the_one_for_commands() -> None:
+    for message in FLOW:
+        owner = message.__module__.removeprefix("contracts.")
+        assert message.exchange == ("commands" if issubclass(message, Command) else owner)
+
+
+def test_every_command_has_senders_and_one_consumer() -> None:
+    commands = {message for message in FLOW if issubclass(message, Command)}
+    assert commands == set(SENDERS)
+    assert all(len(FLOW[command]) == 1 for command in commands)
+
+
+def test_the_gateway_consumes_exactly_what_moves_a_job() -> None:
+    assert {m for m, lanes in FLOW.items() if "gateway" in lanes} == {m for m in FLOW if m.job}
+
+
+def test_every_service_that_the_flow_names_exists() -> None:
+    existing = {path.parent.name for path in (ROOT / "services").glob("*/app.py")}
+    assert set(SERVICES) <= existing
+    assert {lane.partition(".")[0] for lane in LANES} == set(SERVICES)
+
+
+@pytest.mark.parametrize("name", sorted(schema.schemas()))
+def test_the_committed_schema_equals_the_code(name: str) -> None:
+    committed = (schema.FOLDER / name).read_text(encoding="utf-8")
+    assert json.loads(committed) == json.loads(schema.text(schema.schemas()[name])), "run `make schemas`"
+
+
+def test_no_schema_is_left_over() -> None:
+    assert {path.name for path in schema.FOLDER.glob("*.json")} == set(schema.schemas())

@@ -1,0 +1,76 @@
+"""The layout is a rule: the same file names in every service, and nothing at the root that is not named here."""
+
+import ast
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TOP = {
+    "services", "shared", "contracts", "deploy", "tests", "docs", "docker-compose.yml", "Makefile",
+    "README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml", "uv.lock",
+}  # fmt: skip
+IN_A_SERVICE = {
+    "__init__.py", "app.py", "handlers.py", "api.py", "domain.py", "store.py", "adapters.py", "settings.py",
+    "migrations", "templates", "static",
+}  # fmt: skip
+SERVICES = sorted(path.parent for path in (ROOT / "services").glob("*/app.py"))
+
+
+def tracked() -> list[Path]:
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return [Path(line) for line in listed.stdout.splitlines()]
+
+
+def test_the_root_holds_nothing_else() -> None:
+    assert {path.parts[0] for path in tracked() if not path.parts[0].startswith(".")} <= TOP
+
+
+@pytest.mark.parametrize("service", SERVICES, ids=lambda path: path.name)
+def test_a_service_has_only_the_names_that_all_have(service: Path) -> None:
+    names = {
+        path.relative_to("services", service.name).parts[0]
+        for path in tracked()
+        if path.parts[:2] == ("services", service.name)
+    }
+    assert names - IN_A_SERVICE == set()
+
+
+@pytest.mark.parametrize("service", SERVICES, ids=lambda path: path.name)
+def test_the_domain_imports_only_contracts_and_the_standard_library(service: Path) -> None:
+    if not (service / "domain.py").exists():
+        pytest.skip("no decisions to make")
+    tree = ast.parse((service / "domain.py").read_text())
+    froms = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert not {
+        name for name in froms if name.startswith(("shared", "services", "sqlalchemy", "fastapi", "faststream"))
+    }
+
+
+@pytest.mark.parametrize("service", SERVICES, ids=lambda path: path.name)
+def test_nobody_imports_an_application(service: Path) -> None:
+    wanted = f"services.{service.name}.app"
+    importers = [
+        p
+        for p in tracked()
+        if p.suffix == ".py" and p.parts[0] != "tests" and f"from {wanted}" in (ROOT / p).read_text()
+    ]
+    assert importers == []
+
+
+def handlers() -> list[ast.AsyncFunctionDef]:
+    found = []
+    for service in SERVICES:
+        if (service / "handlers.py").exists():
+            tree = ast.parse((service / "handlers.py").read_text())
+            found += [n for n in tree.body if isinstance(n, ast.AsyncFunctionDef) and n.name.startswith("on_")]
+    return found
+
+
+def test_half_of_the_handlers_have_at_most_ten_lines() -> None:
+    lengths = sorted((node.end_lineno or 0) - node.lineno for node in handlers())
+    assert lengths[len(lengths) // 2] <= 10, lengths
