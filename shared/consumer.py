@@ -4,6 +4,7 @@ Read `Lane._commit` first: it is the happy path. The rest of the class is what h
 """
 
 import asyncio
+import contextlib
 import itertools
 import time
 from collections import deque
@@ -442,7 +443,7 @@ class Lane:
             causation_id=str(headers.get("causation_id") or "") or None,
             key=key,
             sender=raw.app_id or "",
-            sent_at=raw.timestamp or datetime.now(UTC),
+            sent_at=_sent_at(raw),
             traceparent=str(headers.get("traceparent") or "") or None,
             attempt=_attempt_of(raw),
         )
@@ -484,6 +485,15 @@ def _key_of(raw: aio_pika.abc.AbstractIncomingMessage) -> str:
     """The message's name. What came through an exchange is named by its routing key, which the broker's permissions
     bind; only the retry queues, which bring a message back through the default exchange, leave it to `type`."""
     return (raw.routing_key if raw.exchange else raw.type) or ""
+
+
+def _sent_at(raw: aio_pika.abc.AbstractIncomingMessage) -> datetime:
+    """AMQP's own timestamp has whole seconds; ours rides in CloudEvents' attribute."""
+    with contextlib.suppress(ValueError, TypeError):
+        exact = datetime.fromisoformat(str(raw.headers.get("cloudEvents_time")))
+        if exact.tzinfo:
+            return exact.astimezone(UTC)
+    return raw.timestamp or datetime.now(UTC)
 
 
 def _attempt_of(raw: aio_pika.abc.AbstractIncomingMessage) -> int:

@@ -1,6 +1,7 @@
 """Bearer tokens: who calls, in which role, and what that lets them see."""
 
 import asyncio
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, cast
@@ -15,6 +16,8 @@ from shared.settings import ServiceSettings
 Role = Literal["customer", "operator"]
 ROLES = ("customer", "operator")
 LEEWAY_SECONDS = 10
+# What a database can store and a log line can show: no control characters, no halves of a surrogate pair.
+_SUBJECT = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,255}")
 _bearer = HTTPBearer(auto_error=False, description="A JWT with `sub` and `role` (customer or operator).")
 
 
@@ -74,6 +77,8 @@ class Tokens:
             raise Problem(401, "token_invalid", f"The token cannot be trusted: {error}.") from error
         if claims.get("role") not in ROLES:
             raise Problem(401, "token_invalid", "The token names no role of ours: customer or operator.")
+        if not _SUBJECT.fullmatch(str(claims["sub"])):
+            raise Problem(401, "token_invalid", "The token's subject is not 1 to 255 printable characters.")
         return Caller(subject=str(claims["sub"]), role=claims["role"], token=token)
 
 

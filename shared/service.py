@@ -34,10 +34,10 @@ CHECK_SECONDS = 2.0
 class Service:
     """A service: its lanes run, and its routes are served, from `run()` until SIGTERM.
 
-    `handlers` is the module with its `@on` functions, `router` has its HTTP routes.
+    `handlers` is the module with its `@on` functions; `router` has its HTTP routes, if it has more than health.
     """
 
-    def __init__(self, settings: ServiceSettings, handlers: ModuleType | None, router: APIRouter) -> None:
+    def __init__(self, settings: ServiceSettings, handlers: ModuleType, router: APIRouter | None = None) -> None:
         self.settings, self.name = settings, settings.name
         self.database = Database(settings.database)
         self.publisher = Publisher(settings.amqp_url.get_secret_value(), self.name)
@@ -45,9 +45,9 @@ class Service:
         self.lanes = [
             Lane(lane, found, self.outbox, self.publisher, settings.retry_ladder, settings.batch_limit, VERSION)
             for lane, found in lanes_of(self.name, handlers).items()
-        ] if handlers else []  # fmt: skip
+        ]
         self.broker = self._declared_broker()
-        self.app = self._application(router)
+        self.app = self._application(router or APIRouter())
 
     # -- the broker ---------------------------------------------------------------------------------------------
 

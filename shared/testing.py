@@ -59,8 +59,11 @@ class Harness:
         async with self._database.transaction() as session:
             unit = UnitOfWork(session, "test")
             for message in messages:
-                if loads := self._handlers[type(message)].loads:
-                    unit.know(await loads(session, [message]))
+                handler = self._handlers[type(message)]
+                if handler.loads:
+                    unit.know(await handler.loads(session, [message]))
+                if handler.loads_jobs and job:
+                    unit.know(await handler.loads_jobs(session, message.job_states(job)))
             for message in messages:
                 unit.cause = _envelope(message, job)
                 replies = await self._handlers[type(message)].call(message, unit)

@@ -1,0 +1,41 @@
+"""`.env.example` names every setting, with its default, and nothing else."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+from shared.settings import COMMON_PREFIX, ServiceSettings
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTED = dict(re.findall(r"^#([A-Z0-9_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
+CLASSES = {
+    path.parent.name: next(
+        value
+        for value in vars(importlib.import_module(f"services.{path.parent.name}.settings")).values()
+        if isinstance(value, type) and issubclass(value, ServiceSettings) and value is not ServiceSettings
+    )
+    for path in (ROOT / "services").glob("*/settings.py")
+}
+VARIABLES = [
+    (service, field, default)
+    for service, settings in CLASSES.items()
+    for field, default in ((name, info.default) for name, info in settings.model_fields.items())
+]
+
+
+@pytest.mark.parametrize(("service", "field", "default"), VARIABLES, ids=lambda value: str(value)[:20])
+def test_every_setting_is_documented(service: str, field: str, default: object) -> None:
+    is_common = field in ServiceSettings.model_fields and field not in ("port", "amqp_url", "database_url")
+    names = [f"{COMMON_PREFIX}{field}"] if is_common else [f"{service}_{field}", f"orders_{field}"]
+    found = [name.upper() for name in names if name.upper() in DOCUMENTED]
+    assert found, f"{names[0].upper()} is not in .env.example"
+    if isinstance(default, int | float | str) and DOCUMENTED[found[0]]:
+        assert type(default)(DOCUMENTED[found[0]]) == default
+
+
+@pytest.mark.parametrize("service", sorted(CLASSES))
+def test_settings_are_named_like_their_service(service: str) -> None:
+    assert CLASSES[service].name == service
+    assert CLASSES[service].model_config["env_prefix"] == f"{service.upper()}_"

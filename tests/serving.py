@@ -1,0 +1,61 @@
+"""Services served over HTTP inside the test's process, with their own routes, handlers and databases."""
+
+import asyncio
+import contextlib
+import importlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import uvicorn
+
+from shared.database import migrate
+from shared.security import issue_token
+from shared.service import Service
+from tests.running import SECRET, settings_for, until
+
+NO_BROKER = "amqp://nobody:nothing@127.0.0.1:9/"
+
+
+@dataclass(frozen=True)
+class Served:
+    """A service that listens."""
+
+    service: Service
+    url: str
+
+    @contextlib.asynccontextmanager
+    async def client(self, subject: str = "ana", role: str = "customer", **more: Any) -> AsyncIterator[httpx.AsyncClient]:
+        """A client with a token."""
+        headers = {"Authorization": f"Bearer {token(subject, role)}"}
+        async with httpx.AsyncClient(base_url=self.url, headers=headers, timeout=40, trust_env=False, **more) as client:
+            yield client
+
+
+def token(subject: str = "ana", role: str = "customer", ttl: int = 3600) -> str:
+    """A token that the tests' services trust; `ttl` in seconds."""
+    return issue_token(SECRET, subject=subject, role=role, ttl=ttl)
+
+
+@contextlib.asynccontextmanager
+async def serving(name: str, amqp_url: str, database_url: str, **more: Any) -> AsyncIterator[Served]:
+    """A migrated service that listens on a free port. Whether its broker is there is not waited for."""
+    await asyncio.to_thread(migrate, name, database_url)
+    handlers = importlib.import_module(f"services.{name}.handlers")
+    router = importlib.import_module(f"services.{name}.api").router
+    service = Service(settings_for(name, amqp_url, database_url, **more), handlers, router)
+    server = uvicorn.Server(uvicorn.Config(service.app, port=0, log_config=None, timeout_graceful_shutdown=1))
+    task = asyncio.create_task(server.serve())
+    try:
+        await until(lambda: _is_started(server, task), f"{name} to listen")
+        yield Served(service, f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}")
+    finally:
+        server.should_exit = True
+        await task
+
+
+async def _is_started(server: uvicorn.Server, task: "asyncio.Task[None]") -> bool:
+    if task.done():
+        task.result()
+    return server.started
