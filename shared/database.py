@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import MetaData, event, inspect, select, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
@@ -163,6 +161,9 @@ def migrate(service: str, url: str) -> None:
 
     Must not be called from a running event loop (`await asyncio.to_thread(migrate, …)` there).
     """
+    from alembic import command  # not at the top: a running service has no use for it, and it is slow to import
+    from alembic.config import Config
+
     target = with_driver(url)
     if target.get_backend_name() == "sqlite":
         Path(target.database or "").parent.mkdir(parents=True, exist_ok=True)
