@@ -95,7 +95,7 @@ class AdjustmentIn(Contract):
 
 
 class ProductView(Contract):
-    """A product and its level: `available` is `on_hand` without `reserved`. `revision` counts changes of name or price."""
+    """A product and its level: `available` is `on_hand` without `reserved`. `revision` counts price changes."""
 
     sku: Sku
     name: str = Field(examples=["Coffee, 1 kg"])

@@ -32,6 +32,7 @@ def configure(settings: ServiceSettings) -> None:
     logging.basicConfig(handlers=[handler], level=settings.log_level, force=True)
     for chatty in ("aio_pika", "aiormq", "httpx", "httpcore", "alembic", "aiosqlite", "uvicorn.access"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
+    logging.getLogger("aiormq.connection").setLevel(logging.CRITICAL)  # the kernel says itself that the broker is gone
     structlog.configure(
         processors=[*chain, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(settings.log_level)),

@@ -210,7 +210,10 @@ class Outbox:
             async with self._database.transaction() as session:
                 await session.execute(delete(processes).where(processes.c.id == self.owner))
         except Exception as error:
-            log.warning("outbox: stopped with messages unpublished; another process will send them", why=str(error))
+            log.warning(
+                "outbox: stopped with messages unpublished; another process will send them",
+                why=str(error).splitlines()[0],
+            )
 
 
 def _to_row(message: Outgoing, owner: str) -> dict[str, object]:

@@ -1,7 +1,8 @@
 """The one way to the broker: persistent, confirmed, pipelined; what could not be routed is an error."""
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -23,6 +24,21 @@ log = structlog.get_logger(__name__)
 CONFIRM_SECONDS = 30.0
 BROKER_GONE = (aio_pika.exceptions.AMQPError, ConnectionError, TimeoutError, asyncio.CancelledError)
 Properties = Basic.Properties
+
+
+@contextlib.contextmanager
+def gone_is_outage(what: str) -> Iterator[None]:
+    """Turn the errors of a broker that is gone into `Outage`.
+
+    aiormq cancels what waits on a dying channel; only if nobody cancelled this task itself does that count as one.
+    """
+    try:
+        yield
+    except BROKER_GONE as error:
+        task = asyncio.current_task()
+        if isinstance(error, asyncio.CancelledError) and task and task.cancelling():
+            raise
+        raise Outage(f"{what}: {error!r}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +101,8 @@ class Publisher:
 
     async def connect(self) -> None:
         """Raises `Outage` if the broker cannot be reached."""
-        try:
+        with gone_is_outage("no connection to the broker"):
+            await self.close()
             self._connection = await aio_pika.connect_robust(
                 self._url,
                 timeout=10,
@@ -93,8 +110,6 @@ class Publisher:
                 client_properties={"connection_name": f"{self._name} publishing"},
             )
             self._channel = await self._connection.channel(publisher_confirms=True, on_return_raises=True)
-        except BROKER_GONE as error:
-            raise Outage(f"no connection to the broker: {error!r}") from error
 
     async def close(self) -> None:
         if self._connection:
@@ -102,7 +117,8 @@ class Publisher:
 
     @property
     def is_connected(self) -> bool:
-        return bool(self._connection and self._connection.connected.is_set() and not self._connection.is_closed)
+        there = self._connection and self._connection.connected.is_set() and not self._connection.is_closed
+        return bool(there and self._channel)
 
     async def publish(self, messages: Sequence[Outgoing]) -> list[bool]:
         """Publish in order and wait for all confirms; say for each whether the broker has it.
@@ -134,19 +150,15 @@ class Publisher:
     async def forward(self, body: bytes, exchange: str, key: str, properties: Properties) -> None:
         """Send one message on, such as to a retry queue; it must arrive somewhere. Raises `Outage`."""
         channel = await self._underlay()
-        try:
+        with gone_is_outage(f"publishing to {exchange!r} failed"):
             await self._confirmed(channel, body, exchange, key, properties, True)
-        except BROKER_GONE as error:
-            raise Outage(f"publishing to {exchange!r} failed: {error!r}") from error
 
     async def _underlay(self) -> aiormq.abc.AbstractChannel:
         if not self.is_connected or self._channel is None:
             raise Outage("no connection to the broker")
-        try:
+        with gone_is_outage("no channel to the broker"):
             async with asyncio.timeout(CONFIRM_SECONDS):
                 return await self._channel.get_underlay_channel()
-        except BROKER_GONE as error:
-            raise Outage(f"no channel to the broker: {error!r}") from error
 
     @staticmethod
     async def _confirmed(

@@ -1,6 +1,5 @@
 """What becomes of a message that failed: up the ladder of delays, then to its lane's dead letters."""
 
-import itertools
 import socket
 import traceback
 from datetime import UTC, datetime
@@ -10,9 +9,11 @@ from pydantic import ValidationError
 
 TRACEBACK_LINES = 20
 HEADER_BYTES = 2_000
-MOST_HEADERS = 30
+HEADERS_BYTES = 32_000  # all of a message's must fit into one frame, ours too
 # The broker's own marks. Sent on, `x-death` would make it see a cycle and drop the message without a word.
 BROKER_HEADERS = ("x-death", "x-first-death", "x-last-death", "x-delivery-count", "x-acquired-count")
+# Further routing keys: a sender would reach queues through our copy that it may not reach itself.
+SENDER_SELECTED = ("CC", "BCC")
 
 
 class Poison(Exception):
@@ -33,9 +34,19 @@ def reason_of(error: BaseException) -> str:
 
 
 def sendable(headers: dict[str, Any]) -> dict[str, Any]:
-    """A message's headers without the broker's marks, and without what is too long to be sent on with ours."""
-    kept = ((k, v) for k, v in headers.items() if not k.startswith(BROKER_HEADERS) and len(repr(v)) <= HEADER_BYTES)
-    return dict(itertools.islice(kept, MOST_HEADERS))
+    """A message's headers without the broker's marks, and without what is too long to be sent on with ours.
+
+    What is neither text nor a whole number is written out: not all that can be received can be sent again.
+    """
+    kept: dict[str, Any] = {}
+    room = HEADERS_BYTES
+    for name, value in headers.items():
+        plain = value if isinstance(value, str | int) else repr(value)
+        size = len(name.encode()) + len(str(plain).encode())
+        if size <= min(HEADER_BYTES, room) and name not in SENDER_SELECTED and not name.startswith(BROKER_HEADERS):
+            kept[name] = plain
+            room -= size
+    return kept
 
 
 def failure_headers(

@@ -1,10 +1,10 @@
 """A harness for handlers: given these rows, when these messages, then those messages and rows. No broker, no server.
 
-    async with Harness(handlers) as stock:
-        await stock.given(Product(sku="A", on_hand=3, …))
-        said = await stock.when(order_for("A", 2))
-        assert said == [StockReserved(order_id=…)]
-        assert (await stock.row(Product, "A")).reserved == 2
+async with Harness(handlers) as stock:
+    await stock.given(Product(sku="A", on_hand=3, …))
+    said = await stock.when(order_for("A", 2))
+    assert said == [StockReserved(order_id=…)]
+    assert (await stock.row(Product, "A")).reserved == 2
 """
 
 import tempfile

@@ -1,0 +1,63 @@
+"""The fleet as a newcomer starts it: `make up DETACH=1`, on ports and in a folder of its own."""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.local.ports import free_port
+
+ROOT = Path(__file__).resolve().parents[2]
+PORTS = [
+    "GATEWAY_PORT", "ORDERS_PORT", "STOCK_PORT", "EMAIL_PORT",
+    "MALOTE_AMQP_PORT", "MALOTE_MANAGEMENT_PORT", "MALOTE_DIST_PORT", "MALOTE_SMTP_PORT",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """A running fleet: what its commands need in their environment, and what `malote status --json` said."""
+
+    environment: dict[str, str]
+    status: dict[str, Any]
+
+    def run(self, *command: str, expect: int = 0) -> str:
+        """Run a command in the checkout, as a user would; return what it printed."""
+        done = subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=180)
+        assert done.returncode == expect, f"{command} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def malote(self, *arguments: str, expect: int = 0) -> str:
+        """Run the command line."""
+        return self.run(".venv/bin/malote", *arguments, expect=expect)
+
+
+@pytest.fixture(scope="session")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """Up for all tests of this folder, down after them."""
+    folder = tmp_path_factory.mktemp("fleet")
+    own = {name: str(free_port()) for name in PORTS}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("MALOTE_")}
+    environment = {**inherited, **own, "MALOTE_DATA": str(folder), "COLUMNS": "100"}
+    try:
+        started = subprocess.run(
+            ["make", "up", "DETACH=1"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+        )
+        assert started.returncode == 0, started.stdout + started.stderr + _logs(folder)
+        status = subprocess.run(
+            [".venv/bin/malote", "status", "--json"], cwd=ROOT, env=environment, capture_output=True, text=True
+        )
+        yield Fleet(environment, json.loads(status.stdout))
+    finally:
+        subprocess.run(["make", "down"], cwd=ROOT, env=environment, capture_output=True, timeout=120)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _logs(folder: Path) -> str:
+    return "".join(f"\n--- {path.name}\n{path.read_text()[-2000:]}" for path in sorted(folder.glob("logs/*.log")))

@@ -1,0 +1,137 @@
+"""What the README says is done here, letter by letter: its commands, its Python, its five steps to a service."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from contracts.orders import OrderConfirmed
+from tests.e2e.conftest import ROOT, Fleet
+from tests.running import Broker, an_order
+
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    """The README's fenced blocks, without the indent of a list."""
+    found = re.findall(rf"^( *)```{language}\n(.*?)^ *```", README, re.DOTALL | re.MULTILINE)
+    return [re.sub(rf"^{indent}", "", block, flags=re.MULTILINE) for indent, block in found]
+
+
+def test_it_stays_under_150_lines() -> None:
+    assert README.count("\n") < 150
+
+
+def test_the_two_commands_are_targets_of_the_makefile() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for command in [line for block in blocks("bash") for line in block.splitlines() if line.startswith("make ")]:
+        assert re.search(rf"^{command.split()[1]}:", makefile, re.MULTILINE), command
+
+
+def test_every_link_leads_somewhere() -> None:
+    for target in re.findall(r"\]\((?!http)([^)]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_an_order_placed_with_curl_is_confirmed(fleet: Fleet) -> None:
+    script = next(block for block in blocks("bash") if "curl" in block)
+    answer = json.loads(fleet.run("bash", "-ec", script.replace("http://127.0.0.1:8000", fleet.status["gateway_url"])))
+    assert answer["status"] == "SUCCESS", answer
+    shown = json.loads(fleet.malote("orders", "show", answer["order_id"], "--json"))
+    assert shown["status"] == "CONFIRMED"
+
+
+def test_an_order_placed_with_the_command_line_is_confirmed(fleet: Fleet) -> None:
+    script = next(block for block in blocks("bash") if "orders place" in block)
+    assert "CONFIRMED" in fleet.run("bash", "-ec", script)
+
+
+def test_an_order_published_from_python_is_confirmed(fleet: Fleet) -> None:
+    program = next(block for block in blocks("python") if "aio_pika" in block)
+    order_id = fleet.run(".venv/bin/python", "-c", program).strip()
+    fleet.run(
+        "bash", "-c",
+        f"for _ in $(seq 100); do .venv/bin/malote orders show {order_id} --json | grep -q CONFIRMED && exit 0; done; exit 1",
+    )  # fmt: skip
+
+
+async def test_the_five_steps_make_a_service(broker: Broker, tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    _copy(scratch)
+    contract, handlers = (block for block in blocks("python") if "PointsEarned" in block)
+    (scratch / "contracts/loyalty.py").write_text(contract)
+    flow = scratch / "contracts/flow.py"
+    edited = flow.read_text().replace(
+        '"stock", "email", "gateway"),\n    OrderRejected',
+        '"stock", "email", "gateway", "loyalty"),\n    PointsEarned: (),\n    OrderRejected',
+    )
+    assert edited != flow.read_text()
+    flow.write_text(
+        edited.replace(
+            "from contracts.orders import", "from contracts.loyalty import PointsEarned\nfrom contracts.orders import"
+        )
+    )
+    own = scratch / "services/loyalty"
+    own.mkdir()
+    (own / "handlers.py").write_text(handlers)
+    for name in ("settings.py", "app.py"):
+        text = (scratch / "services/stock" / name).read_text()
+        text = (
+            text.replace("stock", "loyalty")
+            .replace("Stock", "Loyalty")
+            .replace("STOCK", "LOYALTY")
+            .replace("8002", "8004")
+        )
+        text = re.sub(r"from services.loyalty.api import router\n", "", text).replace(
+            ", handlers, router)", ", handlers)"
+        )
+        (own / name).write_text(text)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(scratch),
+        "LOYALTY_AMQP_URL": broker.url,
+        "LOYALTY_DATABASE_URL": f"sqlite:///{tmp_path / 'loyalty.db'}",
+        "LOYALTY_PORT": "0",
+    }
+
+    def python(*arguments: str) -> None:
+        done = subprocess.run(
+            [sys.executable, *arguments], cwd=scratch, env=environment, capture_output=True, text=True, timeout=100
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    python("-m", "contracts.schema")
+    python(
+        "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/contract/test_flow.py", "tests/contract/test_layout.py"
+    )
+    python(
+        "-c",
+        f"import asyncio; from shared import topology; asyncio.run(topology.declare({broker.url!r}, ('100ms', '200ms')))",
+    )
+    python("-c", f"from shared.database import migrate; migrate('loyalty', {environment['LOYALTY_DATABASE_URL']!r})")
+    spy = await broker.spy(("loyalty", "points.earned.v1"))
+    service = subprocess.Popen([sys.executable, "-m", "services.loyalty.app"], cwd=scratch, env=environment)
+    try:
+        order = an_order([("A", 3)])
+        confirmed = OrderConfirmed(**order.model_dump(exclude={"placed_at"}), confirmed_at=order.placed_at)
+        await broker.publish(confirmed)
+        assert (await spy.collect(1))[0] == {"order_id": str(order.order_id), "customer_id": "ana", "points": 3}
+    finally:
+        service.terminate()
+        service.wait(30)
+
+
+def _copy(scratch: Path) -> None:
+    """The checkout's files, as a clone would have them."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).exists():
+            (scratch / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, scratch / name)
+    subprocess.run(["git", "init", "-q"], cwd=scratch, check=True)
