@@ -23,10 +23,10 @@ from sqlmodel import SQLModel
 from contracts.base import Command, Envelope, Message
 from contracts.flow import BY_KEY, FLOW, SENDERS, SHOP, service_of
 from contracts.jobs import JobFailed, JobRetrying
-from shared import inbox, retry, telemetry
+from shared import inbox, retry, telemetry, wire
 from shared.database import Backoff, Outage, is_outage
 from shared.outbox import Outbox
-from shared.publisher import Properties, Publisher
+from shared.publisher import Properties, Publisher, is_cancelled
 from shared.retry import Poison
 from shared.settings import seconds
 from shared.unit import UnitOfWork
@@ -166,6 +166,8 @@ class Lane:
                         group.create_task(self._single(raw)).add_done_callback(lambda _: self._slots.release())
                 except Lost:
                     log.info("lane: the broker will deliver again what it took back", lane=self.name)
+                    self._taken.extendleft(raw for raw in reversed(some) if not _is_lost(raw))  # of a new channel
+                    self._arrived.set()
                 except Exception:
                     log.exception("lane: cannot settle a batch, trying again", lane=self.name)
                     self._taken.extendleft(reversed(some))
@@ -293,10 +295,12 @@ class Lane:
     async def _outside(self, delivery: Delivery) -> None:
         message_id = delivery.envelope.message_id
         async with self._outbox.unit() as unit:
+            # First lock, then look: whoever is at it records both in one transaction.
+            attempts, before = await inbox.begin_attempt(unit.session, self.name, message_id, self._outbox.owner)
             if await inbox.done(unit.session, self.name, [message_id]):
+                await inbox.end_attempt(unit.session, self.name, [message_id])
                 self._count_duplicates(1)
                 return
-            attempts, before = await inbox.begin_attempt(unit.session, self.name, message_id, self._outbox.owner)
             if before and await self._outbox.is_living(unit.session, before):
                 raise Busy(f"process {before} is at it")
             if attempts > LONE_ATTEMPTS:
@@ -330,6 +334,10 @@ class Lane:
         while True:
             try:
                 result = await step(*arguments)
+            except asyncio.CancelledError as error:
+                if is_cancelled(error):
+                    raise
+                raise RuntimeError("something that it waited for was cancelled") from error
             except Exception as error:
                 if not is_outage(error):
                     raise
@@ -410,6 +418,8 @@ class Lane:
         if _is_lost(raw):
             raise Lost
         try:
+            if problem := wire.problem_of(raw.headers):
+                raise Poison(f"its properties or headers cannot be read: {problem}")
             return self._decode(raw)
         except Poison as poison:
             cause = poison.__cause__ or poison

@@ -65,9 +65,11 @@ async def begin_attempt(session: AsyncSession, lane: str, message_id: str, owner
     Returns by how many processes a try is written now without an outcome, this one included, and the one before.
     """
     here = (attempts.c.message_id == message_id, attempts.c.lane == lane)
-    insert = INSERTS[session.get_bind().dialect.name](attempts).on_conflict_do_nothing()
-    await session.execute(insert.values(message_id=message_id, lane=lane, owner=owner, tries=0))
-    before = (await session.execute(select(attempts.c.tries, attempts.c.owner).where(*here).with_for_update())).one()
+    insert = INSERTS[session.get_bind().dialect.name](attempts)
+    insert = insert.values(message_id=message_id, lane=lane, owner=owner, tries=0)
+    # Locks a row that is there, and changes nothing in it: another process may delete it between two statements.
+    locked = insert.on_conflict_do_update(index_elements=["message_id", "lane"], set_={"tries": attempts.c.tries})
+    before = (await session.execute(locked.returning(attempts.c.tries, attempts.c.owner))).one()
     if before.tries and before.owner == owner:  # ours, from before an outage: no process died of it
         return before.tries, None
     await session.execute(update(attempts).where(*here).values(tries=before.tries + 1, owner=owner))

@@ -79,7 +79,8 @@ class Outbox:
         self._database, self._publisher, self._keep_days = database, publisher, inbox_keep_days
         self._hand: deque[Outgoing] = deque()
         self._behind = False  # the table holds rows of ours that are not in hand: they come first
-        self._refused = False
+        self._refused = False  # the table holds rows of ours that are to be looked for with the next heartbeat
+        self._stopping = False
         self._confirmed: list[str] = []  # published, to be deleted by the next transaction
         self._published: set[str] = set()  # published, not known to be deleted
         self._is_registered = False
@@ -89,14 +90,17 @@ class Outbox:
     async def unit(self, traceparent: str | None = None) -> AsyncIterator[UnitOfWork]:
         """One transaction with its messages: committed together, or neither."""
         settled, self._confirmed = self._confirmed[:PUBLISH_AT_ONCE], self._confirmed[PUBLISH_AT_ONCE:]
+        is_written = False
         try:
             async with self._database.transaction() as session:
                 unit = UnitOfWork(session, self.service, traceparent)
                 yield unit
                 await session.flush()
                 await self._write(session, unit.outgoing, settled)
+                is_written = bool(unit.outgoing)
         except BaseException:
             self._confirmed += settled
+            self._refused |= is_written  # the commit failed, or only its answer was lost
             raise
         self._is_registered = True
         self._published.difference_update(settled)
@@ -121,9 +125,9 @@ class Outbox:
         await session.execute(beat.on_conflict_do_update(index_elements=["id"], set_=values))
 
     async def publish(self) -> None:
-        """Publish what is committed, for ever. While the broker is gone nothing is lost, it waits."""
+        """Publish what is committed, until stopped. While the broker is gone nothing is lost, it waits."""
         backoff = Backoff()
-        while True:
+        while self._hand or not self._stopping:
             await self._wake.wait()
             try:
                 if not self._hand and self._behind:
@@ -136,6 +140,8 @@ class Outbox:
             except Exception as error:
                 if not is_outage(error):
                     log.exception("outbox: publishing failed")
+                if self._stopping:
+                    return
                 await backoff.wait()
 
     async def _publish_some(self) -> None:
@@ -199,21 +205,23 @@ class Outbox:
             await session.execute(select(processes.c.id).where(processes.c.id == owner, recently))
         ).first() is not None
 
+    def stop(self) -> None:
+        """Let `publish` return once all that is in hand is published, or at once if the broker is gone."""
+        self._stopping = True
+        self._wake.set()
+
     async def close(self) -> None:
-        """Publish what is in hand, if the broker is there; leave the rest to be adopted at once."""
+        """Delete what is published; leave the rest to be adopted at once."""
+        if self._hand:
+            log.warning("outbox: stopped with messages unpublished; another process will send them")
         try:
-            while self._hand:
-                await self._publish_some()
             while self._confirmed:
                 async with self.unit():
                     pass
             async with self._database.transaction() as session:
                 await session.execute(delete(processes).where(processes.c.id == self.owner))
         except Exception as error:
-            log.warning(
-                "outbox: stopped with messages unpublished; another process will send them",
-                why=str(error).splitlines()[0],
-            )
+            log.warning("outbox: cannot tidy up at the end; another process will", why=repr(error))
 
 
 def _to_row(message: Outgoing, owner: str) -> dict[str, object]:

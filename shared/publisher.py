@@ -26,17 +26,19 @@ BROKER_GONE = (aio_pika.exceptions.AMQPError, ConnectionError, TimeoutError, asy
 Properties = Basic.Properties
 
 
+def is_cancelled(error: BaseException) -> bool:
+    """Whether this task itself was told to end; what it waits for, such as a dying channel, can be cancelled too."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and bool(task and task.cancelling())
+
+
 @contextlib.contextmanager
 def gone_is_outage(what: str) -> Iterator[None]:
-    """Turn the errors of a broker that is gone into `Outage`.
-
-    aiormq cancels what waits on a dying channel; only if nobody cancelled this task itself does that count as one.
-    """
+    """Turn the errors of a broker that is gone into `Outage`."""
     try:
         yield
     except BROKER_GONE as error:
-        task = asyncio.current_task()
-        if isinstance(error, asyncio.CancelledError) and task and task.cancelling():
+        if is_cancelled(error):
             raise
         raise Outage(f"{what}: {error!r}") from error
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import importlib.metadata
+import time
 from collections.abc import AsyncIterator
 from types import ModuleType
 from typing import Annotated, Any
@@ -22,7 +23,7 @@ from shared import http, logging, topology
 from shared.consumer import Lane, lanes_of
 from shared.database import Backoff, Database
 from shared.outbox import Outbox
-from shared.publisher import BROKER_GONE, Publisher
+from shared.publisher import BROKER_GONE, Publisher, gone_is_outage
 from shared.security import Tokens
 from shared.settings import ServiceSettings
 
@@ -108,7 +109,7 @@ class Service:
                 return
             except Exception as error:
                 log.warning("waiting for the broker", why=str(error) or repr(error))
-                with contextlib.suppress(*BROKER_GONE, Exception):
+                with contextlib.suppress(Exception), gone_is_outage("stopping"):
                     await self.broker.stop()
                 await backoff.wait()
 
@@ -118,34 +119,34 @@ class Service:
     async def running(self, _: FastAPI | None = None) -> AsyncIterator[None]:
         """Everything but HTTP: lanes and outbox work inside the block, and are drained at its end."""
         lanes = [asyncio.create_task(lane.run(), name=f"lane {lane.name}") for lane in self.lanes]
-        others = [asyncio.create_task(work()) for work in (self.outbox.publish, self.outbox.tidy, self._connect)]
+        publishing = asyncio.create_task(self.outbox.publish())
+        others = [asyncio.create_task(work()) for work in (self.outbox.tidy, self._connect)]
         try:
             yield
         finally:
-            await self._drain(lanes)
+            await self._drain(lanes, publishing)
             for task in others:
                 task.cancel()
             await asyncio.gather(*others, return_exceptions=True)
             await self.outbox.close()
-            with contextlib.suppress(*BROKER_GONE, Exception):
+            with contextlib.suppress(Exception), gone_is_outage("stopping"):
                 await self.broker.stop()
             await self.publisher.close()
             await self.database.dispose()
             log.info("stopped")
 
-    async def _drain(self, lanes: list[asyncio.Task[None]]) -> None:
-        """Stop taking, finish what was taken. What is not finished in the grace time goes back to the broker."""
+    async def _drain(self, lanes: list[asyncio.Task[None]], publishing: asyncio.Task[None]) -> None:
+        """Stop taking, finish what was taken, publish it. What is not finished in the grace time goes back."""
+        deadline = time.monotonic() + self.settings.grace_seconds
         log.info("stopping", grace_seconds=self.settings.grace_seconds)
         for subscriber, lane in zip(self._subscribers, self.lanes, strict=True):
             with contextlib.suppress(*BROKER_GONE, Exception):
                 async with asyncio.timeout(CHECK_SECONDS):
                     await subscriber.stop()
             lane.stop()
-        if lanes:
-            _, unfinished = await asyncio.wait(lanes, timeout=self.settings.grace_seconds)
-            for task in unfinished:
-                task.cancel()
-            await asyncio.gather(*lanes, return_exceptions=True)
+        await _finish(lanes, deadline)
+        self.outbox.stop()
+        await _finish([publishing], deadline)
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT."""
@@ -193,6 +194,15 @@ class Service:
             consuming = await _is_consuming(subscriber)
             found[f"lane {lane.name}"] = lane.paused or (None if consuming else f"queue {lane.name!r} is not consumed")
         return found
+
+
+async def _finish(tasks: list[asyncio.Task[None]], deadline: float) -> None:
+    """Let tasks come to their end until `deadline` (monotonic), then cancel them."""
+    if tasks:
+        _, unfinished = await asyncio.wait(tasks, timeout=max(0.0, deadline - time.monotonic()))
+        for task in unfinished:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _is_consuming(subscriber: Any) -> bool:

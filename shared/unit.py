@@ -6,6 +6,7 @@ from typing import Annotated, Any, TypeVar
 from faststream import Context
 from sqlalchemy import inspect
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm.attributes import flag_modified
 from sqlmodel import SQLModel
 
 from contracts.base import Envelope, Message
@@ -24,6 +25,7 @@ class UnitOfWork:
         self.outgoing: list[Outgoing] = []
         self._service, self._traceparent = service, traceparent
         self._rows: dict[tuple[type[SQLModel], Any], SQLModel] = {}
+        self._changes: list[tuple[SQLModel, dict[str, Any]]] | None = None
 
     @property
     def job_id(self) -> str:
@@ -51,15 +53,25 @@ class UnitOfWork:
         self.session = None  # type: ignore[assignment]
 
     def reopen(self, session: AsyncSession) -> None:
-        """Go on in another transaction, which will save what was changed meanwhile."""
+        """Go on in another transaction, which will save what was changed meanwhile; again if that one fails."""
         self.session = session
-        session.add_all(self._rows.values())
+        if self._changes is None:  # a row that was flushed once, even in vain, no longer knows what was changed in it
+            self._changes = [(row, _changes_of(row)) for row in self._rows.values()]
+        for row, changes in self._changes:
+            session.add(row)
+            for name, value in changes.items():
+                setattr(row, name, value)
+                flag_modified(row, name)
 
     def send(self, *messages: Message) -> Envelope:
         """Publish messages once this transaction is committed; return the last one's envelope."""
         for message in messages:
             self.outgoing.append(outgoing(message, self._service, self.cause, self._traceparent))
         return self.outgoing[-1].envelope
+
+
+def _changes_of(row: SQLModel) -> dict[str, Any]:
+    return {attribute.key: attribute.value for attribute in inspect(row).attrs if attribute.history.has_changes()}
 
 
 Unit = Annotated[UnitOfWork, Context("unit")]

@@ -26,7 +26,9 @@ class Served:
     url: str
 
     @contextlib.asynccontextmanager
-    async def client(self, subject: str = "ana", role: str = "customer", **more: Any) -> AsyncIterator[httpx.AsyncClient]:
+    async def client(
+        self, subject: str = "ana", role: str = "customer", **more: Any
+    ) -> AsyncIterator[httpx.AsyncClient]:
         """A client with a token."""
         headers = {"Authorization": f"Bearer {token(subject, role)}"}
         async with httpx.AsyncClient(base_url=self.url, headers=headers, timeout=40, trust_env=False, **more) as client:

@@ -1,40 +1,29 @@
 """Lanes on a real broker and both databases: once, in order, and nothing lost."""
 
+import asyncio
+import secrets
+import struct
+from types import ModuleType
 from typing import Any
 
-from sqlalchemy import func, select
+import pytest
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.ext.asyncio import AsyncSession
+from uuid_utils.compat import uuid7
 
+from contracts.email import DeliverMail
 from contracts.orders import OrderPlaced
 from contracts.stock import StockReserved
-from services.stock.store import Product, Reservation
+from services.email.store import Mail, MailStatus
+from services.stock.store import Reservation
 from shared.consumer import on
-from shared.inbox import inbox
+from shared.inbox import attempts, inbox
 from shared.outbox import outbox
-from shared.retry import NotYet, Poison
 from shared.service import Service
 from shared.unit import Unit
+from tests.integration.hostile import publish_raw, short, table, table_of
+from tests.integration.reserving import RESERVED, count, on_order_placed
 from tests.running import Broker, an_order, module_of, running, until
-
-RESERVED = ("stock", "stock.reserved.v1")
-
-
-@on(OrderPlaced)
-async def on_order_placed(order: OrderPlaced, unit: Unit) -> StockReserved:
-    """Refuses what is called FAIL, and counts what is not."""
-    for line in order.lines:
-        if line.sku == "FAIL":
-            raise RuntimeError("this order always fails")
-        if line.sku == "POISON":
-            raise Poison("nobody can reserve this")
-        if line.sku == "LATER":
-            raise NotYet("come back")
-    unit.add(Reservation(order_id=order.order_id, state="RESERVED", lines={}))
-    return StockReserved(order_id=order.order_id)
-
-
-async def count(service: Service, table: Any) -> int:
-    async with service.database.reading() as session:
-        return await session.scalar(select(func.count()).select_from(table)) or 0
 
 
 async def test_a_message_sent_three_times_at_once_and_later_has_one_effect(broker: Broker, database_url: str) -> None:
@@ -50,6 +39,23 @@ async def test_a_message_sent_three_times_at_once_and_later_has_one_effect(broke
         assert await count(stock, Reservation) == 2
         assert await count(stock, inbox) == 2
     assert len(spy.seen) == 2
+
+
+async def test_copies_that_reach_two_processes_at_once_have_one_effect(broker: Broker, database_url: str) -> None:
+    spy = await broker.spy(RESERVED)
+    handlers = module_of(on_order_placed)
+    async with (
+        running("stock", broker.url, database_url, handlers, batch_limit=2) as stock,
+        running("stock", broker.url, database_url, handlers, batch_limit=2),
+    ):
+        orders = [an_order() for _ in range(20)]
+        await asyncio.gather(*(broker.publish(order, id_=f"m{n}") for n, order in enumerate(orders) for _ in range(3)))
+        await broker.publish(an_order(), id_="last")
+        await spy.collect(21)
+        await until(lambda: _is_empty(stock, outbox), "the outbox to be empty")
+        assert await count(stock, Reservation) == 21
+    assert await broker.depth("stock") == 0
+    assert len(await spy.collect(21)) == 21
 
 
 async def test_one_that_always_fails_goes_up_the_ladder_and_its_neighbours_are_done_at_once(
@@ -70,8 +76,274 @@ async def test_one_that_always_fails_goes_up_the_ladder_and_its_neighbours_are_d
         assert letter.headers["failure_service"] == "stock"
         assert OrderPlaced.read(letter.body).lines[0].sku == "FAIL"
         assert await count(stock, Reservation) == 99
-        await until(lambda: _is_empty(stock), "the outbox to be empty")
+        await until(lambda: _is_empty(stock, outbox), "the outbox to be empty")
 
 
-async def _is_empty(service: Service) -> bool:
-    return await count(service, outbox) == 0
+# -- what nobody can read ------------------------------------------------------------------------------------
+
+GOOD = an_order().model_dump_json().encode()
+UNREADABLE: dict[str, tuple[bytes, str, dict[str, Any], str]] = {
+    "not JSON": (b"\xff{", "order.placed.v1", {}, "not JSON"),
+    "empty": (b"", "order.placed.v1", {}, "not JSON"),
+    "not the contract": (b'{"order_id": 7}', "order.placed.v1", {}, "not a valid order.placed.v1: order_id"),
+    "a list": (b"[]", "order.placed.v1", {}, "not a valid order.placed.v1"),
+    "unknown type": (GOOD, "order.vanished.v1", {}, "unknown message 'order.vanished.v1'"),
+    "unknown version": (GOOD, "order.placed.v99", {}, "unknown message 'order.placed.v99'"),
+    "another's": (GOOD, "stock.low.v1", {}, "'stock.low.v1' is not for lane 'stock'"),
+    "NUL in the id": (GOOD, "order.placed.v1", {"message_id": "a\0b"}, "NUL"),
+    "NUL in the job": (GOOD, "order.placed.v1", {"correlation_id": "a\0b"}, "NUL"),
+}
+
+
+async def test_what_cannot_be_read_is_dead_lettered_at_once_and_the_lane_goes_on(
+    broker: Broker, database_url: str
+) -> None:
+    spy = await broker.spy(RESERVED)
+    stock_queue = await broker.channel.get_queue("stock")
+    for key in {key for _, key, _, _ in UNREADABLE.values()}:
+        await stock_queue.bind("orders", key)
+    async with running("stock", broker.url, database_url, module_of(on_order_placed)):
+        for body, key, properties, reason in UNREADABLE.values():
+            await broker.send(body, "orders", key, **{"message_id": "bad", **properties})
+            letter = await broker.take("stock.dlq")
+            assert reason in str(letter.headers["failure_reason"])
+            assert letter.headers["failure_attempts"] == 1
+            assert letter.body == body
+        await publish_raw(broker.channel, GOOD, "orders", "order.placed.v1")  # aio-pika would make an id
+        letter = await broker.take("stock.dlq")
+        assert str(letter.headers["failure_reason"]).startswith("no message_id: a order.placed.v1")
+        await broker.publish(an_order())
+        await spy.collect(1)
+
+
+def _long(text: str) -> bytes:
+    return b"S" + struct.pack(">I", len(text.encode())) + text.encode()
+
+
+def _deep(levels: int) -> bytes:
+    return b"F" + table(x=_deep(levels - 1)) if levels else b"V"
+
+
+HOSTILE: dict[str, dict[str, bytes]] = {
+    "a timestamp after the year 9999": {"timestamp": struct.pack(">Q", 2**63)},
+    "a sender that is no text": {"app_id": short(b"\xff\xfe")},
+    "an id that is no text": {"message_id": short(b"\xff\xfe")},
+    "a header's name that is no text": {"headers": table_of({b"\xff": b"t\x01"})},
+    "a header with such a timestamp": {"headers": table(x=b"T" + struct.pack(">Q", 2**63))},
+    "tables in tables": {"headers": table(x=_deep(900))},
+}
+STRANGE: dict[str, dict[str, bytes]] = {
+    "NUL in the sender": {"app_id": short(b"a\0b")},
+    "a header of bytes": {"headers": table(x=b"S" + struct.pack(">I", 2) + b"\xff\xfe")},
+    "a header that is too large for a float": {"headers": table(x=b"d" + struct.pack(">d", 1e300))},
+    "a tiny decimal": {"headers": table(x=b"D" + struct.pack(">Bi", 255, 2**31 - 1))},
+    "headers as large as a frame": {"headers": table(**{f"k{n}": _long("😀" * 990) for n in range(32)})},
+    "a long trace": {"headers": table(traceparent=_long("x" * 60_000), causation_id=_long("\0" * 60_000))},
+    "an attempt of its own": {"headers": table(attempt=b"l" + struct.pack(">q", 2**62))},
+    "further routing keys": {"headers": table(CC=b"A" + struct.pack(">I", 10) + _long("email"))},
+    "a type that contradicts its key": {"type": short(b"order.cancelled.v1")},
+}
+
+
+async def test_hostile_properties_are_dead_lettered_at_once_and_the_lane_goes_on(broker: Broker, tmp_path: Any) -> None:
+    spy = await broker.spy(RESERVED)
+    async with running("stock", broker.url, f"sqlite:///{tmp_path}/s.db", module_of(on_order_placed)) as stock:
+        consuming = stock.broker._connection
+        assert consuming
+        lost: list[object] = []
+        consuming.close_callbacks.add(lambda *_: lost.append(1))
+        for encoded in HOSTILE.values():
+            properties = {"message_id": short(secrets.token_hex(4).encode()), **encoded}
+            await publish_raw(broker.channel, GOOD, "orders", "order.placed.v1", **properties)
+            letter = await broker.take("stock.dlq")
+            assert "its properties or headers cannot be read: " in str(letter.headers["failure_reason"])
+            assert letter.body == GOOD
+        await broker.publish(an_order())
+        await spy.collect(1)
+        assert not lost
+
+
+async def test_strange_properties_change_nothing_about_what_a_message_says(broker: Broker, tmp_path: Any) -> None:
+    async with running("stock", broker.url, f"sqlite:///{tmp_path}/s.db", module_of(on_order_placed)) as stock:
+        for sku in ("A", "FAIL"):
+            for encoded in STRANGE.values():
+                properties = {"message_id": short(secrets.token_hex(4).encode()), **encoded}
+                body = an_order([(sku, 1)]).model_dump_json().encode()
+                await publish_raw(broker.channel, body, "orders", "order.placed.v1", **properties)
+        for _ in STRANGE:
+            letter = await broker.take("stock.dlq")
+            assert letter.headers["failure_attempts"] == 3
+            assert letter.type == "order.placed.v1"
+        assert await count(stock, Reservation) == len(STRANGE)
+    # The shop asked for copies to `email` when the message is sent on; nothing but what `orders` routes may get there.
+    assert await broker.depth("email") == 2 * len(STRANGE)
+    assert await broker.depth("email.dlq") == 0
+
+
+# -- lanes with concurrency ----------------------------------------------------------------------------------
+
+
+def outside(sent: list[Any], gate: asyncio.Event | None = None, fails: list[Exception] | None = None) -> ModuleType:
+    """An email service whose work outside the database is to append to `sent`."""
+
+    @on(DeliverMail, concurrency=4)
+    async def on_deliver_mail(command: DeliverMail, unit: Unit) -> None:
+        if fails:
+            raise fails.pop()
+        sent.append(command.mail_id)
+        await (gate.wait() if gate else asyncio.sleep(0))
+
+    return module_of(on_deliver_mail)
+
+
+async def test_work_outside_the_database_is_done_once_for_copies_at_once_and_later(
+    broker: Broker, database_url: str
+) -> None:
+    sent: list[Any] = []
+    gate = asyncio.Event()
+    async with running("email", broker.url, database_url, outside(sent, gate)) as email:
+        mail = DeliverMail(mail_id=uuid7())
+        for _ in range(3):
+            await broker.publish(mail, id_="the-same")
+        await until(lambda: _has(sent, 1), "the first")
+        gate.set()
+        await until(lambda: _is_empty(email, attempts), "its end")
+        await broker.publish(mail, id_="the-same")
+        await broker.publish(DeliverMail(mail_id=uuid7()), id_="another")
+        await until(lambda: _has(sent, 2), "the second")
+    assert len(sent) == 2
+    assert await broker.depth("email.outgoing") == 0
+
+
+async def test_work_outside_the_database_is_done_once_by_two_processes(broker: Broker, database_url: str) -> None:
+    """The one that meets a living process at the same message steps back and finds it done later."""
+    sent: list[Any] = []
+    gate = asyncio.Event()
+    handlers = outside(sent, gate)
+    async with (
+        running("email", broker.url, database_url, handlers) as email,
+        running("email", broker.url, database_url, handlers) as other,
+    ):
+        mails = [DeliverMail(mail_id=uuid7()) for _ in range(4)]
+        for _ in range(3):
+            await asyncio.gather(*(broker.publish(mail, id_=str(mail.mail_id)) for mail in mails))
+        await until(lambda: _has(sent, len(mails)), "one of each")
+        await until(lambda: _stepped_back(broker), "a copy to step back")
+        gate.set()
+        await until(lambda: _counts(email, inbox, len(mails)), "all to be recorded")
+        await until(lambda: _all_idle(broker, email, other), "the copies to come back")
+    assert sorted(sent) == sorted(mail.mail_id for mail in mails)
+    assert await broker.depth("email.outgoing") == 0
+    assert await broker.depth("email.outgoing.dlq") == 0
+
+
+async def test_copies_race_with_the_record_of_the_first_and_never_get_between(
+    broker: Broker, database_url: str
+) -> None:
+    sent: list[Any] = []
+    handlers = outside(sent)
+    async with (
+        running("email", broker.url, database_url, handlers) as email,
+        running("email", broker.url, database_url, handlers) as other,
+    ):
+        mails = [DeliverMail(mail_id=uuid7()) for _ in range(25)]
+        await asyncio.gather(*(broker.publish(mail, id_=str(mail.mail_id)) for mail in mails for _ in range(4)))
+        await until(lambda: _counts(email, inbox, len(mails)), "all to be recorded")
+        await until(lambda: _all_idle(broker, email, other), "the copies to come back")
+    assert sorted(sent) == sorted(mail.mail_id for mail in mails)
+    assert await broker.depth("email.outgoing.dlq") == 0
+
+
+async def test_an_outcome_is_recorded_though_the_first_commit_of_it_fails(
+    broker: Broker, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = asyncio.Event()
+
+    async def due(session: AsyncSession, messages: Any) -> list[Mail]:
+        return [mail for m in messages if (mail := await session.get(Mail, m.mail_id))]
+
+    @on(DeliverMail, loads=due, concurrency=4)
+    async def on_deliver_mail(command: DeliverMail, unit: Unit) -> None:
+        mail = unit.get(Mail, command.mail_id)
+        assert mail
+        mail.status, mail.smtp_answer = MailStatus.SENT, "250 ok"
+        answered.set()
+
+    async def commit(session: AsyncSession) -> None:
+        if answered.is_set() and not failed:
+            failed.append(1)
+            raise OperationalError("COMMIT", {}, ConnectionError("the server is gone"))
+        await original(session)
+
+    failed: list[int] = []
+    original = AsyncSession.commit
+    async with running("email", broker.url, database_url, module_of(on_deliver_mail)) as email:
+        mail_id = uuid7()
+        async with email.database.transaction() as session:
+            session.add(_a_mail(mail_id))
+        monkeypatch.setattr(AsyncSession, "commit", commit)
+        await broker.publish(DeliverMail(mail_id=mail_id))
+        await until(lambda: _counts(email, inbox, 1), "the record")
+        async with email.database.reading() as session:
+            mail = await session.get(Mail, mail_id)
+        assert failed
+        assert mail
+        assert (mail.status, mail.smtp_answer) == (MailStatus.SENT, "250 ok")
+
+
+async def test_a_handler_whose_own_task_was_cancelled_fails_and_does_not_end_its_lane(
+    broker: Broker, tmp_path: Any
+) -> None:
+    @on(OrderPlaced)
+    async def on_order_placed(order: OrderPlaced, unit: Unit) -> StockReserved:
+        if order.lines[0].sku == "CANCELLED":
+            raise asyncio.CancelledError
+        return StockReserved(order_id=order.order_id)
+
+    spy = await broker.spy(RESERVED)
+    async with running("stock", broker.url, f"sqlite:///{tmp_path}/s.db", module_of(on_order_placed)):
+        await broker.publish(an_order([("CANCELLED", 1)]))
+        letter = await broker.take("stock.dlq")
+        assert letter.headers["failure_message"] == "something that it waited for was cancelled"
+        await broker.publish(an_order())
+        await spy.collect(1)
+
+
+# -- small helpers -------------------------------------------------------------------------------------------
+
+
+def _a_mail(mail_id: Any) -> Mail:
+    return Mail(
+        id=mail_id,
+        kind="placed",
+        recipient="ana@example.com",
+        locale="en",
+        subject="s",
+        text="t",
+        html="h",
+        message_id=f"<{mail_id}@x>",
+        correlation_id="job",
+        created_at=0,
+    )
+
+
+async def _is_empty(service: Service, table: Any) -> bool:
+    return await count(service, table) == 0
+
+
+async def _counts(service: Service, table: Any, number: int) -> bool:
+    return await count(service, table) == number
+
+
+async def _has(things: list[Any], number: int) -> bool:
+    return len(things) >= number
+
+
+async def _stepped_back(broker: Broker) -> bool:
+    return bool(await broker.depth("retry.100ms"))
+
+
+async def _all_idle(broker: Broker, *services: Service) -> bool:
+    waiting = [await broker.depth(queue) for queue in ("retry.100ms", "retry.200ms", "email.outgoing")]
+    lanes = [lane for service in services for lane in service.lanes if lane.name == "email.outgoing"]
+    return not any(waiting) and not any(lane._taken or lane._in_flight for lane in lanes)

@@ -1,0 +1,41 @@
+.DEFAULT_GOAL := help
+.PHONY: help up down status demo test lint bench schemas clean
+MALOTE := .venv/bin/malote
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+up: .venv/stamp ## Start everything and keep it in the foreground; DETACH=1 returns once all is ready
+	@$(MALOTE) up $(if $(DETACH),--detach)
+
+down: .venv/stamp ## Stop everything
+	@$(MALOTE) down
+
+status: .venv/stamp ## What runs, where, and whether it is ready
+	@$(MALOTE) status
+
+demo: .venv/stamp ## Place 50 orders and watch each one to its end
+	@$(MALOTE) demo
+
+test: lint ## Lint, types, import rules and all tests, on real servers
+	.venv/bin/pytest $(ARGS)
+
+lint: .venv/stamp ## Style, types and import rules
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+bench: .venv/stamp ## Measure; a table, and .data/bench.json
+	@.venv/bin/python -m tests.bench
+
+schemas: .venv/stamp ## Write contracts/schemas from the code
+	@.venv/bin/python -m contracts.schema
+
+clean: ## Stop everything, remove .venv and .data
+	@if [ -x .venv/bin/malote ]; then $(MALOTE) down || true; fi
+	rm -rf .venv .data
+
+.venv/stamp: pyproject.toml uv.lock deploy/local/bootstrap.sh
+	@PYTHON="$(PYTHON)" sh deploy/local/bootstrap.sh
+	@touch $@

@@ -1,0 +1,65 @@
+"""The command `malote`. What takes long to load is loaded by the command that needs it, so that help comes at once."""
+
+import logging
+import os
+import sys
+
+import typer
+
+from deploy.cli import demo, jobs, mail, migrate, orders, populate, products, token, topology, up
+from deploy.cli.errors import Failed
+
+_STATUSES = """\b
+Exit status:
+   0  it worked
+   1  it failed, something is not ready, or the order did not end as hoped
+   2  the command line is wrong
+   3  nothing is running at that address
+   4  the gateway refused (its answer was a 4xx)
+  78  a setting is wrong; the variable is named"""
+
+app = typer.Typer(
+    help="Run a Malote on this machine, and use one anywhere (MALOTE_GATEWAY_URL, MALOTE_TOKEN).",
+    epilog=_STATUSES,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for single in (up, demo, populate, token, migrate):
+    app.add_typer(single.app)
+app.add_typer(orders.app, name="orders", help="Place, show, list and cancel orders.")
+app.add_typer(jobs.app, name="jobs", help="What became of a request: show, list, watch live.")
+app.add_typer(products.app, name="products", help="The catalogue.")
+app.add_typer(products.stock, name="stock", help="The levels.")
+app.add_typer(mail.app, name="mail", help="The local mailbox.")
+app.add_typer(topology.app, name="topology", help="Exchanges, queues, users and permissions on the broker.")
+
+
+def main() -> None:
+    """Run a command; whatever goes wrong is one line on stderr that says what to do next."""
+    logging.basicConfig(handlers=[logging.NullHandler()])  # what libraries remark is not for the terminal
+    try:
+        app(prog_name="malote")
+    except Failed as error:
+        _end(str(error), error.status)
+    except BrokenPipeError:  # `malote … | head`: nobody wants the rest
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:
+        from deploy.local.environment import Misconfigured
+
+        if isinstance(error, Misconfigured):
+            _end(str(error), 78)
+        if os.environ.get("MALOTE_LOG_LEVEL") == "DEBUG":
+            raise
+        what = str(error) or type(error).__name__
+        _end(f"unexpected: {type(error).__name__}: {what}; MALOTE_LOG_LEVEL=DEBUG shows where", 1)
+
+
+def _end(line: str, status: int) -> None:
+    print(f"malote: {line}", file=sys.stderr)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

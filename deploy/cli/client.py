@@ -1,0 +1,262 @@
+"""The gateway from Python: where it is, who we are, and a method per route that the command line needs.
+
+Answers are plain dictionaries, exactly what the gateway said: `--json` passes them on, and a newer one may say more.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, Self, TypeVar, cast
+
+import httpx
+import jwt
+
+from deploy.cli.errors import Failed, NotRunning, Refused
+from deploy.local.environment import Environment, Misconfigured
+
+LONGEST_WAIT = 30
+"""Seconds that the gateway lets one request wait for a job."""
+
+PAGE = 100
+_TIMEOUT = 20.0
+_SILENCE = 45.0  # server-sent events carry a comment every 15 s
+_CONNECTIONS = 5
+_TOKEN_SECONDS = 3600
+T = TypeVar("T")
+Body = dict[str, Any]
+
+
+def sign(secret: str, *, subject: str, role: str, ttl: int) -> str:
+    """A token as `shared.security.issue_token` makes it, without loading a web framework, which takes seconds."""
+    now = datetime.now(UTC)
+    claims = {"sub": subject, "role": role, "iat": now, "exp": now + timedelta(seconds=ttl)}
+    return jwt.encode(claims, secret, algorithm="HS256")
+
+
+class Gateway:
+    """A connection to the gateway. Raises `NotRunning`, `Refused` (4xx) or `Failed`, each with what to do next."""
+
+    def __init__(self, url: str, token: str) -> None:
+        self.url = url.rstrip("/")
+        if not url.startswith(("http://", "https://")):
+            raise Misconfigured(f"MALOTE_GATEWAY_URL={url!r} is not an address, such as http://127.0.0.1:8000")
+        login = {"Authorization": f"Bearer {token}"}
+        try:
+            self._http = httpx.AsyncClient(base_url=self.url, headers=login, timeout=_TIMEOUT, trust_env=False)
+        except httpx.InvalidURL as error:
+            raise Misconfigured(f"MALOTE_GATEWAY_URL={url!r} is not an address: {error}") from error
+
+    @classmethod
+    def here(cls) -> Self:
+        """As `MALOTE_GATEWAY_URL` and `MALOTE_TOKEN` say; else this machine's own, as an operator."""
+        here = Environment()
+        url = here.variables.get("MALOTE_GATEWAY_URL") or here.state().get("gateway_url") or here.url_of("gateway")
+        return cls(url, here.variables.get("MALOTE_TOKEN") or _operator(here))
+
+    @classmethod
+    def local(cls, here: Environment, service: str = "gateway") -> Self:
+        """A service of this machine's own fleet, as an operator, whatever gateway is used otherwise."""
+        return cls(here.url_of(service), _operator(here))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._http.aclose()
+
+    # -- orders -------------------------------------------------------------------------------------------------------
+
+    async def place(self, order: Body, *, key: str | None = None, wait: int = 0) -> Body:
+        """Place an order; `wait` up to so many seconds for its end. The job, with `result` or `error` if it ended."""
+        headers = {"Idempotency-Key": key} if key else {}
+        return await self._start("/v1/orders", wait, headers, order)
+
+    async def cancel(self, order_id: object, *, wait: int = 0) -> Body:
+        """Ask for an order's cancellation. The request's own job, as with `place`."""
+        return await self._start(f"/v1/orders/{order_id}/cancel", wait, {})
+
+    async def order(self, order_id: object) -> Body:
+        return await self.ask("GET", f"/v1/orders/{order_id}")
+
+    async def orders(self, limit: int, status: str | None = None) -> Body:
+        """The newest orders."""
+        return await self._newest("/v1/orders", limit, status)
+
+    def each_order(self) -> AsyncIterator[Body]:
+        """All orders, newest first, fetched page by page."""
+        return self._each("/v1/orders", "id")
+
+    # -- jobs ---------------------------------------------------------------------------------------------------------
+
+    async def job(self, job_id: object) -> Body:
+        return await self.ask("GET", f"/v1/jobs/{job_id}")
+
+    async def ended(self, job_id: object, timeout: int) -> Body:
+        """A job as soon as it has ended; after `timeout` seconds (at most `LONGEST_WAIT`) as it is then."""
+        return await self.ask(
+            "POST", f"/v1/jobs/{job_id}/wait", params={"timeout": timeout}, timeout=_TIMEOUT + timeout
+        )
+
+    async def jobs(self, limit: int, status: str | None = None) -> Body:
+        """The newest jobs."""
+        return await self._newest("/v1/jobs", limit, status)
+
+    async def watch(self, job_id: object) -> AsyncIterator[Body]:
+        """The job as it stands, and again after every change until it ended; a lost connection is taken up again."""
+        seen, job = "", Body()
+        for _ in range(_CONNECTIONS):
+            async for event, event_id, data in self._events(f"/v1/jobs/{job_id}/events", seen):
+                seen = event_id
+                if event in ("state", "progress"):  # `timeline` announces what the next state has, too
+                    job = data if event == "state" else {**job, "progress": data}
+                    yield job
+            if job.get("ended_at"):
+                return
+        raise Failed(f"the connection breaks again and again; `malote jobs show {job_id}` asks once")
+
+    # -- products -----------------------------------------------------------------------------------------------------
+
+    def products(self) -> AsyncIterator[Body]:
+        """The whole catalogue, in order of the SKU."""
+        return self._each("/v1/products", "sku")
+
+    async def set_product(self, sku: str, product: Body) -> Body:
+        return await self.ask("PUT", f"/v1/products/{sku}", product)
+
+    async def adjust(self, sku: str, delta: int, reason: str) -> Body:
+        """Add or take pieces; the product as it stands then."""
+        return await self.ask("POST", f"/v1/products/{sku}/adjustments", {"delta": delta, "reason": reason})
+
+    # -- how ----------------------------------------------------------------------------------------------------------
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        body: Body | None = None,
+        params: dict[str, Any] | None = None,
+        headers: dict[str, str] | None = None,
+        timeout: float = _TIMEOUT,
+    ) -> Body:
+        """One request; the answer's body."""
+        try:
+            answer = await self._http.request(method, path, json=body, params=params, headers=headers, timeout=timeout)
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from error
+        return self._read(answer)
+
+    async def _start(self, path: str, wait: int, headers: dict[str, str], body: Body | None = None) -> Body:
+        """Start a job, and wait for its end as long as was asked for, in turns that the gateway allows."""
+        first = min(wait, LONGEST_WAIT)
+        if first:
+            headers = {**headers, "Prefer": f"wait={first}"}
+        job = await self.ask("POST", path, body, headers=headers, timeout=_TIMEOUT + first)
+        for left in range(wait - first, 0, -LONGEST_WAIT):
+            if has_ended(job):
+                break
+            found = await self.ended(job["job_id"], min(left, LONGEST_WAIT))
+            job |= {name: found[name] for name in ("status", "result", "error")}
+        return job
+
+    async def _newest(self, path: str, limit: int, status: str | None) -> Body:
+        params = {"limit": min(limit, PAGE)} | ({"status": status} if status else {})
+        return await self.ask("GET", path, params=params)
+
+    async def _each(self, path: str, key: str) -> AsyncIterator[Body]:
+        params: dict[str, Any] = {"limit": PAGE}
+        while True:
+            page = await self.ask("GET", path, params=params)
+            for entry in page["data"]:
+                yield entry
+            if not page["has_more"]:
+                return
+            params["starting_after"] = page["data"][-1][key]
+
+    async def _events(self, path: str, last: str) -> AsyncIterator[tuple[str, str, Any]]:
+        """Server-sent events: name, id and data of each, from the one after `last`; ends when the connection does."""
+        headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last} if last else {})
+        try:
+            async with self._http.stream("GET", path, headers=headers, timeout=_SILENCE) as answer:
+                if not answer.is_success:
+                    await answer.aread()
+                    self._read(answer)
+                async for event in server_sent(answer.aiter_text()):
+                    yield event
+        except httpx.ConnectError as error:
+            raise self._unreachable(error) from error
+        except httpx.HTTPError:
+            return
+
+    def _read(self, answer: httpx.Response) -> Body:
+        try:
+            body = answer.json()
+        except ValueError:
+            body = None
+        is_ours = isinstance(body, dict) and (answer.is_success or "code" in body)
+        if not is_ours:
+            raise Failed(f"what answers at {self.url} is not Malote's gateway (status {answer.status_code})")
+        if answer.is_success:
+            return cast(Body, body)
+        said = f"{body['detail']} ({answer.status_code} {body['code']})"
+        if answer.status_code == httpx.codes.UNAUTHORIZED:
+            said += "; set MALOTE_TOKEN to a token of that gateway"
+        if answer.is_client_error:
+            raise Refused(said)
+        raise Failed(f"{said}; `malote doctor` says what is wrong")
+
+    def _unreachable(self, error: httpx.HTTPError) -> Failed:
+        if isinstance(error, httpx.ReadTimeout):
+            return Failed(f"the gateway at {self.url} takes too long to answer; `malote doctor` says what is wrong")
+        return NotRunning(f"no gateway answers at {self.url}; `malote up --detach` starts one")
+
+
+def _operator(here: Environment) -> str:
+    return sign(here.jwt_secret, subject="operator", role="operator", ttl=_TOKEN_SECONDS)
+
+
+def has_ended(job: Body) -> bool:
+    """Whether a job's status is final."""
+    return job["status"] in ("SUCCESS", "FAILURE", "CANCELLED")
+
+
+async def server_sent(chunks: AsyncIterator[str]) -> AsyncIterator[tuple[str, str, Any]]:
+    """Each event's name, id and data (read as JSON), as https://html.spec.whatwg.org/#server-sent-events has it."""
+    event, last, data = "message", "", list[str]()
+    async for line in _lines(chunks):
+        name, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if name == "event":
+            event = value
+        elif name == "id":
+            last = value
+        elif name == "data":
+            data.append(value)
+        elif not line:
+            if data:
+                yield event, last, json.loads("\n".join(data))
+            event, data = "message", []
+
+
+async def _lines(chunks: AsyncIterator[str]) -> AsyncIterator[str]:
+    """Whole lines. Only a line feed ends one: a customer's name may have what Unicode calls a line separator."""
+    begun = ""
+    async for chunk in chunks:
+        *whole, begun = (begun + chunk).split("\n")
+        for line in whole:
+            yield line.removesuffix("\r")
+
+
+def ask(question: Callable[[Gateway], Awaitable[T]]) -> T:
+    """Answer one question with a gateway at hand."""
+
+    async def go() -> T:
+        async with Gateway.here() as gateway:
+            return await question(gateway)
+
+    return asyncio.run(go())
+
+
+async def gathered(entries: AsyncIterator[Body]) -> list[Body]:
+    """All of a list that comes page by page."""
+    return [entry async for entry in entries]

@@ -1,0 +1,139 @@
+"""malote jobs: show, list, watch."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+import typer
+
+from deploy.cli.errors import Failed
+from deploy.cli.output import Json, Limit, at, console, plain, print_json, state, table
+
+app = typer.Typer(no_args_is_help=True)
+JobId = Annotated[UUID, typer.Argument(metavar="JOB_ID", show_default=False)]
+Status = Literal["PENDING", "STARTED", "RETRY", "SUCCESS", "FAILURE", "CANCELLED"]
+
+
+@app.command()
+def show(job_id: JobId, as_json: Json = False) -> None:
+    """One job: its state, progress and timeline."""
+    from deploy.cli.client import ask
+
+    job = ask(lambda gateway: gateway.job(job_id))
+    if as_json:
+        print_json(job)
+    else:
+        console().print(picture(job))
+
+
+@app.command("list")
+def list_(status: Annotated[Status | None, typer.Option()] = None, limit: Limit = 20, as_json: Json = False) -> None:
+    """The newest jobs."""
+    from deploy.cli.client import ask
+
+    page = ask(lambda gateway: gateway.jobs(limit, status))
+    if as_json:
+        print_json(page)
+        return
+    rows = table(("job", "kind", "status", "since", "error~"), map(_row, page["data"]))
+    console().print(rows if page["data"] else "no jobs")
+
+
+@app.command()
+def watch(job_id: JobId, as_json: Json = False) -> None:
+    """Follow a job live until it ends: exit status 0 if it succeeded, 1 if not. --json: a line for each change."""
+    if as_json:
+        job = asyncio.run(_follow(job_id, lambda job: typer.echo(json.dumps(job, ensure_ascii=False))))
+    elif sys.stdout.isatty():
+        job = _follow_live(job_id)
+    else:
+        job = asyncio.run(_follow(job_id, _Lines()))
+    if job["status"] != "SUCCESS":
+        raise Failed(f"the job ended as {job['status']}{reason(job)}")
+
+
+def picture(job: dict[str, Any]) -> Any:
+    """A job for people: state, a bar if it has progress, and its timeline."""
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+
+    about = [f"job     {job['id']}", f"kind    {job['kind']}", f"status  {state(job['status'])}{plain(reason(job))}"]
+    if job["order_id"]:
+        about.insert(1, f"order   {job['order_id']}")
+    parts: list[Any] = ["\n".join(about)]
+    progress = job["progress"] or {"done": int(job["ended_at"] is not None), "total": 1, "unit": ""}
+    if progress["unit"]:
+        parts.append(f"done    {progress['done']} of {progress['total'] or '?'} {progress['unit']}")
+    is_open_ended = progress["total"] is None or (not job["progress"] and not job["ended_at"])
+    parts.append(
+        ProgressBar(
+            total=progress["total"] or 1,
+            completed=progress["done"],
+            width=60,
+            pulse=is_open_ended and not job["ended_at"],
+        )
+    )
+    told = [(at(entry["at"]), after(job, entry), entry["message"], entry["service"]) for entry in job["timeline"]]
+    timeline = table(("at", "after", "message", "by"), told)
+    return Group(*parts, "", timeline)
+
+
+def after(job: dict[str, Any], entry: dict[str, Any]) -> str:
+    """How long after the job's start a message came."""
+    from datetime import datetime
+
+    took = datetime.fromisoformat(entry["at"]) - datetime.fromisoformat(job["created_at"])
+    return f"{max(took.total_seconds(), 0):.3f} s"
+
+
+def reason(job: dict[str, Any]) -> str:
+    """` (out_of_stock: …)`, or nothing for a job without an error."""
+    error = job["error"] or {}
+    said = ": ".join(str(error[name]) for name in ("code", "detail") if error.get(name))
+    return f" ({said})" if said else ""
+
+
+def _row(job: dict[str, Any]) -> Sequence[str]:
+    error = (job["error"] or {}).get("code") or ""
+    return job["id"], job["kind"], state(job["status"]), at(job["created_at"]), plain(error)
+
+
+async def _follow(job_id: UUID, seen: Any) -> dict[str, Any]:
+    """Give `seen` the job after each change; the job as it ended."""
+    from deploy.cli.client import Gateway
+
+    job: dict[str, Any] = {}
+    async with Gateway.here() as gateway:
+        async for found in gateway.watch(job_id):
+            if found != job:
+                job = found
+                seen(job)
+    return job
+
+
+def _follow_live(job_id: UUID) -> dict[str, Any]:
+    from rich.live import Live
+
+    with Live(console=console()) as live:
+        return asyncio.run(_follow(job_id, lambda job: live.update(picture(job), refresh=True)))
+
+
+class _Lines:
+    """A line for each piece of news, where there is no terminal to redraw."""
+
+    def __init__(self) -> None:
+        self._told = 0
+        self._status = ""
+
+    def __call__(self, job: dict[str, Any]) -> None:
+        for entry in job["timeline"][self._told :]:
+            typer.echo(f"{entry['at']} {entry['message']} by {entry['service']}")
+        self._told = len(job["timeline"])
+        if job["progress"]:
+            typer.echo(f"{job['progress']['done']} of {job['progress']['total'] or '?'} {job['progress']['unit']}")
+        if job["status"] != self._status:
+            self._status = job["status"]
+            typer.echo(f"{job['updated_at']} {self._status}{reason(job)}")

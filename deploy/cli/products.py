@@ -1,0 +1,74 @@
+"""malote products, malote stock: the catalogue and its levels."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from deploy.cli.output import Json, console, minor_units, money, plain, print_json, table
+
+app = typer.Typer(no_args_is_help=True)
+stock = typer.Typer(no_args_is_help=True)
+Sku = Annotated[str, typer.Argument(metavar="SKU", show_default=False)]
+
+
+@app.command("list")
+def list_(as_json: Json = False) -> None:
+    """The catalogue: prices and levels."""
+    from deploy.cli.client import ask, gathered
+
+    products = ask(lambda gateway: gathered(gateway.products()))
+    if as_json:
+        print_json({"data": products, "has_more": False})
+    else:
+        _show(products)
+
+
+@app.command("set")
+def set_(
+    sku: Sku,
+    name: Annotated[str, typer.Option(help="What it is called.")],
+    price: Annotated[str, typer.Option(metavar="AMOUNT", help="What a piece costs, such as 69.90.")],
+    currency: Annotated[str, typer.Option(help="ISO 4217.")] = "BRL",
+    low_threshold: Annotated[int, typer.Option(min=0, help="Operators get a mail once fewer are available.")] = 10,
+    as_json: Json = False,
+) -> None:
+    """Set a product's name, price and threshold. A new one has no pieces yet: see `malote stock adjust`."""
+    from deploy.cli.client import ask
+
+    cost = {"amount": minor_units(price, currency), "currency": currency}
+    wish = {"name": name, "price": cost, "low_threshold": low_threshold}
+    _show_one(ask(lambda gateway: gateway.set_product(sku, wish)), as_json)
+
+
+@stock.command(context_settings={"ignore_unknown_options": True})
+def adjust(
+    sku: Sku,
+    delta: Annotated[int, typer.Argument(metavar="DELTA", help="Pieces that came, or, below zero, went.")],
+    reason: Annotated[str, typer.Option(help="Why, for the records.")],
+    as_json: Json = False,
+) -> None:
+    """Add or take pieces: `malote stock adjust MUG-RARE -1 --reason broken`."""
+    from deploy.cli.client import ask
+
+    _show_one(ask(lambda gateway: gateway.adjust(sku, delta, reason)), as_json)
+
+
+def _show_one(product: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(product)
+    else:
+        _show([product])
+
+
+def _show(products: Sequence[dict[str, Any]]) -> None:
+    columns = ("sku", "name~", ">price", ">on hand", ">reserved", ">available")
+    console().print(table(columns, map(_row, products)) if products else "no products")
+
+
+def _row(product: dict[str, Any]) -> Sequence[str]:
+    available = str(product["available"])
+    if product["available"] < product["low_threshold"]:
+        available = f"[red]{available}[/]"
+    levels = (str(product["on_hand"]), str(product["reserved"]), available)
+    return product["sku"], plain(product["name"]), money(product["price"]), *levels

@@ -1,0 +1,70 @@
+"""malote topology: what is on the broker, derived from `contracts.flow`."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from deploy.cli.errors import Failed, NotRunning
+from deploy.cli.output import Json, console, print_json, table
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.command()
+def show(as_json: Json = False) -> None:
+    """Which message goes to which lanes. --json: all that is declared on the broker."""
+    if as_json:
+        print_json(_definitions())
+        return
+    from contracts.flow import FLOW
+
+    rows = [
+        (message.exchange, message.key, ", ".join(lanes) or "[dim]none of ours[/]") for message, lanes in FLOW.items()
+    ]
+    console().print(table(("exchange", "key", "lanes~"), rows))
+
+
+@app.command()
+def apply() -> None:
+    """Declare everything on the broker, with its users and permissions. Done twice, it changes nothing."""
+    import aio_pika.exceptions
+    import httpx
+
+    from deploy.local.environment import Environment
+    from shared import topology
+
+    here = Environment()
+    where = here.amqp_url.rpartition("@")[2]
+    try:
+        asyncio.run(topology.apply(here.amqp_url, here.management_url, here.passwords, here.retry_ladder))
+    except (OSError, httpx.TransportError) as error:
+        raise NotRunning(f"no broker at {where} ({error}); `malote up` starts one, or set AMQP_URL") from error
+    except httpx.HTTPStatusError as error:
+        answer = f"{error.response.status_code} to {error.request.url.path}"
+        raise Failed(f"the management API says {answer}; is AMQP_URL an administrator's?") from error
+    except aio_pika.exceptions.AMQPError as error:
+        raise Failed(f"the broker at {where} refuses: {error!r}; is AMQP_URL an administrator's?") from error
+    typer.echo(f"the broker at {where} has all exchanges, queues, bindings, users and permissions")
+
+
+@app.command()
+def export(
+    output: Annotated[Path | None, typer.Option(help="Instead of deploy/rabbitmq/definitions.json.")] = None,
+) -> None:
+    """Write everything as a RabbitMQ definitions file. Users have no passwords in it."""
+    from deploy.local.environment import ROOT
+
+    path = output or ROOT / "deploy/rabbitmq/definitions.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(_definitions(), indent=1) + "\n")
+    typer.echo(str(path))
+
+
+def _definitions() -> dict[str, Any]:
+    from deploy.local.environment import Environment
+    from shared import topology
+
+    return topology.definitions(Environment().retry_ladder)

@@ -1,0 +1,173 @@
+"""Where things are on this machine, and what each process is told: paths, ports, passwords, addresses."""
+
+import importlib
+import json
+import os
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from dotenv import dotenv_values
+
+from contracts.flow import SERVICES, SHOP
+from deploy.local import ports
+from deploy.local.files import write_private
+from deploy.local.ports import HOST
+from deploy.local.rabbitmq import ADMINISTRATOR, RabbitNode
+from shared.settings import ServiceSettings
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Misconfigured(Exception):
+    """Something in the environment is wrong; the text names the variable."""
+
+
+class Environment:
+    """This process's variables, then those of `.env`, and what follows from them and is kept in `.data`."""
+
+    def __init__(self) -> None:
+        found = {**dotenv_values(ROOT / ".env"), **os.environ}
+        self.variables = {name: value for name, value in found.items() if value}
+        self.data = (ROOT / self.variables.get("MALOTE_DATA", ".data")).resolve()
+        self.logs = self.data / "logs"
+        self.run = self.data / "run"
+        self.state_file = self.run / "state.json"
+        self.mailbox = self.data / "mail"
+        self.smtp_port = self._port("MALOTE_SMTP_PORT", 2580)
+
+    @property
+    def services(self) -> list[str]:
+        """Every folder of services/ that can be started; nobody keeps a list."""
+        return sorted(path.parent.name for path in (ROOT / "services").glob("*/app.py"))
+
+    def port_of(self, service: str) -> int:
+        """`<SERVICE>_PORT`, else what the service's settings say."""
+        return self._port(f"{service.upper()}_PORT", _default_port(service))
+
+    def url_of(self, service: str) -> str:
+        """Where a service answers HTTP."""
+        return f"http://{HOST}:{self.port_of(service)}"
+
+    @property
+    def jwt_secret(self) -> str:
+        """What tokens are signed with here."""
+        return self.variables.get("MALOTE_JWT_SECRET") or self._secret("jwt_secret")
+
+    @property
+    def passwords(self) -> dict[str, str]:
+        """A password for each broker user but the administrator."""
+        return {user: self._secret(f"broker.{user}") for user in {*SERVICES, *self.services, SHOP}}
+
+    @property
+    def retry_ladder(self) -> tuple[str, ...]:
+        """The waits that the broker gets a queue for, as ServiceSettings reads them."""
+        steps = self.variables.get("MALOTE_RETRY_LADDER")
+        default: tuple[str, ...] = ServiceSettings.model_fields["retry_ladder"].default
+        return tuple(step.strip() for step in steps.split(",")) if steps else default
+
+    def broker(self) -> RabbitNode | None:
+        """The project's own node; None where AMQP_URL names another broker."""
+        if self.variables.get("AMQP_URL"):
+            return None
+        return RabbitNode(
+            self.data / "broker",
+            self._port("MALOTE_AMQP_PORT", 5680),
+            self._port("MALOTE_MANAGEMENT_PORT", 15680),
+            self._port("MALOTE_DIST_PORT", 25680),
+            self._secret(f"broker.{ADMINISTRATOR}"),
+        )
+
+    @property
+    def amqp_url(self) -> str:
+        """The broker's administrator."""
+        node = self.broker()
+        return node.amqp_url if node else self.variables["AMQP_URL"]
+
+    @property
+    def management_url(self) -> str:
+        """The management API with the administrator's login; another broker's is AMQP_MANAGEMENT_URL."""
+        if node := self.broker():
+            return node.management_url
+        url = urlsplit(self.amqp_url)
+        login = (url.netloc.rpartition("@")[0] or "guest:guest") + "@"
+        return self.variables.get("AMQP_MANAGEMENT_URL") or f"http://{login}{url.hostname}:15672"
+
+    def amqp_url_of(self, user: str) -> str:
+        """The broker as a service's own user, or as the shop."""
+        url = urlsplit(self.amqp_url)
+        address = f"{user}:{quote(self.passwords[user])}@{url.netloc.rpartition('@')[2]}"
+        return urlunsplit(url._replace(netloc=address))
+
+    def database_url_of(self, service: str) -> str:
+        """`<SERVICE>_DATABASE_URL`, else a SQLite file in the data folder."""
+        return self.variables.get(f"{service.upper()}_DATABASE_URL") or f"sqlite:///{self.data / f'{service}.db'}"
+
+    def environment_of(self, service: str) -> dict[str, str]:
+        """What a service's process is told. Whatever is set already stays as it is."""
+        own = service.upper()
+        told = {
+            f"{own}_DATABASE_URL": self.database_url_of(service),
+            f"{own}_AMQP_URL": self.amqp_url_of(service),
+            f"{own}_PORT": str(self.port_of(service)),
+            "MALOTE_JWT_SECRET": self.jwt_secret,
+            "PYTHONUNBUFFERED": "1",
+        }
+        told |= {f"{own}_{other.upper()}_URL": self.url_of(other) for other in self.services if other != service}
+        if not self.variables.get(f"{own}_SMTP_HOST"):
+            told |= {f"{own}_SMTP_HOST": HOST, f"{own}_SMTP_PORT": str(self.smtp_port)}
+        return told | self.variables
+
+    def claimed_ports(self) -> dict[str, int]:
+        """Every port that the fleet will listen on, by the variable that moves it."""
+        claimed = {f"{service.upper()}_PORT": self.port_of(service) for service in self.services}
+        claimed["MALOTE_SMTP_PORT"] = self.smtp_port
+        if node := self.broker():
+            claimed |= {"MALOTE_AMQP_PORT": node.amqp_port, "MALOTE_MANAGEMENT_PORT": node.management_port}
+            claimed["MALOTE_DIST_PORT"] = node.dist_port
+        return claimed
+
+    def taken_ports(self, ours: Iterable[int] = ()) -> list[str]:
+        """A sentence for each port that we can't have: claimed twice, or listened on by none of `ours` (pids)."""
+        claimed = self.claimed_ports()
+        said = []
+        for variable, port in claimed.items():
+            twice = [other for other, same in claimed.items() if same == port and other > variable]
+            if twice:
+                said.append(f"port {port} is given twice; change {variable} or {', '.join(twice)}")
+            elif ports.accepts(port) and (holder := ports.holder(port)) not in ours:
+                said.append(f"port {port} is taken{ports.describe(holder)}; {variable}={port + 100} moves ours")
+        return said
+
+    def state(self) -> dict[str, Any]:
+        """What the supervisor wrote down last; empty when there is no fleet."""
+        try:
+            state: dict[str, Any] = json.loads(self.state_file.read_text())
+        except (OSError, ValueError):
+            return {}
+        return state
+
+    def _port(self, variable: str, default: int) -> int:
+        value = self.variables.get(variable, str(default))
+        if not value.isdigit() or not 0 < int(value) < 65536:
+            raise Misconfigured(f"{variable}={value!r} is not a port (1 to 65535)")
+        return int(value)
+
+    def _secret(self, name: str) -> str:
+        """Made when first asked for, then kept: tokens and broker users outlive a restart."""
+        path = self.data / "secrets.json"
+        kept: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+        if name not in kept:
+            kept[name] = secrets.token_urlsafe(32)
+            write_private(path, json.dumps(kept, indent=1))
+        return kept[name]
+
+
+def _default_port(service: str) -> int:
+    module = importlib.import_module(f"services.{service}.settings")
+    for value in vars(module).values():
+        if isinstance(value, type) and issubclass(value, ServiceSettings) and value is not ServiceSettings:
+            return int(value.model_fields["port"].default)
+    raise Misconfigured(f"services/{service}/settings.py has no settings")

@@ -1,0 +1,143 @@
+"""Finds the servers that this machine needs, and installs them from its packages where it may."""
+
+import functools
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from subprocess import PIPE, STDOUT
+
+_RABBITMQ = (
+    "/usr/lib/rabbitmq/bin/rabbitmq-server",
+    "/usr/local/lib/rabbitmq/bin/rabbitmq-server",
+    "/opt/homebrew/opt/rabbitmq/sbin/rabbitmq-server",
+    "/usr/local/opt/rabbitmq/sbin/rabbitmq-server",
+    "/opt/rabbitmq/sbin/rabbitmq-server",
+)
+_POSTGRES = (
+    "/usr/lib/postgresql/*/bin",
+    "/usr/pgsql-*/bin",
+    "/opt/homebrew/opt/postgresql*/bin",
+    "/usr/local/opt/postgresql*/bin",
+    "/usr/local/pgsql/bin",
+)
+# The distribution starts what it installs; policy-rc.d is its own way to say "not now".
+_APT = """
+set -e
+if [ ! -e /usr/sbin/policy-rc.d ]; then
+    trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+    printf '#!/bin/sh\\nexit 101\\n' > /usr/sbin/policy-rc.d
+    chmod 755 /usr/sbin/policy-rc.d
+fi
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -q
+apt-get install -q -y --no-install-recommends -o DPkg::Lock::Timeout=300 "$@"
+"""
+
+
+class Missing(Exception):
+    """The machine lacks a server, and we may not install it; the text says what to do."""
+
+
+def rabbitmq() -> Path:
+    """The distribution's own start script: Debian's wrapper switches the user and drops the environment.
+
+    Raises Missing when there is none and it can't be installed."""
+    found = find_rabbitmq()
+    if found is None:
+        _install("rabbitmq-server")
+        found = find_rabbitmq()
+    if found is None:
+        raise Missing(
+            "RabbitMQ is missing. Install it (Debian, Ubuntu: apt-get install rabbitmq-server; macOS: brew"
+            " install rabbitmq), or start Docker, or set AMQP_URL to a broker that is there."
+        )
+    return found
+
+
+def postgres() -> Path:
+    """The folder with initdb and postgres (a client alone is not enough). Raises Missing, see rabbitmq()."""
+    found = find_postgres()
+    if found is None:
+        _install("postgresql")
+        found = find_postgres()
+    if found is None:
+        raise Missing(
+            "PostgreSQL's server is missing. Install it (Debian, Ubuntu: apt-get install postgresql; macOS:"
+            " brew install postgresql)."
+        )
+    return found
+
+
+def find_rabbitmq() -> Path | None:
+    """Where RabbitMQ's start script is, if it is installed."""
+    on_path = shutil.which("rabbitmq-server")
+    candidates = [Path(name) for name in _RABBITMQ]
+    if on_path and "script-wrapper" not in Path(on_path).resolve().name:
+        candidates.append(Path(on_path))
+    return next((path for path in candidates if path.exists()), None)
+
+
+def find_postgres() -> Path | None:
+    """The newest installed server's folder of programs."""
+    folders = [path for pattern in _POSTGRES for path in Path("/").glob(pattern.lstrip("/"))]
+    if on_path := shutil.which("initdb"):
+        folders.append(Path(on_path).resolve().parent)
+    whole = [
+        path for path in folders if all((path / name).exists() for name in ("initdb", "postgres", "psql", "pg_isready"))
+    ]
+    return max(whole, key=_version, default=None)
+
+
+def _version(folder: Path) -> int:
+    numbers = re.findall(r"\d+", str(folder))
+    return int(numbers[0]) if numbers else 0
+
+
+@functools.cache
+def docker() -> bool:
+    """Whether a Docker engine answers; the client alone is of no use."""
+    if shutil.which("docker") is None:
+        return False
+    try:
+        asked = subprocess.run(
+            ["docker", "version", "--format", "{{.Server.Version}}"], capture_output=True, timeout=10
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    return asked.returncode == 0
+
+
+def as_root() -> list[str] | None:
+    """What to put before a command to run it as root without asking anybody; None when we may not."""
+    if os.geteuid() == 0:
+        return []
+    if shutil.which("sudo") and subprocess.run(["sudo", "-n", "true"], capture_output=True).returncode == 0:
+        return ["sudo", "-n"]
+    return None
+
+
+def _install(package: str) -> None:
+    """Install with apt-get, telling in one line how far it is. Does nothing where we may not."""
+    prefix = as_root()
+    if prefix is None or shutil.which("apt-get") is None:
+        return
+    command = [*prefix, "sh", "-c", _APT, "install", package]
+    last: list[str] = []
+    _tell(f"installing {package} from the system's packages")
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=PIPE, stderr=STDOUT, text=True) as apt:
+        for line in apt.stdout or ():
+            last = [*last[-9:], line.rstrip()]
+            if sys.stderr.isatty():
+                _tell(f"installing {package}: {line.strip()[:80]}")
+    if apt.returncode != 0:
+        raise Missing("\n".join([f"apt-get could not install {package}:", *last]))
+    _tell(f"installed {package}\n")
+
+
+def _tell(text: str) -> None:
+    """One line that is written over on a terminal, and lines elsewhere."""
+    line = f"\r\x1b[K{text}" if sys.stderr.isatty() else text.rstrip() + "\n"
+    print(line, end="", file=sys.stderr, flush=True)

@@ -1,0 +1,40 @@
+"""Ports of the loopback address, the only one that anything of ours listens on here."""
+
+import socket
+
+import psutil
+
+from deploy.local import processes
+
+HOST = "127.0.0.1"
+
+
+def free_port() -> int:
+    """A port of the loopback address that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def accepts(port: int) -> bool:
+    """Whether somebody listens on that port of the loopback address."""
+    try:
+        socket.create_connection((HOST, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def holder(port: int) -> int:
+    """The process that listens there; 0 where that can't be known, as with another user's."""
+    try:
+        found = psutil.net_connections("tcp")
+    except psutil.Error:
+        return 0
+    listening = (c for c in found if c.status == psutil.CONN_LISTEN and getattr(c.laddr, "port", 0) == port)
+    return next((c.pid or 0 for c in listening), 0)
+
+
+def describe(pid: int) -> str:
+    """` by python3 -m http.server (pid 12)`, or nothing for an unknown process."""
+    return f" by {processes.command_line(pid)[:60]} (pid {pid})" if pid else ""

@@ -1,0 +1,71 @@
+"""Processes that may outlive whoever started them: are they still ours, and how they are ended."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+_POLL = 0.02
+
+
+def until(condition: Callable[[], bool], timeout: float) -> bool:
+    """Wait for `condition`, at most `timeout` seconds; False when it never came true."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL)
+    return True
+
+
+def command_line(pid: int) -> str:
+    """What `pid` runs, arguments joined by blanks; empty when it is gone, a zombie or nobody (0)."""
+    try:
+        return " ".join(psutil.Process(pid).cmdline()) if pid else ""
+    except psutil.Error:
+        return ""
+
+
+def is_ours(pid: int, mark: str) -> bool:
+    """A pid from a file may be somebody else's by now: ours has `mark` in its command line."""
+    return mark in command_line(pid)
+
+
+def read_pid(path: Path) -> int:
+    """The number in a pid file's first line; 0, which is nobody, without one."""
+    try:
+        return int(path.read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def end(pid: int, mark: str, grace: float = 20, how: signal.Signals = signal.SIGTERM) -> None:
+    """End our process `pid` and its group: `how`, after `grace` seconds SIGKILL. Not ours: left alone."""
+    if not is_ours(pid, mark):
+        return
+    signal_group(pid, how)
+    if not until(lambda: not is_ours(pid, mark), grace):
+        signal_group(pid, signal.SIGKILL)
+        until(lambda: not is_ours(pid, mark), 5)
+
+
+def signal_group(pid: int, what: signal.Signals) -> None:
+    """Send to the whole group where `pid` leads one (all that we start do), else to it alone."""
+    try:
+        if os.getpgid(pid) == pid:
+            os.killpg(pid, what)
+        else:
+            os.kill(pid, what)
+    except ProcessLookupError:
+        pass
+
+
+def children(pid: int) -> list[int]:
+    """The processes that `pid` started and that still run."""
+    try:
+        return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+    except psutil.Error:
+        return []

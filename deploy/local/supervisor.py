@@ -1,0 +1,321 @@
+"""The process that holds the fleet together: starts all in order, restarts what crashes, ends all in order."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+from aio_pika.exceptions import AMQPError
+
+from deploy.local import processes
+from deploy.local.catalogue import seed
+from deploy.local.environment import ROOT, Environment
+from deploy.local.files import write_private
+from deploy.local.fleet import GRACE, end_orphans, hold_lock
+from deploy.local.rabbitmq import RabbitNode
+from shared import database, security, topology
+
+_READY_TIMEOUT = 90.0
+_FIRST_WAIT, _LONGEST_WAIT, _HEALTHY = 0.5, 30.0, 60.0
+_EX_CONFIG = 78  # a service refuses its settings: trying again is of no use
+_MAIL = "mail"
+
+Say = Callable[[str], None]
+
+
+class Failed(Exception):
+    """The fleet can't be started; the text says why, with the log's last lines."""
+
+
+class Child:
+    """One process of the fleet and its log."""
+
+    def __init__(self, name: str, module: str, port: int, environment: dict[str, str], logs: Path) -> None:
+        self.name = name
+        self.module = module
+        self.port = port
+        self.log = logs / f"{name}.log"
+        self.restarts = 0
+        self.since = datetime.now(UTC)
+        self.status: int | None = None
+        self._environment = environment
+        self._said_before = 0
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def pid(self) -> int:
+        """0 when it does not run."""
+        return self._process.pid if self._process and self._process.returncode is None else 0
+
+    async def start(self) -> None:
+        """Start it in a group of its own: Ctrl-C on the terminal is for the supervisor alone."""
+        with self.log.open("ab") as log:
+            self._said_before = log.tell()
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                self.module,
+                cwd=ROOT,
+                env=self._environment,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.since = datetime.now(UTC)
+
+    async def wait(self) -> int:
+        """Its exit status."""
+        assert self._process
+        self.status = await self._process.wait()
+        return self.status
+
+    async def stop(self) -> None:
+        """SIGTERM, after GRACE seconds SIGKILL."""
+        if not self.pid or not self._process:
+            return
+        processes.signal_group(self.pid, signal.SIGTERM)
+        try:
+            await asyncio.wait_for(self._process.wait(), GRACE)
+        except TimeoutError:
+            processes.signal_group(self._process.pid, signal.SIGKILL)
+            await self._process.wait()
+
+    def entry(self) -> dict[str, Any]:
+        """What the state file says about it."""
+        entry = {"name": self.name, "pid": self.pid, "port": self.port, "restarts": self.restarts}
+        return entry | {"since": self.since.isoformat(timespec="seconds"), "module": self.module}
+
+    def tail(self) -> str:
+        """The last lines of what it said since it was started."""
+        with self.log.open("rb") as log:
+            log.seek(self._said_before)
+            return "\n".join(log.read().decode(errors="replace").splitlines()[-20:])
+
+
+class Supervisor:
+    """`say` gets a line about each step and each crash; `on_ready` is called once all is ready."""
+
+    def __init__(self, here: Environment, say: Say, on_ready: Callable[[], None]) -> None:
+        self._here = here
+        self._say = say
+        self._on_ready = on_ready
+        self._broker: RabbitNode | None = here.broker()
+        self._children: dict[str, Child] = {}
+        self._keepers: list[asyncio.Task[None]] = []
+        self._phase = "starting"
+        self._stop = asyncio.Event()
+        self._look = asyncio.Event()
+
+    async def run(self) -> None:
+        """Hold the fleet until SIGTERM, SIGINT or SIGHUP. SIGUSR1: look for what is new. Raises Failed."""
+        loop = asyncio.get_running_loop()
+        for what in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.add_signal_handler(what, self._stop.set)
+        loop.add_signal_handler(signal.SIGUSR1, self._look.set)
+        try:
+            end_orphans(self._here)
+            if taken := self._here.taken_ports():
+                raise Failed("\n".join(taken))
+            await self._or_stop(self._bring_up())
+            if not self._stop.is_set():
+                self._on_ready()
+            while not self._stop.is_set():
+                await self._or_stop(self._look.wait())
+                if self._look.is_set():
+                    self._look.clear()
+                    await self._or_stop(self._bring_up())
+        finally:
+            await self._tear_down()
+
+    async def _or_stop(self, work: Any) -> None:
+        """Do the work, but not once we are told to stop."""
+        task, stop = asyncio.ensure_future(work), asyncio.ensure_future(self._stop.wait())
+        await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if not task.done():
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    async def _bring_up(self) -> None:
+        """What is not there yet. Topology comes before the services: no event may find its queue missing."""
+        here = self._here
+        here.logs.mkdir(parents=True, exist_ok=True)
+        self._enter("starting")
+        new = [service for service in here.services if service not in self._children]
+        await asyncio.gather(self._start_broker(), self._migrate(new), self._start_mail())
+        async with self._step("topology applied"):
+            await self._apply_topology()
+        async with self._step("services ready"):
+            for service in new:
+                module = f"services.{service}.app"
+                await self._start_child(service, module, here.port_of(service), here.environment_of(service))
+            await self._all_ready()
+        await self._seed()
+        self._enter("ready")
+
+    async def _start_broker(self) -> None:
+        if self._broker and not self._broker.pid:
+            async with self._step("broker ready"):
+                await asyncio.to_thread(self._broker.start)
+            self._keepers.append(asyncio.create_task(self._keep_broker(self._broker)))
+
+    async def _apply_topology(self) -> None:
+        here = self._here
+        try:
+            await topology.apply(here.amqp_url, here.management_url, here.passwords, here.retry_ladder)
+        except (OSError, AMQPError, httpx.HTTPError) as error:
+            where = "our broker" if self._broker else "the broker of AMQP_URL (its management: AMQP_MANAGEMENT_URL)"
+            raise Failed(f"{where} refused the topology: {error!r}") from error
+
+    async def _migrate(self, services: list[str]) -> None:
+        """One after the other: Alembic keeps its context in a global."""
+        async with self._step(f"databases migrated: {', '.join(services)}"):
+            for service in services:
+                await asyncio.to_thread(database.migrate, service, self._here.database_url_of(service))
+
+    async def _start_mail(self) -> None:
+        if _MAIL not in self._children:
+            await self._start_child(_MAIL, "deploy.local.mailsink", self._here.smtp_port, dict(os.environ))
+
+    async def _start_child(self, name: str, module: str, port: int, environment: dict[str, str]) -> None:
+        child = Child(name, module, port, environment, self._here.logs)
+        self._children[name] = child
+        await child.start()
+        self._keepers.append(asyncio.create_task(self._keep(child)))
+        self._enter(self._phase)
+
+    async def _keep(self, child: Child) -> None:
+        """Start it again whenever it ends, after 0.5 s, doubled to 30 s; a minute of life forgives."""
+        pause = _FIRST_WAIT
+        while True:
+            started = time.monotonic()
+            status = await child.wait()
+            lived = time.monotonic() - started
+            pause = _FIRST_WAIT if lived > _HEALTHY else pause
+            self._enter(self._phase)
+            what = f"{child.name} ended ({_why(status)}) after {lived:.1f} s"
+            self._say(f"{what}; it starts again in {pause} s; see {child.log}")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._look.wait(), pause)
+            pause = min(pause * 2, _LONGEST_WAIT)
+            child.restarts += 1
+            await child.start()
+            self._enter(self._phase)
+
+    async def _keep_broker(self, node: RabbitNode) -> None:
+        while True:
+            await asyncio.to_thread(node.wait)
+            self._say("the broker ended; it starts again")
+            try:
+                await asyncio.to_thread(node.start)
+                self._say("the broker is back")
+            except RuntimeError as error:
+                self._say(str(error))
+                await asyncio.sleep(_LONGEST_WAIT)
+
+    async def _all_ready(self) -> None:
+        """Raises Failed for the first that refuses its settings, crashes again and again, or is late."""
+        waiting = [child for child in self._children.values() if child.name != _MAIL]
+        deadline = time.monotonic() + _READY_TIMEOUT
+        async with httpx.AsyncClient(trust_env=False, timeout=5) as http:
+            while waiting := [child for child in waiting if not await _is_ready(http, child)]:
+                hopeless = [child for child in waiting if child.status == _EX_CONFIG or child.restarts >= 3]
+                if hopeless or time.monotonic() > deadline:
+                    bad = (hopeless or waiting)[0]
+                    raise Failed(f"{bad.name} does not become ready; the end of {bad.log}:\n{bad.tail()}")
+                await asyncio.sleep(0.1)
+
+    async def _seed(self) -> None:
+        """Only where there is a shop to fill: the kernel can be tried with any set of services."""
+        if not {"gateway", "orders", "stock"} <= set(self._children):
+            return
+        here = self._here
+        token = security.issue_token(here.jwt_secret, subject="seed", role="operator", ttl=600)
+        if count := await seed(here.url_of("gateway"), here.url_of("orders"), token):
+            self._say(f"catalogue filled with {count} products")
+
+    async def _tear_down(self) -> None:
+        """Services first, so that they can still publish and acknowledge; then the mail server; then the broker."""
+        self._enter("stopping")
+        for keeper in self._keepers:
+            keeper.cancel()
+        await asyncio.gather(*self._keepers, return_exceptions=True)
+        services = [child for child in self._children.values() if child.name != _MAIL]
+        await asyncio.gather(*(child.stop() for child in services))
+        if _MAIL in self._children:
+            await self._children[_MAIL].stop()
+        if self._broker:
+            await asyncio.to_thread(self._broker.stop)
+        self._here.state_file.unlink(missing_ok=True)
+
+    def _enter(self, phase: str) -> None:
+        """Write down what runs, for `up`, `status` and whoever has to clean up after us."""
+        self._phase = phase
+        here = self._here
+        state = {
+            "supervisor": os.getpid(),
+            "phase": phase,
+            "gateway_url": here.url_of("gateway") if "gateway" in here.services else None,
+            "shop_amqp_url": here.amqp_url_of("shop"),
+            "mailbox": str(here.mailbox),
+            "broker": self._broker.pid if self._broker else None,
+            "services": [child.entry() for child in self._children.values() if child.name != _MAIL],
+            "mail": self._children[_MAIL].entry() if _MAIL in self._children else None,
+        }
+        write_private(here.state_file, json.dumps(state, indent=1))
+
+    @contextlib.asynccontextmanager
+    async def _step(self, done: str) -> AsyncIterator[None]:
+        started = time.monotonic()
+        yield
+        self._say(f"{done} ({time.monotonic() - started:.1f} s)")
+
+
+async def _is_ready(http: httpx.AsyncClient, child: Child) -> bool:
+    try:
+        return (await http.get(f"http://127.0.0.1:{child.port}/readyz")).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def _why(status: int) -> str:
+    return f"status {status}" if status >= 0 else signal.Signals(-status).name
+
+
+def supervise(here: Environment, terminal: bool, on_ready: Callable[[], None] = lambda: None) -> int:
+    """Hold the fleet until told to stop; the exit status. Says its lines in supervisor.log, too."""
+    here.logs.mkdir(parents=True, exist_ok=True)
+    lock = hold_lock(here)
+    if lock is None:
+        print("another fleet is running here", file=sys.stderr)
+        return 1
+    with lock, (here.logs / "supervisor.log").open("a") as log:
+
+        def say(line: str) -> None:
+            print(f"{datetime.now(UTC).isoformat(timespec='seconds')} {line}", file=log, flush=True)
+            if terminal:
+                print(line, flush=True)
+
+        try:
+            asyncio.run(Supervisor(here, say, on_ready).run())
+        except Exception as error:  # whatever it is, the terminal and the log have to say it
+            say(f"failed: {error if isinstance(error, Failed) else repr(error)}")
+            return 1
+        finally:
+            end_orphans(here)  # told to stop while the broker was starting, we may have missed it
+        say("stopped")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(supervise(Environment(), terminal=False))

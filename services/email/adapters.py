@@ -1,0 +1,140 @@
+"""The outside world: the SMTP server."""
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import Iterator
+from email.message import EmailMessage
+from email.policy import SMTP as SMTP_POLICY
+from email.utils import format_datetime
+
+from aiosmtplib import SMTP, SMTPException, SMTPResponseException
+
+from services.email.domain import answer, is_final
+from services.email.settings import EmailSettings
+from services.email.store import Mail, moment
+
+IDLE_SECONDS = 30.0
+"""How long a connection is kept for the next mail."""
+
+DATA_SECONDS = 600.0
+"""How long the server may take to accept what it was given (RFC 5321, 4.5.3.2.6). Whoever gives up earlier sends it
+twice: the server has the mail, and we don't know it."""
+
+_POLICY = SMTP_POLICY.clone(cte_type="7bit")  # not every server takes 8 bits
+
+
+class Refused(Exception):
+    """The server will not take this mail, now or later; the text is its answer."""
+
+
+class NotSent(Exception):
+    """The mail was not sent; a later try may succeed."""
+
+
+class Mailer:
+    """Hands mails to the SMTP server, over connections that are used again."""
+
+    settings: EmailSettings
+
+    def configure(self, settings: EmailSettings) -> None:
+        """Say which server, and as whom. Connections are made when there is something to send."""
+        self.settings = settings
+        self._tls = None if settings.smtp_tls == "none" else ssl.create_default_context()
+        self._idle: list[tuple[SMTP, asyncio.TimerHandle]] = []
+
+    async def deliver(self, mail: Mail) -> str:
+        """Send a mail; return the server's answer. Raises `Refused` or `NotSent`."""
+        content = to_bytes(mail, self.settings.sender)
+        client = await self._ready_for(mail.recipient)
+        with _closed_on_failure(client):
+            response = await client.data(content, timeout=DATA_SECONDS)
+        self._keep(client)
+        return answer(response.code, response.message)
+
+    async def _ready_for(self, recipient: str) -> SMTP:
+        """A connection on which the server has taken sender and recipient."""
+        if self._idle:
+            with contextlib.suppress(NotSent):  # closed meanwhile, or the server has had enough of it: take a new one
+                return await self._announce(self._take(), recipient)
+        return await self._announce(await self._connect(), recipient)
+
+    async def _announce(self, client: SMTP, recipient: str) -> SMTP:
+        with _closed_on_failure(client):
+            await client.mail(self.settings.sender_address)
+            await client.rcpt(recipient)
+        return client
+
+    async def _connect(self) -> SMTP:
+        settings, password = self.settings, self.settings.smtp_password
+        client = SMTP(
+            hostname=settings.smtp_host,
+            port=settings.smtp_port,
+            username=settings.smtp_username,
+            password=password.get_secret_value() if password else None,
+            local_hostname=settings.domain,  # the default asks the DNS for our own name, which can take long
+            timeout=settings.smtp_timeout,
+            use_tls=settings.smtp_tls == "tls",
+            start_tls=settings.smtp_tls == "starttls",
+            tls_context=self._tls,
+        )
+        try:
+            await client.connect()
+        except (SMTPException, OSError) as error:  # even a 5xx is about us here, not about the mail
+            where = f"{settings.smtp_host}:{settings.smtp_port}"
+            raise NotSent(f"no SMTP session with {where}: {_said(error)}") from error
+        return client
+
+    def _keep(self, client: SMTP) -> None:
+        closing = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._drop, client)
+        self._idle.append((client, closing))
+
+    def _take(self) -> SMTP:
+        client, closing = self._idle.pop()
+        closing.cancel()
+        return client
+
+    def _drop(self, client: SMTP) -> None:
+        self._idle = [kept for kept in self._idle if kept[0] is not client]
+        client.close()
+
+
+def to_bytes(mail: Mail, sender: str) -> bytes:
+    """The mail as it goes over the wire. A repeat has the same Message-ID and Date, so that readers can tell."""
+    message = EmailMessage(_POLICY)
+    message["From"] = sender
+    message["Subject"] = mail.subject
+    message["Date"] = format_datetime(moment(mail.created_at))
+    message["Message-ID"] = mail.message_id
+    message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no out-of-office answers, please
+    message.set_content(mail.text, cte="quoted-printable")
+    message.add_alternative(mail.html, subtype="html", cte="quoted-printable")
+    message["Content-Language"] = mail.locale
+    # Python would decode what looks like an encoded word in an address, line breaks included: `=?utf-8?q?=0a?=@x.com`.
+    return f"To: {mail.recipient}\r\n".encode("ascii") + message.as_bytes()
+
+
+@contextlib.contextmanager
+def _closed_on_failure(client: SMTP) -> Iterator[None]:
+    """Say what a failure means for the mail. The connection is closed: nobody knows where the server is in it."""
+    try:
+        yield
+    except SMTPResponseException as error:
+        client.close()
+        raise (Refused if is_final(error.code) else NotSent)(_said(error)) from error
+    except (SMTPException, OSError) as error:
+        client.close()
+        raise NotSent(_said(error)) from error
+    except BaseException:
+        client.close()
+        raise
+
+
+def _said(error: BaseException) -> str:
+    if isinstance(error, SMTPResponseException):
+        return answer(error.code, error.message)
+    return str(error) or type(error).__name__
+
+
+mailer = Mailer()
+"""This process's one; `app.py` configures it."""

@@ -1,0 +1,15 @@
+"""The email service, wired together."""
+
+from services.email import handlers
+from services.email.adapters import mailer
+from services.email.api import router
+from services.email.settings import EmailSettings
+from shared.service import Service
+from shared.settings import load
+
+settings = load(EmailSettings)
+mailer.configure(settings)
+service = Service(settings, handlers, router)
+
+if __name__ == "__main__":
+    service.run()

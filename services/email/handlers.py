@@ -1,0 +1,98 @@
+"""What email does: it writes a mail for each piece of news, and sends what it has written."""
+
+from typing import Any
+
+from uuid_utils.compat import uuid7
+
+from contracts.email import DeliverMail
+from contracts.orders import OrderCancelled, OrderConfirmed, OrderPlaced, OrderRejected
+from contracts.stock import StockLow
+from services.email import domain
+from services.email.adapters import Refused, mailer
+from services.email.store import Mail, MailStatus, due, now
+from services.email.templates import Kind, render
+from shared.consumer import on
+from shared.retry import Poison
+from shared.unit import Unit, UnitOfWork
+
+AT_ONCE = 16
+
+
+@on(OrderPlaced)
+async def on_order_placed(order: OrderPlaced, unit: Unit) -> DeliverMail:
+    """Tell the customer that we have the order."""
+    return _write_to_customer("placed", order, unit)
+
+
+@on(OrderConfirmed)
+async def on_order_confirmed(order: OrderConfirmed, unit: Unit) -> DeliverMail:
+    """Tell the customer that the order will be delivered."""
+    return _write_to_customer("confirmed", order, unit)
+
+
+@on(OrderRejected)
+async def on_order_rejected(order: OrderRejected, unit: Unit) -> DeliverMail:
+    """Tell the customer why the order cannot be served, and what is left."""
+    return _write_to_customer("rejected", order, unit)
+
+
+@on(OrderCancelled)
+async def on_order_cancelled(order: OrderCancelled, unit: Unit) -> DeliverMail:
+    """Tell the customer that nothing will come."""
+    return _write_to_customer("cancelled", order, unit)
+
+
+@on(StockLow)
+async def on_stock_low(stock: StockLow, unit: Unit) -> list[DeliverMail]:
+    """Tell each operator, in a mail of its own: one bad address must not keep it from the others."""
+    operators, locale = mailer.settings.operators, mailer.settings.operators_locale
+    return [
+        _write(unit, "low_stock", recipient, locale, copy=copy, stock=stock)
+        for copy, recipient in enumerate(operators, start=1)
+    ]
+
+
+@on(DeliverMail, loads=due, concurrency=AT_ONCE)
+async def on_deliver_mail(command: DeliverMail, unit: Unit) -> None:
+    """Send a mail once and record what the server said. What may pass later is raised, and tried again."""
+    mail = unit.get(Mail, command.mail_id)
+    if mail is None:
+        raise Poison(f"there is no mail {command.mail_id}")
+    if mail.status != MailStatus.PENDING:
+        return
+    try:
+        mail.smtp_answer = await mailer.deliver(mail)
+    except Refused as refused:
+        mail.status, mail.smtp_answer = MailStatus.FAILED, str(refused)
+        return
+    mail.status, mail.sent_at = MailStatus.SENT, now()
+
+
+def _write_to_customer(
+    kind: Kind, order: OrderPlaced | OrderConfirmed | OrderRejected | OrderCancelled, unit: UnitOfWork
+) -> DeliverMail:
+    customer = order.customer
+    return _write(unit, kind, customer.email, customer.locale, order_id=order.order_id, order=order)
+
+
+def _write(
+    unit: UnitOfWork, kind: Kind, recipient: str, locale: str, *, copy: int = 1, order_id: Any = None, **about: Any
+) -> DeliverMail:
+    assert unit.cause, "mails are caused by messages"
+    settings = mailer.settings
+    content = render(kind, locale, shop=settings.shop, timezone=settings.timezone, **about)
+    mail = Mail(
+        id=uuid7(),
+        kind=kind,
+        recipient=recipient,
+        locale=locale,
+        subject=content.subject,
+        text=content.text,
+        html=content.html,
+        message_id=domain.mail_id(unit.cause.message_id, settings.domain, copy),
+        order_id=order_id,
+        correlation_id=unit.job_id,
+        created_at=now(),
+    )
+    unit.add(mail)
+    return DeliverMail(mail_id=mail.id)

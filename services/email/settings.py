@@ -1,0 +1,76 @@
+"""What the email service can be told."""
+
+from email.utils import parseaddr
+from typing import Annotated, Any, ClassVar, Literal
+from zoneinfo import ZoneInfo
+
+from pydantic import Field, SecretStr, TypeAdapter, field_validator
+from pydantic_settings import NoDecode, SettingsConfigDict
+
+from contracts.base import Email, Locale
+from shared.settings import ServiceSettings
+
+_address: TypeAdapter[str] = TypeAdapter(Email)
+
+
+class EmailSettings(ServiceSettings):
+    """`EMAIL_*`."""
+
+    model_config = SettingsConfigDict(env_prefix="EMAIL_")
+    name: ClassVar[str] = "email"
+
+    port: int = Field(default=8003, ge=0, le=65535, description="The port that HTTP listens on; 0 takes a free one.")
+    smtp_host: str = Field(default="127.0.0.1", description="The SMTP server that takes our mail.")
+    smtp_port: int = Field(default=25, ge=1, le=65535, description="Its port: mostly 25, 587 (starttls) or 465 (tls).")
+    smtp_username: str | None = Field(default=None, description="Logs in with this name; empty: no login.")
+    smtp_password: SecretStr | None = Field(default=None, description="The password to SMTP_USERNAME.")
+    smtp_tls: Literal["none", "starttls", "tls"] = Field(
+        default="none", description="none: in the clear; starttls: encrypted from STARTTLS on; tls: from the start."
+    )
+    smtp_timeout: float = Field(default=30.0, gt=0, description="Seconds to wait for a connection or an answer.")
+    sender: str = Field(
+        default="Malote <no-reply@malote.example>",
+        description="Whom mail comes from. The name stands at its head, the domain in Message-IDs and in EHLO.",
+    )
+    operators: Annotated[tuple[Email, ...], NoDecode] = Field(
+        default=(), description="Who is told of low stock: addresses with commas between them; empty: nobody."
+    )
+    operators_locale: Locale = Field(default="pt-BR", description="The language of the operators' mail.")
+    timezone: str = Field(default="America/Sao_Paulo", description="The zone of the times in mails, as IANA names it.")
+
+    @field_validator("operators", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
+
+    @field_validator("sender")
+    @classmethod
+    def _is_an_address(cls, value: str) -> str:
+        if not value.isprintable() or "=?" in value:
+            raise ValueError("write it plainly: Name <address>, without line breaks or encoded words")
+        _address.validate_python(parseaddr(value)[1])
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _is_a_zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (LookupError, OSError, ValueError) as error:
+            raise ValueError(f"{value!r} is no time zone: write one such as America/Sao_Paulo or UTC") from error
+        return value
+
+    @property
+    def sender_address(self) -> str:
+        """What the SMTP server is told in MAIL FROM."""
+        return parseaddr(self.sender)[1]
+
+    @property
+    def domain(self) -> str:
+        """The domain that we speak for."""
+        return self.sender_address.rpartition("@")[2]
+
+    @property
+    def shop(self) -> str:
+        """The name at the head of each mail."""
+        return parseaddr(self.sender)[0] or self.domain

@@ -1,0 +1,115 @@
+"""What mails say. Square brackets in a template are done once, when the service starts: the layout around the text,
+then the CSS into the tags, because mail programs drop style sheets. Curly ones are done for each mail.
+
+A kind of mail is a pair of files in each language: `placed.html`, and `placed.txt` whose first line is the subject.
+"""
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Literal, get_args
+from zoneinfo import ZoneInfo
+
+from babel import Locale
+from babel.dates import format_date, format_time
+from babel.numbers import format_currency, format_decimal
+from css_inline import CSSInliner
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, pass_context
+from jinja2.runtime import Context
+
+import contracts.base
+from contracts.base import Money
+from services.email.domain import greeted, minor_digits, one_line, order_number
+
+Kind = Literal["placed", "confirmed", "rejected", "cancelled", "low_stock"]
+_HERE = Path(__file__).parent
+_TAG = re.compile(r"\{%.*?%\}", re.DOTALL)
+_HIDDEN_TAG = re.compile(r"<!--(\{%.*?%\})-->", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a mail says."""
+
+    subject: str
+    text: str
+    html: str
+
+
+def render(kind: Kind, locale: str, *, shop: str, timezone: str, **about: Any) -> Content:
+    """Write a mail. `about` is the message that it tells of, as the templates name it: `order` or `stock`."""
+    html, text = _TEMPLATES[locale, kind]
+    about |= {"shop": shop, "zone": ZoneInfo(timezone)}
+    subject, _, body = text.render(about).partition("\n")
+    return Content(subject=one_line(subject), text=body.strip() + "\n", html=html.render(about))
+
+
+@pass_context
+def _money(context: Context, money: Money) -> str:
+    digits, locale = minor_digits(money.currency), context["locale"]
+    places = f".{'0' * digits}" if digits else ""
+    pattern = locale.currency_formats["standard"].pattern.replace(".00", places)
+    amount = Decimal(money.amount).scaleb(-digits)
+    return format_currency(amount, money.currency, pattern, locale, currency_digits=False)
+
+
+@pass_context
+def _day(context: Context, at: datetime) -> str:
+    return format_date(at.astimezone(context["zone"]), "long", locale=context["locale"])
+
+
+@pass_context
+def _clock(context: Context, at: datetime) -> str:
+    return format_time(at, "short", tzinfo=context["zone"], locale=context["locale"])
+
+
+@pass_context
+def _number(context: Context, number: int) -> str:
+    return format_decimal(number, locale=context["locale"])
+
+
+def _load() -> dict[tuple[str, str], tuple[Template, Template]]:
+    """Every mail in every language, ready to be filled in."""
+    once = Environment(
+        block_start_string="[%",
+        block_end_string="%]",
+        variable_start_string="[[",
+        variable_end_string="]]",
+        comment_start_string="[#",
+        comment_end_string="#]",
+        loader=FileSystemLoader(_HERE),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    each = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    each.filters |= {
+        "money": _money,
+        "day": _day,
+        "clock": _clock,
+        "number": _number,
+        "greeted": greeted,
+        "short": order_number,
+    }
+    found = {}
+    for locale in get_args(contracts.base.Locale):
+        known = {"locale": Locale.parse(locale, sep="-"), "language": locale}
+        for kind in get_args(Kind):
+            html = _inlined(once.get_template(f"{locale}/{kind}.html").render(language=locale, kind=kind))
+            text = once.get_template(f"{locale}/{kind}.txt").render()
+            plain = f"{{% autoescape false %}}{text}{{% endautoescape %}}"
+            found[locale, kind] = each.from_string(html, known), each.from_string(plain, known)
+    return found
+
+
+def _inlined(html: str) -> str:
+    """Move the CSS into the tags; only `@media` stays. `{% %}` hides in comments: between table rows, an HTML parser
+    would throw anything else out of the table."""
+    inliner = CSSInliner(keep_at_rules=True, load_remote_stylesheets=False)
+    return _HIDDEN_TAG.sub(r"\1", inliner.inline(_TAG.sub(r"<!--\g<0>-->", html)))
+
+
+_TEMPLATES = _load()

@@ -1,0 +1,421 @@
+"""The public routes. What changes something becomes a job; what asks something is passed to whoever owns the answer."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import cache
+from pathlib import Path as FilePath
+from typing import Annotated, Any, cast
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query, Request, Response
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import FileResponse, HTMLResponse
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from pydantic import BaseModel, Field
+from uuid_utils.compat import uuid7
+
+from contracts.base import Contract, JobState, Sku
+from contracts.http import (
+    AdjustmentIn,
+    JobAccepted,
+    JobFinished,
+    JobLinks,
+    JobView,
+    OrderIn,
+    OrderState,
+    OrderView,
+    ProductIn,
+    ProductView,
+)
+from contracts.orders import CancelOrder, PlaceOrder
+from services.gateway import domain, store
+from services.gateway.adapters import Upstream, passed_on
+from services.gateway.domain import Key, Seen
+from services.gateway.settings import GatewaySettings
+from services.gateway.store import Intake, Job, Receipt
+from shared.http import Cursor, CursorOf, Page, Problem, idempotency_key, paginate
+from shared.security import Caller, CallerOf, OperatorOf
+from shared.service import Running, Service
+
+SWAGGER = FilePath(__file__).parent / "static"
+SWAGGER_FILES = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png")
+SOON = {"Retry-After": "1"}
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+    """What the routes find in `request.state`, and what goes on in the background."""
+    service: Service = app.state.service
+    settings = cast(GatewaySettings, service.settings)
+    orders, stock = Upstream("orders", str(settings.orders_url)), Upstream("stock", str(settings.stock_url))
+    works = (store.changes.poll(service.database), store.tidy(service.database))
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        yield {"intake": Intake(service.outbox), "orders": orders, "stock": stock}
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await orders.close()
+        await stock.close()
+
+
+router = APIRouter(lifespan=lifespan)
+v1 = APIRouter(prefix="/v1")
+
+Preference = Annotated[
+    str | None,
+    Header(description="`wait=N`: wait up to N seconds (at most 30) for the job to end.", examples=["wait=5"]),
+]
+KeyHeader = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=257,
+        description="1 to 255 characters, quoted or not. The same request with the same key is done once.",
+        examples=["6f1c2b9e"],
+    ),
+]
+SkuOf = Annotated[Sku, Path()]
+STARTED: dict[int | str, dict[str, Any]] = {
+    200: {"model": JobFinished, "description": "It ended while you waited; see `error` for how."},
+    202: {"model": JobAccepted, "description": "Accepted; look at `Location` for what becomes of it."},
+}
+PLACED: dict[int | str, dict[str, Any]] = {
+    **STARTED,
+    201: {"model": JobFinished, "description": "The order was confirmed while you waited; it is at `Location`."},
+}
+
+
+# -- orders -----------------------------------------------------------------------------------------------------------
+
+
+@v1.post("/orders", status_code=202, responses=PLACED, tags=["orders"])
+async def place_order(
+    wish: OrderIn, request: Request, service: Running, who: CallerOf, prefer: Preference = None, key: KeyHeader = None
+) -> Response:
+    """Place an order. A customer orders for itself, an operator for anyone."""
+    if not who.is_operator and wish.customer.id != who.subject:
+        raise Problem(403, "not_your_order", "A customer places orders for itself: customer.id must be your own.")
+    command = PlaceOrder(order_id=uuid7(), customer=wish.customer, currency=wish.currency, lines=wish.lines)
+    scoped = _key(key, who, "POST /v1/orders", wish.model_dump_json())
+    return await _start(request, service, who, command, "order.place", scoped)
+
+
+class OrderCursor(Cursor):
+    """Which orders."""
+
+    status: OrderState | None = None
+
+
+@v1.get("/orders", response_model=Page[OrderView], tags=["orders"])
+async def list_orders(request: Request, who: CallerOf, cursor: Annotated[OrderCursor, Query()]) -> Response:
+    """Your orders, newest first; an operator sees everyone's."""
+    return passed_on(await _orders(request).ask(request, who, "/v1/orders", params=_params(cursor)))
+
+
+@v1.get("/orders/{order_id}", response_model=OrderView, tags=["orders"])
+async def show_order(order_id: UUID, request: Request, who: CallerOf) -> Response:
+    """One order. It can be a moment after its job was accepted until it is found here."""
+    return passed_on(await _orders(request).ask(request, who, f"/v1/orders/{order_id}"))
+
+
+@v1.post("/orders/{order_id}/cancel", status_code=202, responses=STARTED, tags=["orders"])
+async def cancel_order(
+    order_id: UUID, request: Request, service: Running, who: CallerOf, prefer: Preference = None, key: KeyHeader = None
+) -> Response:
+    """Cancel an order: a job of its own, which fails if it came too late."""
+    async with service.database.reading() as session:
+        placing = await store.job_that_placed(session, order_id)
+    if placing is None or not who.may_see(placing.owner) or placing.status in (JobState.FAILURE, JobState.CANCELLED):
+        await _demand_cancellable(request, who, order_id)
+    scoped = _key(key, who, f"POST /v1/orders/{order_id}/cancel", "")
+    return await _start(request, service, who, CancelOrder(order_id=order_id), "order.cancel", scoped)
+
+
+async def _demand_cancellable(request: Request, who: Caller, order_id: UUID) -> None:
+    """Raises `Problem` with the status of orders' own answer, or 409 if the order has ended."""
+    answer = await _orders(request).ask(request, who, f"/v1/orders/{order_id}")
+    found = answer.json()
+    if not answer.is_success:
+        raise Problem(answer.status_code, found["code"], found["detail"])
+    if found["status"] in ("REJECTED", "CANCELLED"):
+        raise Problem(409, "order_ended", f"The order has ended: {found['status']}.")
+
+
+# -- jobs -------------------------------------------------------------------------------------------------------------
+
+
+async def _visible(job_id: UUID, service: Running, who: CallerOf) -> Job:
+    async with service.database.reading() as session:
+        found = await store.job(session, job_id)
+    if found is None or not who.may_see(found.owner):
+        raise Problem(404, "job_not_found", f"There is no job {job_id}.")
+    return found
+
+
+JobOf = Annotated[Job, Depends(_visible)]
+
+
+@v1.get("/jobs", tags=["jobs"])
+async def list_jobs(
+    service: Running, who: CallerOf, cursor: CursorOf, status: Annotated[JobState | None, Query()] = None
+) -> Page[JobView]:
+    """Your jobs, newest first; an operator sees everyone's."""
+    async with service.database.reading() as session:
+        query = store.owned(None if who.is_operator else who.subject, status)
+        rows, has_more = await paginate(session, query, Job.id, cursor)
+    return Page(data=[_view(row) for row in rows], has_more=has_more)
+
+
+@v1.get("/jobs/{job_id}", tags=["jobs"])
+async def show_job(job: JobOf) -> JobView:
+    """One job."""
+    return _view(job)
+
+
+class WaitQuery(BaseModel):
+    """How long to wait."""
+
+    timeout: float = Field(
+        default=domain.LONGEST_WAIT, ge=0, le=domain.LONGEST_WAIT, allow_inf_nan=False, description="Seconds."
+    )
+
+
+@v1.post(
+    "/jobs/{job_id}/wait",
+    responses={202: {"model": JobView, "description": "It has not ended yet: ask again."}},
+    tags=["jobs"],
+)
+async def wait_for_job(
+    job: JobOf, service: Running, response: Response, query: Annotated[WaitQuery, Query()]
+) -> JobView:
+    """One job, as soon as it has ended; after `timeout` as it is then."""
+    found = await store.ended(service.database, job.id, query.timeout) or job
+    if not JobState(found.status).is_final:
+        response.status_code = 202
+        response.headers.update(SOON)
+    return _view(found)
+
+
+@v1.get("/jobs/{job_id}/events", response_class=EventSourceResponse, tags=["jobs"])
+async def follow_job(
+    job: JobOf, service: Running, last_event_id: Annotated[str | None, Header()] = None
+) -> AsyncIterator[ServerSentEvent]:
+    """A job as it goes on: `timeline` for each message that moved it, then `state` with the whole job; `progress` where
+    it only got further. The stream ends when the job has; `Last-Event-ID` goes on after an event."""
+    seen = Seen.read(last_event_id)
+    with store.changes.of(job.id) as changed:
+        while True:
+            async with service.database.reading() as session:
+                found = await store.job(session, job.id) or job
+            is_final = JobState(found.status).is_final
+            if found.revision > seen.revision or is_final:
+                for happened in _news(found, seen):
+                    yield happened
+                seen = Seen(found.revision, len(found.timeline))
+            if is_final:
+                return
+            await changed.wait()
+            changed.clear()
+
+
+def _news(job: Job, seen: Seen) -> list[ServerSentEvent]:
+    view = _view(job)
+    news = [
+        ServerSentEvent(event="timeline", data=line, id=str(Seen(seen.revision, number)))
+        for number, line in enumerate(view.timeline[seen.lines :], seen.lines + 1)
+    ]
+    only_progress = seen.revision and not news and view.progress and not view.status.is_final
+    last = ("progress", view.progress) if only_progress else ("state", view)
+    return [*news, ServerSentEvent(event=last[0], data=last[1], id=str(Seen(job.revision, len(job.timeline))))]
+
+
+@v1.post("/jobs/{job_id}/cancel", status_code=202, responses=STARTED, tags=["jobs"])
+async def cancel_job(
+    job: JobOf, request: Request, service: Running, who: CallerOf, prefer: Preference = None, key: KeyHeader = None
+) -> Response:
+    """Cancel what a job is about, if it has not ended: by a job of its own."""
+    scoped = _key(key, who, f"POST /v1/jobs/{job.id}/cancel", "")
+    refusal = domain.refusal_to_cancel(job.kind, JobState(job.status))
+    if refusal or job.order_id is None:
+        raise Problem(409, "not_cancellable", refusal or "The job is about no order.")
+    return await _start(request, service, who, CancelOrder(order_id=job.order_id), "order.cancel", scoped)
+
+
+# -- products ---------------------------------------------------------------------------------------------------------
+
+
+class ProductCursor(BaseModel):
+    """Which part of the catalogue: `starting_after` a SKU, or `ending_before` one."""
+
+    limit: int = Field(default=20, ge=1, le=100)
+    starting_after: Sku | None = None
+    ending_before: Sku | None = None
+
+
+@v1.get("/products", response_model=Page[ProductView], tags=["products"])
+async def list_products(request: Request, who: CallerOf, cursor: Annotated[ProductCursor, Query()]) -> Response:
+    """The catalogue in order of the SKU, with what is left of each product."""
+    return passed_on(await _stock(request).ask(request, who, "/v1/products", params=_params(cursor)))
+
+
+@v1.get("/products/{sku}", response_model=ProductView, tags=["products"])
+async def show_product(sku: SkuOf, request: Request, who: CallerOf) -> Response:
+    """One product and what is left of it."""
+    return passed_on(await _stock(request).ask(request, who, f"/v1/products/{sku}"))
+
+
+@v1.put("/products/{sku}", response_model=ProductView, tags=["products"])
+async def set_product(sku: SkuOf, product: ProductIn, request: Request, who: OperatorOf) -> Response:
+    """Set a product's name and price. Operators only."""
+    body = product.model_dump_json()
+    return passed_on(await _stock(request).ask(request, who, f"/v1/products/{sku}", method="PUT", body=body))
+
+
+@v1.post("/products/{sku}/adjustments", response_model=ProductView, tags=["products"])
+async def adjust_stock(
+    sku: SkuOf, adjustment: AdjustmentIn, request: Request, who: OperatorOf, key: KeyHeader = None
+) -> Response:
+    """Add pieces that came, or take away what went. Never below what is reserved. Operators only."""
+    answer = await _stock(request).ask(
+        request,
+        who,
+        f"/v1/products/{sku}/adjustments",
+        method="POST",
+        body=adjustment.model_dump_json(),
+        idempotency_key=idempotency_key(key),
+    )
+    return passed_on(answer)
+
+
+# -- documents --------------------------------------------------------------------------------------------------------
+
+
+@router.get("/docs", include_in_schema=False)
+async def docs() -> HTMLResponse:
+    """Swagger UI, with scripts of our own, so that it works without internet."""
+    script, style, icon = (f"/docs/{name}" for name in SWAGGER_FILES)
+    return get_swagger_ui_html(
+        openapi_url="/openapi.json",
+        title="Malote",
+        swagger_js_url=script,
+        swagger_css_url=style,
+        swagger_favicon_url=icon,
+        swagger_ui_parameters={"persistAuthorization": True},
+    )
+
+
+@router.get("/docs/{name}", include_in_schema=False)
+async def docs_file(name: str) -> FileResponse:
+    """One of the page's own files."""
+    if name not in SWAGGER_FILES:
+        raise Problem(404, "not_found", "Not Found")
+    return FileResponse(SWAGGER / name, headers={"Cache-Control": "public, max-age=86400"})
+
+
+@router.get("/asyncapi", tags=["documents"])
+async def asyncapi(service: Running) -> dict[str, Any]:
+    """The AsyncAPI document: what goes over the broker."""
+    return _asyncapi(service)
+
+
+@cache
+def _asyncapi(service: Service) -> dict[str, Any]:
+    return service.asyncapi()
+
+
+router.include_router(v1)
+
+
+# -- below the routes -------------------------------------------------------------------------------------------------
+
+
+async def _start(
+    request: Request, service: Service, who: Caller, command: PlaceOrder | CancelOrder, kind: str, key: Key | None
+) -> Response:
+    intake: Intake = request.state.intake
+    receipt = await intake.start(
+        command,
+        kind=kind,
+        owner=who.subject,
+        order_id=command.order_id,
+        traceparent=request.scope["traceparent"],
+        key=key,
+    )
+    headers = {"Idempotent-Replayed": "true"} if receipt.is_replay else {}
+    wait = domain.preferred_wait(",".join(request.headers.getlist("prefer")))
+    if wait is not None:
+        headers["Preference-Applied"] = f"wait={wait}"
+        job = await store.ended(service.database, receipt.job_id, wait)
+        if job and JobState(job.status).is_final:
+            return _finished(job, headers)
+    return _accepted(receipt, headers)
+
+
+def _accepted(receipt: Receipt, headers: dict[str, str]) -> Response:
+    links = _links(receipt.job_id, receipt.order_id)
+    body = JobAccepted(job_id=receipt.job_id, order_id=receipt.order_id, status=JobState.PENDING, links=links)
+    return _json(body, 202, headers | SOON | {"Location": links.job})
+
+
+def _finished(job: Job, headers: dict[str, str]) -> Response:
+    links = _links(job.id, job.order_id)
+    body = JobFinished(
+        job_id=job.id,
+        order_id=job.order_id,
+        status=JobState(job.status),
+        links=links,
+        result=job.result,
+        error=job.error,
+    )
+    if job.kind == "order.place" and links.order and body.status is JobState.SUCCESS:
+        return _json(body, 201, headers | {"Location": links.order})
+    return _json(body, 200, headers | {"Content-Location": links.job})
+
+
+def _json(body: Contract, status: int, headers: dict[str, str]) -> Response:
+    return Response(body.model_dump_json(), status, headers, "application/json")
+
+
+def _view(job: Job) -> JobView:
+    return JobView(
+        id=job.id,
+        kind=job.kind,
+        status=JobState(job.status),
+        order_id=job.order_id,
+        progress=cast(Any, job.progress),
+        result=job.result,
+        error=job.error,
+        timeline=cast(Any, job.timeline),
+        created_at=store.moment(job.created_at),
+        updated_at=store.moment(job.updated_at),
+        ended_at=store.moment(job.ended_at) if job.ended_at else None,
+        links=_links(job.id, job.order_id),
+    )
+
+
+def _links(job_id: UUID, order_id: UUID | None) -> JobLinks:
+    job = f"/v1/jobs/{job_id}"
+    return JobLinks(job=job, order=f"/v1/orders/{order_id}" if order_id else None, events=f"{job}/events")
+
+
+def _key(given: str | None, who: Caller, route: str, payload: str) -> Key | None:
+    key = idempotency_key(given)
+    return None if key is None else Key.of(key, subject=who.subject, route=route, payload=payload)
+
+
+def _params(cursor: BaseModel) -> dict[str, Any]:
+    return cursor.model_dump(mode="json", exclude_none=True)
+
+
+def _orders(request: Request) -> Upstream:
+    upstream: Upstream = request.state.orders
+    return upstream
+
+
+def _stock(request: Request) -> Upstream:
+    upstream: Upstream = request.state.stock
+    return upstream

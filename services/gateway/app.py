@@ -1,0 +1,12 @@
+"""The gateway, wired together."""
+
+from services.gateway import handlers
+from services.gateway.api import router
+from services.gateway.settings import GatewaySettings
+from shared.service import Service
+from shared.settings import load
+
+service = Service(load(GatewaySettings), handlers, router)
+
+if __name__ == "__main__":
+    service.run()

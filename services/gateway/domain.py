@@ -1,0 +1,100 @@
+"""What a message means for a job, and what a client's wishes mean for us."""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from contracts.base import JobState, Message
+from contracts.jobs import JobProgressed
+
+LONGEST_WAIT = 30
+"""Seconds."""
+
+_WAIT = re.compile(r'(?:^|[,;\s])wait\s*=\s*"?(\d{1,9})"?\s*(?:$|[,;])', re.IGNORECASE)
+_EVENT_ID = re.compile(r"(\d{1,9})\.(\d{1,9})")
+_CANCELLABLE = "order.place"
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """What changes in a job: its status, and what else the message brought."""
+
+    status: JobState
+    progress: dict[str, Any] | None = None
+    result: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None
+    is_milestone: bool = True
+    """Whether it is worth a line in the timeline; progress is not, it comes too often."""
+
+
+def move(status: JobState, said: JobState, message: Message) -> Move | None:
+    """What a message that says `said` changes in a job in `status`; None if nothing. A final state is never left."""
+    if status.is_final:
+        return None
+    body = message.model_dump(mode="json")
+    if isinstance(message, JobProgressed):
+        return Move(said, progress=body, is_milestone=False)
+    if said is JobState.SUCCESS:
+        return Move(said, result=body)
+    if said is JobState.FAILURE:
+        return Move(said, error=_error(body))
+    return Move(said)
+
+
+def _error(body: dict[str, Any]) -> dict[str, Any]:
+    code = str(body.pop("reason", "failed"))
+    return {"code": code, "detail": body.pop("detail", None) or f"{code.replace('_', ' ').capitalize()}.", **body}
+
+
+def refusal_to_cancel(kind: str, status: JobState) -> str | None:
+    """Why a job cannot be cancelled; None if it can."""
+    if kind != _CANCELLABLE:
+        return f"A job of kind {kind} cannot be cancelled."
+    if status.is_final:
+        return f"The job has ended: {status}."
+    return None
+
+
+def preferred_wait(prefer: str) -> int | None:
+    """Seconds to wait, from a `Prefer` header (RFC 7240), at most 30; None without one that we understand.
+
+    A preference is a wish: what cannot be understood is passed over, as the RFC has it.
+    """
+    found = _WAIT.search(prefer)
+    return min(int(found[1]), LONGEST_WAIT) if found else None
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """How much of a job's history a client has: it is the `id` of a server-sent event."""
+
+    revision: int = 0
+    lines: int = 0
+
+    @classmethod
+    def read(cls, last_event_id: str | None) -> "Seen":
+        """From a `Last-Event-ID` header; one that is not ours means that nothing was seen."""
+        found = _EVENT_ID.fullmatch(last_event_id or "")
+        return cls(int(found[1]), int(found[2])) if found else cls()
+
+    def __str__(self) -> str:
+        return f"{self.revision}.{self.lines}"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An idempotency key in its scope, and a fingerprint of what was asked for under it."""
+
+    id: str
+    payload: str
+
+    @classmethod
+    def of(cls, given: str, *, subject: str, route: str, payload: str) -> "Key":
+        """Callers and routes do not share keys."""
+        return cls(_digest(subject, route, given), _digest(payload))
+
+
+def _digest(*parts: str) -> str:
+    framed = "".join(f"{len(part)}:{part}" for part in parts)  # so that no two lists of parts look the same
+    return hashlib.sha256(framed.encode("utf-8", "surrogatepass")).hexdigest()

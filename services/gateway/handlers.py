@@ -1,0 +1,28 @@
+"""What the gateway does with messages: every one that moves a job moves it. No code per kind of job."""
+
+from typing import TYPE_CHECKING, Union
+
+from contracts.base import JobState, Message
+from contracts.flow import FLOW
+from services.gateway import domain, store
+from services.gateway.store import Job, jobs
+from shared.consumer import on
+from shared.unit import Unit
+
+JOB_MESSAGES = tuple(message for message, lanes in FLOW.items() if "gateway" in lanes)
+if TYPE_CHECKING:
+    JobMessage = Message
+else:
+    JobMessage = Union[JOB_MESSAGES]  # noqa: UP007 - for the AsyncAPI document
+
+
+@on(*JOB_MESSAGES, loads_jobs=jobs)
+async def on_job_message(message: JobMessage, unit: Unit) -> None:
+    """Move the jobs that a message speaks of. One that is not ours was started by a shop's own system."""
+    assert unit.cause
+    for job_id, said in message.job_states(unit.job_id).items():
+        job = unit.get(Job, store.as_uuid(job_id))
+        move = domain.move(JobState(job.status), said, message) if job else None
+        if job and move:
+            store.apply(job, move, unit.cause)
+            store.changes.announce(unit.session, job.id)

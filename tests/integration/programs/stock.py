@@ -1,0 +1,57 @@
+"""Stock with the handlers of `tests.integration.reserving`, as a process of its own.
+
+python -m tests.integration.programs.stock AMQP_URL DATABASE_URL [before_publish|after_publish|supervised]
+
+The first two say where it is killed; `supervised` starts it again whenever it dies, as a supervisor would.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from fastapi import APIRouter
+
+from shared import outbox
+from shared.publisher import Outgoing, Publisher
+from shared.service import Service
+from tests.integration.reserving import on_order_placed
+from tests.running import module_of, settings_for
+
+publish = Publisher.publish
+
+
+async def die_before(_: Publisher, __: Sequence[Outgoing]) -> list[bool]:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("not reached")
+
+
+async def die_after(self: Publisher, messages: Sequence[Outgoing]) -> list[bool]:
+    await publish(self, messages)
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("not reached")
+
+
+def serve(amqp_url: str, database_url: str) -> None:
+    settings = settings_for("stock", amqp_url, database_url, log_level="WARNING")
+    Service(settings, module_of(on_order_placed), APIRouter()).run()
+
+
+def supervise(amqp_url: str, database_url: str) -> None:
+    while True:
+        child = os.fork()
+        if not child:
+            serve(amqp_url, database_url)
+            os._exit(0)
+        if os.waitpid(child, 0)[1] == 0:
+            return
+
+
+if __name__ == "__main__":
+    amqp_url, database_url, how = [*sys.argv[1:], ""][:3]
+    outbox.HEARTBEAT_SECONDS, outbox.DEAD_AFTER_SECONDS = 0.1, 1.0
+    if how == "before_publish":
+        Publisher.publish = die_before
+    elif how == "after_publish":
+        Publisher.publish = die_after
+    (supervise if how == "supervised" else serve)(amqp_url, database_url)

@@ -1,0 +1,94 @@
+"""What support sees of the mails."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+from uuid_utils.compat import uuid7
+
+from services.email import handlers
+from services.email.api import router
+from services.email.store import Mail, MailStatus
+from shared.database import migrate
+from shared.security import issue_token
+from shared.service import Service
+from tests.running import SECRET, settings_for
+
+
+def a_mail(order_id: UUID | None = None, **more: Any) -> Mail:
+    about = {"kind": "placed", "recipient": "ana@example.com", "locale": "en", "subject": "We have your order"}
+    rest = {"text": "Hello", "html": "<p>Hello</p>", "message_id": "<m@shop.example>", "correlation_id": "job"}
+    return Mail(id=uuid7(), order_id=order_id, created_at=1_700_000_000_000, **{**about, **rest, **more})
+
+
+@pytest.fixture
+async def service(database_url: str) -> AsyncIterator[Service]:
+    await asyncio.to_thread(migrate, "email", database_url)
+    service = Service(settings_for("email", "amqp://nobody@127.0.0.1:1/", database_url), handlers, router)
+    yield service
+    await service.database.dispose()
+
+
+def calling(service: Service, role: str | None = "operator") -> httpx.AsyncClient:
+    token = issue_token(SECRET, subject="rui", role=role, ttl=60) if role else ""
+    headers = {"Authorization": f"Bearer {token}"} if role else {}
+    transport = httpx.ASGITransport(service.app)
+    return httpx.AsyncClient(transport=transport, base_url="http://email", headers=headers)
+
+
+async def given(service: Service, *mails: Mail) -> None:
+    async with service.database.transaction() as session:
+        session.add_all(mails)
+
+
+async def test_mails_are_listed_newest_first_a_page_at_a_time(service: Service) -> None:
+    mails = [a_mail() for _ in range(5)]
+    newest = [str(mail.id) for mail in reversed(mails)]
+    await given(service, *mails)
+    async with calling(service) as client:
+        first = (await client.get("/v1/mails", params={"limit": 3})).json()
+        second = (await client.get("/v1/mails", params={"limit": 3, "starting_after": newest[2]})).json()
+    assert [mail["id"] for mail in first["data"] + second["data"]] == newest
+    assert (first["has_more"], second["has_more"]) == (True, False)
+    assert "html" not in first["data"][0]
+
+
+async def test_mails_are_found_by_their_order(service: Service) -> None:
+    order_id = uuid7()
+    await given(service, a_mail(order_id), a_mail(uuid7()), a_mail())
+    async with calling(service) as client:
+        found = (await client.get("/v1/mails", params={"order_id": str(order_id)})).json()
+    assert [mail["order_id"] for mail in found["data"]] == [str(order_id)]
+
+
+async def test_a_mail_is_shown_with_its_text_and_what_the_server_said(service: Service) -> None:
+    mail = a_mail(status=MailStatus.SENT, smtp_answer="250 OK", sent_at=1_700_000_001_500)
+    await given(service, mail)
+    async with calling(service) as client:
+        shown = (await client.get(f"/v1/mails/{mail.id}")).json()
+    assert (shown["status"], shown["smtp_answer"], shown["text"]) == ("SENT", "250 OK", "Hello")
+    assert shown["created_at"] == "2023-11-14T22:13:20Z"
+    assert shown["sent_at"] == "2023-11-14T22:13:21.500000Z"
+
+
+async def test_a_mail_that_does_not_exist_is_not_found(service: Service) -> None:
+    async with calling(service) as client:
+        answer = await client.get(f"/v1/mails/{uuid7()}")
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+
+
+@pytest.mark.parametrize(("role", "status"), [(None, 401), ("customer", 403)])
+@pytest.mark.parametrize("path", ["/v1/mails", f"/v1/mails/{uuid7()}"])
+async def test_only_operators_read_mails(service: Service, role: str | None, status: int, path: str) -> None:
+    async with calling(service, role) as client:
+        assert (await client.get(path)).status_code == status
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=101", "starting_after=x", "order_id=1", "limit=-1"])
+async def test_a_wrong_query_is_refused(service: Service, query: str) -> None:
+    async with calling(service) as client:
+        answer = await client.get(f"/v1/mails?{query}")
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")

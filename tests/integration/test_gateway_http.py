@@ -1,0 +1,368 @@
+"""The gateway's manners: whom it lets do what, what it refuses, and how. Both databases; no broker is there."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from uuid_utils.compat import uuid7
+
+from contracts.base import JobState
+from services.gateway import store
+from services.gateway.store import Job
+from shared.http import BODY_LIMIT
+from tests.serving import NO_BROKER, Served, serving, token
+
+ANA = {"id": "ana", "name": "Ana Souza", "email": "ana@example.com", "locale": "pt-BR"}
+LINE = {"sku": "COFFEE-1KG", "quantity": 2}
+ORDER: dict[str, Any] = {"customer": ANA, "currency": "BRL", "lines": [LINE]}
+NOBODY = "http://127.0.0.1:9"
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.fixture
+async def gateway(database_url: str) -> AsyncIterator[Served]:
+    async with serving("gateway", NO_BROKER, database_url, orders_url=NOBODY, stock_url=NOBODY) as served:
+        yield served
+
+
+@pytest.fixture
+async def ana(gateway: Served) -> AsyncIterator[httpx.AsyncClient]:
+    async with gateway.client("ana") as client:
+        yield client
+
+
+@pytest.fixture
+async def bia(gateway: Served) -> AsyncIterator[httpx.AsyncClient]:
+    async with gateway.client("bia") as client:
+        yield client
+
+
+@pytest.fixture
+async def operator(gateway: Served) -> AsyncIterator[httpx.AsyncClient]:
+    async with gateway.client("olga", "operator") as client:
+        yield client
+
+
+def check(answer: httpx.Response, status: int, code: str | None = None) -> dict[str, Any]:
+    """It is a problem, well told."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem: dict[str, Any] = answer.json()
+    assert problem["status"] == status
+    assert problem["request_id"] == answer.headers["x-request-id"]
+    assert code in (None, problem["code"])
+    return problem
+
+
+# -- who may ---------------------------------------------------------------------------------------------------------
+
+ROUTES = [
+    ("POST", "/v1/orders"),
+    ("GET", "/v1/orders"),
+    ("GET", f"/v1/orders/{uuid7()}"),
+    ("POST", f"/v1/orders/{uuid7()}/cancel"),
+    ("GET", "/v1/jobs"),
+    ("GET", f"/v1/jobs/{uuid7()}"),
+    ("POST", f"/v1/jobs/{uuid7()}/wait"),
+    ("GET", f"/v1/jobs/{uuid7()}/events"),
+    ("POST", f"/v1/jobs/{uuid7()}/cancel"),
+    ("GET", "/v1/products"),
+    ("GET", "/v1/products/A"),
+    ("PUT", "/v1/products/A"),
+    ("POST", "/v1/products/A/adjustments"),
+]
+
+
+async def test_no_route_answers_without_a_good_token(gateway: Served) -> None:
+    forged = token()[:-4] + "AAAA"
+    bad = {None: "token_missing", forged: "token_invalid", token(ttl=-60): "token_expired", "x": "token_invalid"}
+    async with httpx.AsyncClient(base_url=gateway.url, trust_env=False) as client:
+        for method, path in ROUTES:
+            for given, code in bad.items():
+                headers = {"Authorization": f"Bearer {given}"} if given else {}
+                answer = await client.request(method, path, headers=headers, **_body(method))
+                check(answer, 401, code)
+                assert answer.headers["www-authenticate"].startswith("Bearer")
+
+
+def _body(method: str) -> dict[str, Any]:
+    return {"json": ORDER} if method in ("POST", "PUT") else {}
+
+
+@pytest.mark.parametrize("subject", ["", "a\x00b", "a\nb", "\ud800", "x" * 256])
+async def test_a_subject_that_cannot_be_stored_is_refused(gateway: Served, subject: str) -> None:
+    async with gateway.client(subject, "operator") as client:
+        check(await client.post("/v1/orders", json=ORDER), 401, "token_invalid")
+
+
+async def test_a_customer_orders_for_itself_and_an_operator_for_anyone(
+    ana: httpx.AsyncClient, bia: httpx.AsyncClient, operator: httpx.AsyncClient
+) -> None:
+    assert (await ana.post("/v1/orders", json=ORDER)).status_code == 202
+    assert (await operator.post("/v1/orders", json=ORDER)).status_code == 202
+    check(await bia.post("/v1/orders", json=ORDER), 403, "not_your_order")
+
+
+async def test_anothers_job_is_not_found(
+    ana: httpx.AsyncClient, bia: httpx.AsyncClient, operator: httpx.AsyncClient
+) -> None:
+    job = (await ana.post("/v1/orders", json=ORDER)).json()["links"]["job"]
+    asks = [("GET", ""), ("POST", "/wait?timeout=0"), ("GET", "/events"), ("POST", "/cancel")]
+    for method, rest in asks:
+        check(await bia.request(method, job + rest), 404, "job_not_found")
+    assert (await bia.get("/v1/jobs")).json() == {"data": [], "has_more": False}
+    assert (await operator.get(job)).json() == (await ana.get(job)).json()
+    assert len((await operator.get("/v1/jobs")).json()["data"]) == 1
+
+
+async def test_what_only_operators_may_do_is_refused_to_customers(ana: httpx.AsyncClient) -> None:
+    product = {"name": "Coffee", "price": {"amount": 1, "currency": "BRL"}}
+    check(await ana.put("/v1/products/A", json=product), 403, "operators_only")
+    check(await ana.post("/v1/products/A/adjustments", json={"delta": 1, "reason": "x"}), 403, "operators_only")
+
+
+# -- what is refused -------------------------------------------------------------------------------------------------
+
+
+def changed(**fields: Any) -> dict[str, Any]:
+    return {**ORDER, **fields}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        [],
+        None,
+        "order",
+        0,
+        changed(lines=[]),
+        changed(lines=[LINE] * 201),
+        changed(lines={"sku": "A"}),
+        changed(lines=[{"sku": "A", "quantity": 0}]),
+        changed(lines=[{"sku": "A", "quantity": -1}]),
+        changed(lines=[{"sku": "A", "quantity": 10_001}]),
+        changed(lines=[{"sku": "A", "quantity": 10**400}]),
+        changed(lines=[{"sku": "A", "quantity": 1.5}]),
+        changed(lines=[{"sku": "A", "quantity": "1"}]),
+        changed(lines=[{"sku": "A", "quantity": True}]),
+        changed(lines=[{"sku": "coffee", "quantity": 1}]),
+        changed(lines=[{"sku": "A\x00", "quantity": 1}]),
+        changed(lines=[{"sku": "A\n", "quantity": 1}]),
+        changed(lines=[{"sku": "A" * 41, "quantity": 1}]),
+        changed(lines=[{"sku": "A", "quantity": 1, "unit_price": 1}]),
+        changed(currency="brl"),
+        changed(currency="BRL\n"),
+        changed(order_id=str(uuid7())),
+        changed(customer={**ANA, "name": "A\x00na"}),
+        changed(customer={**ANA, "name": "A\r\nBcc: x@example.com"}),
+        changed(customer={**ANA, "name": "\ud800"}),
+        changed(customer={**ANA, "name": "x" * 201}),
+        changed(customer={**ANA, "name": ""}),
+        changed(customer={**ANA, "email": "ana"}),
+        changed(customer={**ANA, "email": "ana@example.com\n"}),
+        changed(customer={**ANA, "locale": "de"}),
+        changed(customer={**ANA, "\ud800": 1}),
+        changed(**{"\x00/~": 1}),
+    ],
+)
+async def test_an_order_that_is_none_is_refused_with_a_pointer(ana: httpx.AsyncClient, body: Any) -> None:
+    problem = check(await ana.post("/v1/orders", json=body), 422, "invalid_request")
+    assert problem["errors"]
+    assert (await ana.get("/v1/jobs")).json()["data"] == []
+
+
+@pytest.mark.parametrize(
+    ("content", "headers", "status"),
+    [
+        (b"{", JSON, 400),
+        (b"\xff\xfe", JSON, 400),
+        (b'{"customer": NaN, "lines": Infinity}', JSON, 422),
+        (b"[" * 50_000, JSON, 400),
+        (b'{"a":' * 900 + b"1" + b"}" * 900, JSON, 422),
+        (b'{"currency": ' + b"9" * 5000 + b"}", JSON, 400),
+        (b"", JSON, 422),
+        (b" " * (BODY_LIMIT + 1), JSON, 413),
+        (b"a=1", {"Content-Type": "application/x-www-form-urlencoded"}, 415),
+        (b"{}", {}, 415),
+        (b"{}", {"Content-Type": "text/plain"}, 415),
+    ],
+)
+async def test_a_body_that_is_no_json_is_refused(
+    ana: httpx.AsyncClient, content: bytes, headers: dict[str, str], status: int
+) -> None:
+    check(await ana.post("/v1/orders", content=content, headers=headers), status)
+
+
+async def test_a_body_that_grows_too_long_as_it_comes_is_refused(ana: httpx.AsyncClient) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        for _ in range(BODY_LIMIT // 1024 + 2):
+            yield b" " * 1024
+
+    check(await ana.post("/v1/orders", content=endless(), headers=JSON), 413, "too_large")
+
+
+@pytest.mark.parametrize("key", ["", '""', "x" * 256, '"' + "x" * 256 + '"'])
+async def test_an_idempotency_key_that_is_none_is_refused(ana: httpx.AsyncClient, key: str) -> None:
+    check(await ana.post("/v1/orders", json=ORDER, headers={"Idempotency-Key": key}), 422)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", f"/v1/jobs/{uuid7()}", 404),
+        ("GET", f"/v1/jobs/{uuid7()}/events", 404),
+        ("POST", f"/v1/jobs/{uuid7()}/wait?timeout=0", 404),
+        ("POST", f"/v1/jobs/{uuid7()}/cancel", 404),
+        ("GET", "/v1/jobs/4711", 422),
+        ("GET", "/v1/jobs?limit=0", 422),
+        ("GET", "/v1/jobs?limit=101", 422),
+        ("GET", "/v1/jobs?status=DONE", 422),
+        ("GET", "/v1/jobs?starting_after=x", 422),
+        ("GET", f"/v1/jobs?starting_after={uuid7()}&ending_before={uuid7()}", 422),
+        ("GET", "/v1/products/a%00", 422),
+        ("GET", "/v1/products/%2e%2e", 422),
+        ("GET", "/v1/nothing", 404),
+        ("GET", "/docs/..%2fapi.py", 404),
+        ("DELETE", "/v1/orders", 405),
+    ],
+)
+async def test_what_is_not_there_or_makes_no_sense_is_said_so(
+    ana: httpx.AsyncClient, method: str, path: str, status: int
+) -> None:
+    check(await ana.request(method, path), status)
+
+
+@pytest.mark.parametrize("timeout", ["-1", "31", "nan", "inf", "-inf", "x", "", "1e400"])
+async def test_a_timeout_that_makes_no_sense_is_refused(ana: httpx.AsyncClient, timeout: str) -> None:
+    job = (await ana.post("/v1/orders", json=ORDER)).json()["links"]["job"]
+    check(await ana.post(f"{job}/wait", params={"timeout": timeout}), 422, "invalid_request")
+
+
+@pytest.mark.parametrize("delta", [0, 1_000_001, -1_000_001, 1.5, "1", None, True])
+async def test_an_adjustment_that_is_none_is_refused(operator: httpx.AsyncClient, delta: Any) -> None:
+    answer = await operator.post("/v1/products/A/adjustments", json={"delta": delta, "reason": "count"})
+    assert check(answer, 422)["errors"][0]["pointer"] == "/delta"
+
+
+# -- once -----------------------------------------------------------------------------------------------------------
+
+
+async def test_the_same_key_fifty_times_at_once_is_one_order(ana: httpx.AsyncClient) -> None:
+    answers = await asyncio.gather(
+        *[ana.post("/v1/orders", json=ORDER, headers={"Idempotency-Key": "k"}) for _ in range(50)]
+    )
+    assert {answer.status_code for answer in answers} == {202}
+    assert len({answer.text for answer in answers}) == 1
+    assert sum("idempotent-replayed" in answer.headers for answer in answers) == 49
+    assert len((await ana.get("/v1/jobs")).json()["data"]) == 1
+
+
+async def test_the_first_answer_comes_again_to_the_same_key_only(
+    ana: httpx.AsyncClient, operator: httpx.AsyncClient
+) -> None:
+    key = {"Idempotency-Key": "k" * 255}
+    first = await ana.post("/v1/orders", json=ORDER, headers=key)
+    again = await ana.post("/v1/orders", json=ORDER, headers={"Idempotency-Key": f'"{"k" * 255}"'})
+    assert (again.status_code, again.text) == (first.status_code, first.text)
+    assert again.headers["location"] == first.headers["location"]
+    others = await operator.post("/v1/orders", json=ORDER, headers=key)
+    assert others.json()["job_id"] != first.json()["job_id"]
+
+
+async def test_another_payload_under_the_same_key_is_refused_also_at_once(ana: httpx.AsyncClient) -> None:
+    bodies = [changed(lines=[{"sku": "A", "quantity": n % 2 + 1}]) for n in range(20)]
+    answers = await asyncio.gather(
+        *[ana.post("/v1/orders", json=body, headers={"Idempotency-Key": "k"}) for body in bodies]
+    )
+    assert sorted(answer.status_code for answer in answers) == [202] * 10 + [422] * 10
+    refused = next(answer for answer in answers if answer.status_code == 422)
+    check(refused, 422, "idempotency_key_reused")
+    assert len((await ana.get("/v1/jobs")).json()["data"]) == 1
+
+
+async def test_old_keys_are_forgotten_in_steps_and_young_ones_kept(
+    gateway: Served, ana: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await ana.post("/v1/orders", json=ORDER, headers={"Idempotency-Key": "k"})
+    async with gateway.service.database.transaction() as session:
+        assert await store.forget_old_keys(session) == 0
+    monkeypatch.setattr(store, "KEEP_KEYS_HOURS", -1)
+    async with gateway.service.database.transaction() as session:
+        assert await store.forget_old_keys(session) == 1
+    again = await ana.post("/v1/orders", json=ORDER, headers={"Idempotency-Key": "k"})
+    assert again.json()["job_id"] != first.json()["job_id"]
+
+
+# -- lists, cancelling, and parts that are missing ----------------------------------------------------------------------
+
+
+async def test_jobs_are_listed_newest_first_in_pages(ana: httpx.AsyncClient) -> None:
+    ids = [(await ana.post("/v1/orders", json=ORDER)).json()["job_id"] for _ in range(5)][::-1]
+
+    async def page(**params: Any) -> tuple[list[str], bool]:
+        found = (await ana.get("/v1/jobs", params=params)).json()
+        return [job["id"] for job in found["data"]], found["has_more"]
+
+    assert await page() == (ids, False)
+    assert await page(limit=2) == (ids[:2], True)
+    assert await page(limit=2, starting_after=ids[1]) == (ids[2:4], True)
+    assert await page(limit=2, starting_after=ids[3]) == (ids[4:], False)
+    assert await page(limit=2, ending_before=ids[3]) == (ids[1:3], True)
+    assert await page(status="PENDING", limit=1) == (ids[:1], True)
+    assert await page(status="SUCCESS") == ([], False)
+
+
+async def test_an_order_placed_here_is_cancelled_without_asking_anyone(
+    ana: httpx.AsyncClient, bia: httpx.AsyncClient
+) -> None:
+    order = (await ana.post("/v1/orders", json=ORDER)).json()["links"]["order"]
+    accepted = await ana.post(f"{order}/cancel")
+    assert accepted.status_code == 202
+    job = (await ana.get(accepted.json()["links"]["job"])).json()
+    assert (job["kind"], job["status"]) == ("order.cancel", "PENDING")
+    check(await bia.post(f"{order}/cancel"), 503, "upstream_unavailable")
+
+
+async def test_a_job_that_has_ended_cannot_be_cancelled(gateway: Served, ana: httpx.AsyncClient) -> None:
+    job = (await ana.post("/v1/orders", json=ORDER)).json()
+    async with gateway.service.database.transaction() as session:
+        row = await session.get_one(Job, store.as_uuid(job["job_id"]))
+        row.status = JobState.SUCCESS
+    check(await ana.post(f"{job['links']['job']}/cancel"), 409, "not_cancellable")
+
+
+async def test_an_upstream_that_is_down_is_a_503_that_says_when_to_come_again(operator: httpx.AsyncClient) -> None:
+    for path in ("/v1/orders", f"/v1/orders/{uuid7()}", "/v1/products", "/v1/products/A"):
+        answer = await operator.get(path)
+        check(answer, 503, "upstream_unavailable")
+        assert int(answer.headers["retry-after"]) > 0
+
+
+async def test_without_a_broker_orders_are_taken_and_readiness_says_what_is_missing(ana: httpx.AsyncClient) -> None:
+    assert (await ana.post("/v1/orders", json=ORDER)).status_code == 202
+    ready = await ana.get("/readyz")
+    assert ready.status_code == 503
+    assert not ready.json()["checks"]["broker"]["ok"]
+    assert ready.json()["checks"]["database"]["ok"]
+    assert (await ana.get("/livez")).status_code == 200
+
+
+async def test_the_docs_page_needs_no_other_server(gateway: Served) -> None:
+    async with httpx.AsyncClient(base_url=gateway.url, trust_env=False) as client:
+        page = (await client.get("/docs")).text
+        assert "https://" not in page
+        assert "http://" not in page
+        for name in ("swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png"):
+            assert f"/docs/{name}" in page
+            assert (await client.get(f"/docs/{name}")).status_code == 200
+
+
+async def test_the_asyncapi_document_names_what_the_gateway_takes_and_sends(ana: httpx.AsyncClient) -> None:
+    document = (await ana.get("/asyncapi")).json()
+    assert document["asyncapi"] == "3.0.0"
+    assert "gateway" in document["channels"]
+    for name in ("PlaceOrder", "CancelOrder", "OrderConfirmed", "JobFailed"):
+        assert name in document["components"]["schemas"]

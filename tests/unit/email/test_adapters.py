@@ -1,0 +1,79 @@
+"""The mail as it goes over the wire."""
+
+from email import message_from_bytes, policy
+from email.message import EmailMessage
+
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter
+from uuid_utils.compat import uuid7
+
+from contracts.base import Email
+from services.email.adapters import to_bytes
+from services.email.domain import one_line
+from services.email.store import Mail
+
+HEADERS = {
+    "from", "to", "subject", "date", "message-id", "auto-submitted", "content-language", "mime-version", "content-type",
+}  # fmt: skip
+ODD = [
+    "a..b@x.com",
+    ".a@x.com",
+    "=?utf-8?q?=0a?=@x.com",
+    "=?utf-8?q?a=0d=0aBcc=3a_x?=@x.com",
+    "a{}|'`@x.com",
+    "a" * 200 + "@x.com",
+]
+VALID = r"[a-zA-Z0-9.!#$%&'*+/=?^_`{|}~-]{1,60}@[a-z]{1,9}\.com"
+addresses = st.sampled_from(ODD) | st.from_regex(VALID, fullmatch=True)
+
+
+def a_mail(recipient: str = "ana@example.com", subject: str = "Olá", text: str = "Olá\n") -> Mail:
+    return Mail(
+        id=uuid7(),
+        kind="placed",
+        recipient=recipient,
+        locale="pt-BR",
+        subject=subject,
+        text=text,
+        html="<p>Olá</p>",
+        message_id="<0193a5b2@shop.example>",
+        correlation_id="job",
+        created_at=1_700_000_000_000,
+    )
+
+
+def read(mail: Mail) -> EmailMessage:
+    found = message_from_bytes(to_bytes(mail, "Malote <no-reply@shop.example>"), policy=policy.default)
+    assert isinstance(found, EmailMessage)
+    return found
+
+
+def test_a_mail_has_a_text_and_a_page_and_says_that_it_is_automatic() -> None:
+    mail = read(a_mail(text="Olá, Ana\n.\nfim\n"))
+    assert mail["From"] == "Malote <no-reply@shop.example>"
+    assert mail["To"] == "ana@example.com"
+    assert mail["Message-ID"] == "<0193a5b2@shop.example>"
+    assert mail["Date"].datetime.isoformat() == "2023-11-14T22:13:20+00:00"
+    assert mail["Auto-Submitted"] == "auto-generated"
+    text, html = mail.get_body(("plain",)), mail.get_body(("html",))
+    assert text
+    assert html
+    assert text.get_content().splitlines() == ["Olá, Ana", ".", "fim"]
+    assert html.get_content().strip() == "<p>Olá</p>"
+
+
+def test_a_mail_goes_through_servers_that_take_only_seven_bits() -> None:
+    assert to_bytes(a_mail(subject="ação " * 60, text="ação " * 600), "Malote <no-reply@shop.example>").isascii()
+
+
+@given(addresses, st.text(st.characters(exclude_categories=["Cs"]), max_size=220))
+def test_no_address_and_no_subject_adds_or_breaks_a_header(recipient: str, subject: str) -> None:
+    TypeAdapter(Email).validate_python(recipient)
+    mail = a_mail(recipient, one_line(subject) or "-")
+    head, _, body = to_bytes(mail, "Malote <no-reply@shop.example>").partition(b"\r\n\r\n")
+    lines = [line for line in head.split(b"\r\n") if not line.startswith((b" ", b"\t"))]
+    assert {line.partition(b":")[0].decode().lower() for line in lines} == HEADERS
+    assert len(lines) == len(HEADERS)
+    assert b"\n" not in head.replace(b"\r\n", b"")
+    assert b"Ol=C3=A1" in body

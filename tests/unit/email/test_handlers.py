@@ -1,0 +1,108 @@
+"""What email writes and sends, without a broker or an SMTP server."""
+
+from collections.abc import Iterator
+
+import pytest
+from uuid_utils.compat import uuid7
+
+from contracts.email import DeliverMail
+from services.email import handlers
+from services.email.adapters import NotSent, Refused, mailer
+from services.email.settings import EmailSettings
+from services.email.store import Mail, MailStatus
+from shared.retry import Poison
+from shared.testing import Harness
+from tests.unit.email import news
+from tests.unit.email.test_adapters import a_mail
+
+
+@pytest.fixture(autouse=True)
+def configured() -> Iterator[None]:
+    mailer.configure(EmailSettings(_env_file=None, operators="ops@example.com,boss@example.com"))
+    yield
+    del mailer.settings
+
+
+async def test_news_of_an_order_is_written_down_and_then_delivered() -> None:
+    async with Harness(handlers, Mail) as email:
+        said = await email.when(
+            news.placed(), news.confirmed(), news.cancelled(), news.rejected("out_of_stock"), job="j"
+        )
+        mails = await email.rows(Mail)
+        assert {mail.kind for mail in mails} == {"placed", "confirmed", "cancelled", "rejected"}
+        assert {mail.order_id for mail in mails} == {news.ORDER_ID}
+        assert {(mail.recipient, mail.locale) for mail in mails} == {("ana@example.com", "pt-BR")}
+        assert {(mail.status, mail.correlation_id) for mail in mails} == {(MailStatus.PENDING, "j")}
+        assert {message.mail_id for message in said if isinstance(message, DeliverMail)} == {mail.id for mail in mails}
+        assert len({mail.message_id for mail in mails}) == 4
+
+
+async def test_a_customer_reads_its_own_language() -> None:
+    async with Harness(handlers, Mail) as email:
+        await email.when(news.placed(who=news.customer(locale="en")))
+        assert (await email.rows(Mail))[0].subject == "We have your order 4F2A91BC"
+
+
+async def test_each_operator_is_told_of_low_stock_in_a_mail_of_its_own() -> None:
+    async with Harness(handlers, Mail) as email:
+        assert len(await email.when(news.low())) == 2
+        first, second = sorted(await email.rows(Mail), key=lambda mail: mail.id)
+        assert (first.recipient, second.recipient) == ("ops@example.com", "boss@example.com")
+        assert first.message_id != second.message_id
+        assert first.order_id is None
+
+
+async def test_a_mail_that_the_server_takes_is_sent_and_not_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+
+    async def deliver(mail: Mail) -> str:
+        taken.append(mail.id)
+        return "250 OK"
+
+    monkeypatch.setattr(mailer, "deliver", deliver)
+    async with Harness(handlers, Mail) as email:
+        mail = a_mail()
+        await email.given(mail)
+        for _ in range(2):
+            assert await email.when(DeliverMail(mail_id=mail.id)) == []
+        now = await email.row(Mail, mail.id)
+        assert (now.status, now.smtp_answer) == (MailStatus.SENT, "250 OK")
+        assert now.sent_at
+    assert len(taken) == 1
+
+
+async def test_a_refused_mail_has_failed_and_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = []
+
+    async def deliver(mail: Mail) -> str:
+        tries.append(mail.id)
+        raise Refused("550 no such user")
+
+    monkeypatch.setattr(mailer, "deliver", deliver)
+    async with Harness(handlers, Mail) as email:
+        mail = a_mail()
+        await email.given(mail)
+        for _ in range(2):
+            await email.when(DeliverMail(mail_id=mail.id))
+        now = await email.row(Mail, mail.id)
+        assert (now.status, now.smtp_answer, now.sent_at) == (MailStatus.FAILED, "550 no such user", None)
+    assert len(tries) == 1
+
+
+async def test_what_may_pass_later_is_raised_for_the_ladder(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def deliver(mail: Mail) -> str:
+        raise NotSent("451 later")
+
+    monkeypatch.setattr(mailer, "deliver", deliver)
+    async with Harness(handlers, Mail) as email:
+        mail = a_mail()
+        await email.given(mail)
+        with pytest.raises(NotSent):
+            await email.when(DeliverMail(mail_id=mail.id))
+        assert (await email.row(Mail, mail.id)).status == MailStatus.PENDING
+
+
+async def test_a_mail_that_does_not_exist_is_nothing_to_retry() -> None:
+    async with Harness(handlers, Mail) as email:
+        with pytest.raises(Poison):
+            await email.when(DeliverMail(mail_id=uuid7()))

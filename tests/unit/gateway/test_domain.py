@@ -1,0 +1,107 @@
+"""What a message means for a job."""
+
+import pytest
+from uuid_utils.compat import uuid7
+
+from contracts.base import JobState, Message
+from contracts.jobs import JobFailed, JobProgressed, JobRetrying
+from contracts.orders import OrderCancelRefused, OrderRejected, RejectedLine
+from services.gateway import domain
+from services.gateway.domain import Key, Move, Seen
+
+ORDER = uuid7()
+REFUSED = OrderCancelRefused(order_id=ORDER, reason="already_cancelled")
+ANA = {"id": "ana", "name": "Ana", "email": "ana@example.com"}
+
+
+@pytest.mark.parametrize("status", [JobState.SUCCESS, JobState.FAILURE, JobState.CANCELLED])
+@pytest.mark.parametrize("said", list(JobState))
+def test_a_final_state_is_never_left(status: JobState, said: JobState) -> None:
+    assert domain.move(status, said, REFUSED) is None
+
+
+@pytest.mark.parametrize("status", [JobState.PENDING, JobState.STARTED, JobState.RETRY])
+@pytest.mark.parametrize("said", list(JobState))
+def test_any_other_state_becomes_what_the_message_says(status: JobState, said: JobState) -> None:
+    found = domain.move(status, said, REFUSED)
+    assert found
+    assert found.status is said
+
+
+def test_success_keeps_what_the_message_said() -> None:
+    found = domain.move(JobState.PENDING, JobState.SUCCESS, REFUSED)
+    body = {"order_id": str(ORDER), "reason": "already_cancelled"}
+    assert found == Move(JobState.SUCCESS, result=body)
+
+
+def test_a_failure_says_its_code_its_detail_and_the_rest() -> None:
+    rejected = OrderRejected(
+        order_id=ORDER,
+        customer=ANA,
+        reason="out_of_stock",
+        rejected_lines=(RejectedLine(sku="A", quantity=3, available=1),),
+        rejected_at="2026-01-01T00:00:00Z",
+    )
+    found = domain.move(JobState.PENDING, JobState.FAILURE, rejected)
+    assert found
+    assert found.error
+    assert found.error["code"] == "out_of_stock"
+    assert found.error["detail"] == "Out of stock."
+    assert found.error["rejected_lines"] == [{"sku": "A", "quantity": 3, "available": 1}]
+
+
+def test_a_dead_lettered_command_says_why() -> None:
+    found = domain.move(JobState.RETRY, JobState.FAILURE, JobFailed(reason="dead_lettered", detail="no such table"))
+    assert found == Move(JobState.FAILURE, error={"code": "dead_lettered", "detail": "no such table"})
+
+
+def test_progress_is_kept_and_is_no_line_in_the_timeline() -> None:
+    found = domain.move(JobState.PENDING, JobState.STARTED, JobProgressed(done=3, total=10, unit="rows"))
+    assert found == Move(JobState.STARTED, progress={"done": 3, "total": 10, "unit": "rows"}, is_milestone=False)
+
+
+@pytest.mark.parametrize(("message", "said"), [(JobRetrying(attempt=1, retry_in=5), JobState.RETRY)])
+def test_a_retry_is_not_final(message: Message, said: JobState) -> None:
+    assert domain.move(JobState.PENDING, said, message) == Move(JobState.RETRY)
+
+
+def test_only_running_jobs_that_place_orders_can_be_cancelled() -> None:
+    assert domain.refusal_to_cancel("order.place", JobState.PENDING) is None
+    assert domain.refusal_to_cancel("order.place", JobState.SUCCESS)
+    assert domain.refusal_to_cancel("order.cancel", JobState.PENDING)
+
+
+@pytest.mark.parametrize(
+    ("prefer", "seconds"),
+    [
+        ("wait=5", 5),
+        ("WAIT = 5", 5),
+        ('respond-async, wait="7"', 7),
+        ("wait=0", 0),
+        ("wait=31", 30),
+        ("wait=999999999999", None),
+        ("wait=-1", None),
+        ("wait=1.5", None),
+        ("await=5", None),
+        ("", None),
+    ],
+)
+def test_a_preference_is_read_leniently_and_bounded(prefer: str, seconds: int | None) -> None:
+    assert domain.preferred_wait(prefer) == seconds
+
+
+def test_an_event_id_comes_back_as_it_went() -> None:
+    assert Seen.read(str(Seen(3, 2))) == Seen(3, 2)
+
+
+@pytest.mark.parametrize("garbage", [None, "", "x", "1", "1.", "-1.2", "1.2.3", "9" * 50])
+def test_an_event_id_that_is_not_ours_means_that_nothing_was_seen(garbage: str | None) -> None:
+    assert Seen.read(garbage) == Seen()
+
+
+def test_keys_are_scoped_to_caller_and_route() -> None:
+    def scoped(subject: str, route: str) -> str:
+        return Key.of("k", subject=subject, route=route, payload="").id
+
+    assert scoped("ana", "A") == scoped("ana", "A")
+    assert len({scoped("ana", "A"), scoped("bia", "A"), scoped("ana", "B"), scoped("an", "aA")}) == 4
