@@ -134,7 +134,7 @@ def _pointer(location: Sequence[str | int]) -> str:
 
 async def _on_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    codes = {404: "not_found", 405: "method_not_allowed"}
+    codes = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
     code = codes.get(error.status_code, f"http_{error.status_code}")
     headers = dict(error.headers or {})
     return problem_response(request, Problem(error.status_code, code, str(error.detail), headers=headers))
@@ -212,7 +212,7 @@ def _bounded(receive: Receive) -> Receive:
         message = await receive()
         taken += len(message.get("body", b""))
         if taken > BODY_LIMIT:
-            raise _too_large()
+            raise HTTPException(413, _too_large().detail)  # FastAPI takes anything else for a malformed body
         return message
 
     return counted

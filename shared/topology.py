@@ -160,7 +160,7 @@ async def apply(
     """
     await declare(amqp_url, ladder)
     vhost = _vhost(amqp_url)
-    async with httpx.AsyncClient(base_url=management_url, timeout=30) as api:
+    async with httpx.AsyncClient(base_url=management_url, timeout=30, trust_env=False) as api:
         for user in (*SERVICES, SHOP):
             if user in passwords:
                 await _put(api, f"/api/users/{user}", {"password": passwords[user], "tags": ""})

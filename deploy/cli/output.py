@@ -16,6 +16,7 @@ Limit = Annotated[int, typer.Option(min=1, max=100, help="How many, newest first
 Wait = Annotated[int, typer.Option(min=0, metavar="SECONDS", help="Wait for the end, at most so long.")]
 
 _PIPE_WIDTH = 200  # where no terminal cuts lines, a table need not either
+_GAP, _LEAST = 2, 8
 _COLOURS = {
     "CONFIRMED": "green",
     "SUCCESS": "green",
@@ -40,18 +41,23 @@ def console() -> Any:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Any:
-    """A plain table of Rich's markup. `>name` is flush right; what has to give on a narrow terminal is `name~`."""
+    """A plain table of Rich's markup. `>name` is flush right; `name~` is cut where the terminal is too narrow."""
     from rich.table import Table
     from rich.text import Text
 
     cells = [*rows]
-    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for number, column in enumerate(columns):
-        title = column.strip(">~")
-        width = max(len(title), *(Text.from_markup(row[number]).cell_len for row in cells), 0)
+    titles = [column.strip(">~") for column in columns]
+    widths = [max(len(titles[n]), *(Text.from_markup(row[n]).cell_len for row in cells), 0) for n in range(len(titles))]
+    missing = sum(widths) + _GAP * len(widths) - console().width
+    for number in reversed(range(len(columns))):
+        if columns[number].endswith("~") and missing > 0:
+            give = min(missing, max(widths[number] - _LEAST, 0))
+            widths[number] -= give
+            missing -= give
+    made = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
+    for column, title, width in zip(columns, titles, widths, strict=True):
         justify: Any = "right" if column.startswith(">") else "left"
-        least = None if column.endswith("~") else width
-        made.add_column(title, justify=justify, no_wrap=True, overflow="ellipsis", min_width=least)
+        made.add_column(title, justify=justify, no_wrap=True, overflow="ellipsis", width=width)
     for row in cells:
         made.add_row(*row)
     return made

@@ -43,4 +43,4 @@ if [ ! -x .venv/uv/bin/uv ]; then
     "$python" -m venv .venv/uv
     .venv/uv/bin/python -m pip install --quiet --disable-pip-version-check uv
 fi
-UV_PYTHON_DOWNLOADS=never VIRTUAL_ENV= .venv/uv/bin/uv sync --frozen --quiet
+UV_PYTHON_DOWNLOADS=never VIRTUAL_ENV= .venv/uv/bin/uv sync --frozen --compile-bytecode --quiet

@@ -116,8 +116,9 @@ class Environment:
             "PYTHONUNBUFFERED": "1",
         }
         told |= {f"{own}_{other.upper()}_URL": self.url_of(other) for other in self.services if other != service}
-        if not self.variables.get(f"{own}_SMTP_HOST"):
-            told |= {f"{own}_SMTP_HOST": HOST, f"{own}_SMTP_PORT": str(self.smtp_port)}
+        if not self.variables.get("EMAIL_SMTP_HOST"):
+            told |= {"EMAIL_SMTP_HOST": HOST, "EMAIL_SMTP_PORT": str(self.smtp_port)}
+            told["EMAIL_OPERATORS"] = "operators@malote.example"  # any address: all mail ends in the local mailbox
         return told | self.variables
 
     def claimed_ports(self) -> dict[str, int]:

@@ -11,8 +11,8 @@ from uuid_utils.compat import uuid7
 
 from contracts.base import Money
 from contracts.orders import Customer, OrderPlaced, PricedLine
-from shared import topology
 from services.stock.store import Product, Reservation
+from shared import topology
 from shared.database import Database, migrate
 from tests.bench.common import SECRET, Figure, Machines, beside, process, wait_for
 

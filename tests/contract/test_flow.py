@@ -36,7 +36,8 @@ def test_keys_are_unique_and_end_in_a_version() -> None:
     assert len(BY_KEY) == len(FLOW)
     for key in BY_KEY:
         noun, verb, version = key.split(".")
-        assert noun and verb
+        assert noun
+        assert verb
         assert version[0] == "v"
         assert version[1:].isdigit()
 

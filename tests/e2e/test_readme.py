@@ -10,7 +10,7 @@ from pathlib import Path
 
 from contracts.orders import OrderConfirmed
 from tests.e2e.conftest import ROOT, Fleet
-from tests.running import Broker, an_order
+from tests.running import LADDER, Broker, an_order
 
 README = (ROOT / "README.md").read_text()
 
@@ -52,10 +52,8 @@ def test_an_order_placed_with_the_command_line_is_confirmed(fleet: Fleet) -> Non
 def test_an_order_published_from_python_is_confirmed(fleet: Fleet) -> None:
     program = next(block for block in blocks("python") if "aio_pika" in block)
     order_id = fleet.run(".venv/bin/python", "-c", program).strip()
-    fleet.run(
-        "bash", "-c",
-        f"for _ in $(seq 100); do .venv/bin/malote orders show {order_id} --json | grep -q CONFIRMED && exit 0; done; exit 1",
-    )  # fmt: skip
+    look = f".venv/bin/malote orders show {order_id} --json | grep -q CONFIRMED && exit 0"
+    fleet.run("bash", "-c", f"for _ in $(seq 100); do {look}; done; exit 1")
 
 
 async def test_the_five_steps_make_a_service(broker: Broker, tmp_path: Path) -> None:
@@ -107,10 +105,8 @@ async def test_the_five_steps_make_a_service(broker: Broker, tmp_path: Path) -> 
     python(
         "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/contract/test_flow.py", "tests/contract/test_layout.py"
     )
-    python(
-        "-c",
-        f"import asyncio; from shared import topology; asyncio.run(topology.declare({broker.url!r}, ('100ms', '200ms')))",
-    )
+    declare = f"asyncio.run(topology.declare({broker.url!r}, {LADDER!r}))"
+    python("-c", f"import asyncio; from shared import topology; {declare}")
     python("-c", f"from shared.database import migrate; migrate('loyalty', {environment['LOYALTY_DATABASE_URL']!r})")
     spy = await broker.spy(("loyalty", "points.earned.v1"))
     service = subprocess.Popen([sys.executable, "-m", "services.loyalty.app"], cwd=scratch, env=environment)

@@ -224,7 +224,7 @@ async def test_work_outside_the_database_is_done_once_by_two_processes(broker: B
         running("email", broker.url, database_url, handlers) as email,
         running("email", broker.url, database_url, handlers) as other,
     ):
-        mails = [DeliverMail(mail_id=uuid7()) for _ in range(4)]
+        mails = [DeliverMail(mail_id=uuid7()) for _ in range(3)]  # odd, so that copies reach both
         for _ in range(3):
             await asyncio.gather(*(broker.publish(mail, id_=str(mail.mail_id)) for mail in mails))
         await until(lambda: _has(sent, len(mails)), "one of each")

@@ -1,6 +1,7 @@
 """The gateway's manners: whom it lets do what, what it refuses, and how. Both databases; no broker is there."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -91,10 +92,10 @@ def _body(method: str) -> dict[str, Any]:
     return {"json": ORDER} if method in ("POST", "PUT") else {}
 
 
-@pytest.mark.parametrize("subject", ["", "a\x00b", "a\nb", "\ud800", "x" * 256])
-async def test_a_subject_that_cannot_be_stored_is_refused(gateway: Served, subject: str) -> None:
-    async with gateway.client(subject, "operator") as client:
-        check(await client.post("/v1/orders", json=ORDER), 401, "token_invalid")
+async def test_a_subject_that_cannot_be_stored_is_refused(gateway: Served) -> None:
+    for subject in ("", "a\x00b", "a\nb", "\ud800", "x" * 256):
+        async with gateway.client(subject, "operator") as client:
+            check(await client.post("/v1/orders", json=ORDER), 401, "token_invalid")
 
 
 async def test_a_customer_orders_for_itself_and_an_operator_for_anyone(
@@ -130,70 +131,68 @@ def changed(**fields: Any) -> dict[str, Any]:
     return {**ORDER, **fields}
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        {},
-        [],
-        None,
-        "order",
-        0,
-        changed(lines=[]),
-        changed(lines=[LINE] * 201),
-        changed(lines={"sku": "A"}),
-        changed(lines=[{"sku": "A", "quantity": 0}]),
-        changed(lines=[{"sku": "A", "quantity": -1}]),
-        changed(lines=[{"sku": "A", "quantity": 10_001}]),
-        changed(lines=[{"sku": "A", "quantity": 10**400}]),
-        changed(lines=[{"sku": "A", "quantity": 1.5}]),
-        changed(lines=[{"sku": "A", "quantity": "1"}]),
-        changed(lines=[{"sku": "A", "quantity": True}]),
-        changed(lines=[{"sku": "coffee", "quantity": 1}]),
-        changed(lines=[{"sku": "A\x00", "quantity": 1}]),
-        changed(lines=[{"sku": "A\n", "quantity": 1}]),
-        changed(lines=[{"sku": "A" * 41, "quantity": 1}]),
-        changed(lines=[{"sku": "A", "quantity": 1, "unit_price": 1}]),
-        changed(currency="brl"),
-        changed(currency="BRL\n"),
-        changed(order_id=str(uuid7())),
-        changed(customer={**ANA, "name": "A\x00na"}),
-        changed(customer={**ANA, "name": "A\r\nBcc: x@example.com"}),
-        changed(customer={**ANA, "name": "\ud800"}),
-        changed(customer={**ANA, "name": "x" * 201}),
-        changed(customer={**ANA, "name": ""}),
-        changed(customer={**ANA, "email": "ana"}),
-        changed(customer={**ANA, "email": "ana@example.com\n"}),
-        changed(customer={**ANA, "locale": "de"}),
-        changed(customer={**ANA, "\ud800": 1}),
-        changed(**{"\x00/~": 1}),
-    ],
-)
-async def test_an_order_that_is_none_is_refused_with_a_pointer(ana: httpx.AsyncClient, body: Any) -> None:
-    problem = check(await ana.post("/v1/orders", json=body), 422, "invalid_request")
-    assert problem["errors"]
+NO_ORDERS: list[Any] = [
+    {},
+    [],
+    None,
+    "order",
+    0,
+    changed(lines=[]),
+    changed(lines=[LINE] * 201),
+    changed(lines={"sku": "A"}),
+    changed(lines=[{"sku": "A", "quantity": 0}]),
+    changed(lines=[{"sku": "A", "quantity": -1}]),
+    changed(lines=[{"sku": "A", "quantity": 10_001}]),
+    changed(lines=[{"sku": "A", "quantity": 10**400}]),
+    changed(lines=[{"sku": "A", "quantity": 1.5}]),
+    changed(lines=[{"sku": "A", "quantity": "1"}]),
+    changed(lines=[{"sku": "A", "quantity": True}]),
+    changed(lines=[{"sku": "coffee", "quantity": 1}]),
+    changed(lines=[{"sku": "A\x00", "quantity": 1}]),
+    changed(lines=[{"sku": "A\n", "quantity": 1}]),
+    changed(lines=[{"sku": "A" * 41, "quantity": 1}]),
+    changed(lines=[{"sku": "A", "quantity": 1, "unit_price": 1}]),
+    changed(currency="brl"),
+    changed(currency="BRL\n"),
+    changed(order_id=str(uuid7())),
+    changed(customer={**ANA, "name": "A\x00na"}),
+    changed(customer={**ANA, "name": "A\r\nBcc: x@example.com"}),
+    changed(customer={**ANA, "name": "\ud800"}),
+    changed(customer={**ANA, "name": "x" * 201}),
+    changed(customer={**ANA, "name": ""}),
+    changed(customer={**ANA, "email": "ana"}),
+    changed(customer={**ANA, "email": "ana@example.com\n"}),
+    changed(customer={**ANA, "locale": "de"}),
+    changed(customer={**ANA, "\ud800": 1}),
+    changed(**{"\x00/~": 1}),
+]
+
+
+async def test_an_order_that_is_none_is_refused_with_a_pointer(ana: httpx.AsyncClient) -> None:
+    for body in NO_ORDERS:
+        answer = await ana.post("/v1/orders", content=json.dumps(body), headers=JSON)
+        assert check(answer, 422, "invalid_request")["errors"], body
     assert (await ana.get("/v1/jobs")).json()["data"] == []
 
 
-@pytest.mark.parametrize(
-    ("content", "headers", "status"),
-    [
-        (b"{", JSON, 400),
-        (b"\xff\xfe", JSON, 400),
-        (b'{"customer": NaN, "lines": Infinity}', JSON, 422),
-        (b"[" * 50_000, JSON, 400),
-        (b'{"a":' * 900 + b"1" + b"}" * 900, JSON, 422),
-        (b'{"currency": ' + b"9" * 5000 + b"}", JSON, 400),
-        (b"", JSON, 422),
-        (b" " * (BODY_LIMIT + 1), JSON, 413),
-        (b"a=1", {"Content-Type": "application/x-www-form-urlencoded"}, 415),
-        (b"{}", {}, 415),
-        (b"{}", {"Content-Type": "text/plain"}, 415),
-    ],
-)
-async def test_a_body_that_is_no_json_is_refused(
-    ana: httpx.AsyncClient, content: bytes, headers: dict[str, str], status: int
-) -> None:
-    check(await ana.post("/v1/orders", content=content, headers=headers), status)
+NO_JSON = [
+    (b"{", JSON, 400),
+    (b"\xff\xfe", JSON, 400),
+    (b'{"customer": NaN, "lines": Infinity}', JSON, 422),
+    (b"[" * 50_000, JSON, 400),
+    (b'{"a":' * 900 + b"1" + b"}" * 900, JSON, 422),
+    (b'{"currency": ' + b"9" * 5000 + b"}", JSON, 400),
+    (b"", JSON, 422),
+    (b" " * (BODY_LIMIT + 1), JSON, 413),
+    (b"a=1", {"Content-Type": "application/x-www-form-urlencoded"}, 415),
+    (b"{}", {}, 415),
+    (b"{}", {"Content-Type": "text/plain"}, 415),
+]
+
+
+async def test_a_body_that_is_no_json_is_refused(ana: httpx.AsyncClient) -> None:
+    for content, headers, status in NO_JSON:
+        check(await ana.post("/v1/orders", content=content, headers=headers), status)
 
 
 async def test_a_body_that_grows_too_long_as_it_comes_is_refused(ana: httpx.AsyncClient) -> None:
@@ -204,47 +203,45 @@ async def test_a_body_that_grows_too_long_as_it_comes_is_refused(ana: httpx.Asyn
     check(await ana.post("/v1/orders", content=endless(), headers=JSON), 413, "too_large")
 
 
-@pytest.mark.parametrize("key", ["", '""', "x" * 256, '"' + "x" * 256 + '"'])
-async def test_an_idempotency_key_that_is_none_is_refused(ana: httpx.AsyncClient, key: str) -> None:
-    check(await ana.post("/v1/orders", json=ORDER, headers={"Idempotency-Key": key}), 422)
+async def test_an_idempotency_key_that_is_none_is_refused(ana: httpx.AsyncClient) -> None:
+    for key in ("", '""', "x" * 256, '"' + "x" * 256 + '"'):
+        check(await ana.post("/v1/orders", json=ORDER, headers={"Idempotency-Key": key}), 422)
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "status"),
-    [
-        ("GET", f"/v1/jobs/{uuid7()}", 404),
-        ("GET", f"/v1/jobs/{uuid7()}/events", 404),
-        ("POST", f"/v1/jobs/{uuid7()}/wait?timeout=0", 404),
-        ("POST", f"/v1/jobs/{uuid7()}/cancel", 404),
-        ("GET", "/v1/jobs/4711", 422),
-        ("GET", "/v1/jobs?limit=0", 422),
-        ("GET", "/v1/jobs?limit=101", 422),
-        ("GET", "/v1/jobs?status=DONE", 422),
-        ("GET", "/v1/jobs?starting_after=x", 422),
-        ("GET", f"/v1/jobs?starting_after={uuid7()}&ending_before={uuid7()}", 422),
-        ("GET", "/v1/products/a%00", 422),
-        ("GET", "/v1/products/%2e%2e", 422),
-        ("GET", "/v1/nothing", 404),
-        ("GET", "/docs/..%2fapi.py", 404),
-        ("DELETE", "/v1/orders", 405),
-    ],
-)
-async def test_what_is_not_there_or_makes_no_sense_is_said_so(
-    ana: httpx.AsyncClient, method: str, path: str, status: int
-) -> None:
-    check(await ana.request(method, path), status)
+NOWHERE = [
+    ("GET", f"/v1/jobs/{uuid7()}", 404),
+    ("GET", f"/v1/jobs/{uuid7()}/events", 404),
+    ("POST", f"/v1/jobs/{uuid7()}/wait?timeout=0", 404),
+    ("POST", f"/v1/jobs/{uuid7()}/cancel", 404),
+    ("GET", "/v1/jobs/4711", 422),
+    ("GET", "/v1/jobs?limit=0", 422),
+    ("GET", "/v1/jobs?limit=101", 422),
+    ("GET", "/v1/jobs?status=DONE", 422),
+    ("GET", "/v1/jobs?starting_after=x", 422),
+    ("GET", f"/v1/jobs?starting_after={uuid7()}&ending_before={uuid7()}", 422),
+    ("GET", "/v1/products/a%00", 422),
+    ("GET", "/v1/products/%2e%2e", 422),
+    ("GET", "/v1/nothing", 404),
+    ("GET", "/docs/..%2fapi.py", 404),
+    ("DELETE", "/v1/orders", 405),
+]
 
 
-@pytest.mark.parametrize("timeout", ["-1", "31", "nan", "inf", "-inf", "x", "", "1e400"])
-async def test_a_timeout_that_makes_no_sense_is_refused(ana: httpx.AsyncClient, timeout: str) -> None:
+async def test_what_is_not_there_or_makes_no_sense_is_said_so(ana: httpx.AsyncClient) -> None:
+    for method, path, status in NOWHERE:
+        check(await ana.request(method, path), status)
+
+
+async def test_a_timeout_that_makes_no_sense_is_refused(ana: httpx.AsyncClient) -> None:
     job = (await ana.post("/v1/orders", json=ORDER)).json()["links"]["job"]
-    check(await ana.post(f"{job}/wait", params={"timeout": timeout}), 422, "invalid_request")
+    for timeout in ("-1", "31", "nan", "inf", "-inf", "x", "", "1e400"):
+        check(await ana.post(f"{job}/wait", params={"timeout": timeout}), 422, "invalid_request")
 
 
-@pytest.mark.parametrize("delta", [0, 1_000_001, -1_000_001, 1.5, "1", None, True])
-async def test_an_adjustment_that_is_none_is_refused(operator: httpx.AsyncClient, delta: Any) -> None:
-    answer = await operator.post("/v1/products/A/adjustments", json={"delta": delta, "reason": "count"})
-    assert check(answer, 422)["errors"][0]["pointer"] == "/delta"
+async def test_an_adjustment_that_is_none_is_refused(operator: httpx.AsyncClient) -> None:
+    for delta in (0, 1_000_001, -1_000_001, 1.5, "1", None, True):
+        answer = await operator.post("/v1/products/A/adjustments", json={"delta": delta, "reason": "count"})
+        assert check(answer, 422)["errors"][0]["pointer"] == "/delta"
 
 
 # -- once -----------------------------------------------------------------------------------------------------------
@@ -296,7 +293,7 @@ async def test_old_keys_are_forgotten_in_steps_and_young_ones_kept(
     assert again.json()["job_id"] != first.json()["job_id"]
 
 
-# -- lists, cancelling, and parts that are missing ----------------------------------------------------------------------
+# -- lists, cancelling, and parts that are missing -------------------------------------------------------------------
 
 
 async def test_jobs_are_listed_newest_first_in_pages(ana: httpx.AsyncClient) -> None:

@@ -1,10 +1,14 @@
 """Names for mails, and what answers mean."""
 
+import re
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.email import domain
+
+DOT_ATOM = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")  # RFC 5322, 3.2.3, without its odder characters
 
 
 def test_a_mail_is_named_after_the_message_that_caused_it() -> None:
@@ -12,14 +16,13 @@ def test_a_mail_is_named_after_the_message_that_caused_it() -> None:
     assert domain.mail_id("0193a5b2-7c1e", "shop.example", copy=2) == "<0193a5b2-7c1e.2@shop.example>"
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=255))
 def test_any_message_id_makes_a_message_id_that_is_fit_for_a_header(message_id: str) -> None:
     made = domain.mail_id(message_id, "shop.example")
     assert made == domain.mail_id(message_id, "shop.example")
-    left = made.removeprefix("<").removesuffix("@shop.example>")
-    assert left.isascii()
-    assert 0 < len(left) <= 128
-    assert all(part and part.replace("-", "").replace("_", "").isalnum() for part in left.split("."))
+    assert DOT_ATOM.fullmatch(made.removeprefix("<").removesuffix("@shop.example>"))
+    assert len(made) <= 160
 
 
 @pytest.mark.parametrize("name", ["Ana Souza", "João d'Ávila", "Dr. Ana", "Ana-Lúcia", "李雷"])

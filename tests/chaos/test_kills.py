@@ -1,0 +1,102 @@
+"""Processes that die where it hurts: nothing is lost, nothing is done twice."""
+
+import asyncio
+import signal
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+
+from services.stock.store import Reservation
+from shared import outbox as outbox_module
+from shared.database import Database
+from shared.inbox import attempts, inbox
+from shared.outbox import outbox
+from tests.chaos.processes import stock_process
+from tests.integration.reserving import RESERVED, on_order_placed
+from tests.running import Broker, Spy, an_order, module_of, running, until
+
+
+async def count(database_url: str, table: Any) -> int:
+    database = Database(database_url)
+    async with database.reading() as session:
+        found = await session.scalar(select(func.count()).select_from(table)) or 0
+    await database.dispose()
+    return found
+
+
+def ids_of(spy: Spy) -> set[str | None]:
+    return {message.message_id for message in spy.seen}
+
+
+@pytest.mark.parametrize("moment", ["before_publish", "after_publish"])
+async def test_a_process_killed_between_its_commit_and_its_tidying_loses_and_doubles_nothing(
+    broker: Broker, database_url: str, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spy = await broker.spy(RESERVED)
+    orders = [an_order() for _ in range(50)]
+    await asyncio.gather(*(broker.publish(order) for order in orders))
+    async with stock_process(broker.url, database_url, moment) as process:
+        assert await process.wait() == -signal.SIGKILL
+    left_behind = await count(database_url, outbox)
+    assert 0 < left_behind <= 50
+    monkeypatch.setattr(outbox_module, "HEARTBEAT_SECONDS", 0.1)
+    monkeypatch.setattr(outbox_module, "DEAD_AFTER_SECONDS", 1.0)
+    async with running("stock", broker.url, database_url, module_of(on_order_placed)):
+        await until(lambda: _counts(database_url, Reservation, 50), "all effects")
+        await until(lambda: _is_empty(database_url, outbox), "the outbox to be empty")
+    said = await spy.collect(50)
+    assert (len(said) > 50) == (moment == "after_publish")
+    assert {str(order.order_id) for order in orders} == {order["order_id"] for order in said}
+    assert len(ids_of(spy)) == 50, "a copy has the id of its original, by which inboxes know it"
+    assert await broker.depth("stock") == 0
+
+
+async def test_a_message_that_kills_its_process_goes_to_the_dead_letters_alone(
+    broker: Broker, database_url: str
+) -> None:
+    spy = await broker.spy(RESERVED)
+    orders = [an_order() for _ in range(500)]
+    killer = an_order([("KILLER", 1)])
+    messages = [*orders[:137], killer, *orders[137:]]
+    await asyncio.gather(*(broker.publish(order, id_=str(order.order_id)) for order in messages))
+    async with stock_process(broker.url, database_url, "supervised"):
+        letter = await broker.take("stock.dlq")
+        assert letter.message_id == str(killer.order_id)
+        assert letter.headers["failure_reason"] == "its process died each of the 3 times that it was handled alone"
+        await until(lambda: _counts(database_url, Reservation, 500), "all effects")
+        await until(lambda: _is_empty(database_url, outbox), "the outbox to be empty")
+    said = await spy.collect(500)
+    assert {order["order_id"] for order in said} == {str(order.order_id) for order in orders}
+    assert len(ids_of(spy)) == 500, "what was in flight at a death comes again, under the same id"
+    assert await count(database_url, inbox) == 500
+    assert await count(database_url, attempts) == 0
+    assert await broker.depth("stock.dlq") == 0
+    assert await broker.depth("stock") == 0
+
+
+async def test_a_process_told_to_end_under_load_ends_in_time_and_leaves_nothing_half_done(
+    broker: Broker, database_url: str
+) -> None:
+    spy = await broker.spy(RESERVED)
+    await asyncio.gather(*(broker.publish(an_order()) for _ in range(3000)))
+    async with stock_process(broker.url, database_url) as process:
+        await spy.collect(100)
+        process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(15):
+            assert await process.wait() == -signal.SIGTERM  # uvicorn's way to end in order
+    done = await count(database_url, Reservation)
+    assert 100 <= done < 3000, "the signal came too late to show anything"
+    assert await broker.depth("stock") == 3000 - done
+    assert await count(database_url, outbox) == 0
+    said = await spy.collect(done)
+    assert len(said) == len({order["order_id"] for order in said}) == done
+    assert await broker.depth("stock.dlq") == 0
+
+
+async def _is_empty(database_url: str, table: Any) -> bool:
+    return await count(database_url, table) == 0
+
+
+async def _counts(database_url: str, table: Any, number: int) -> bool:
+    return await count(database_url, table) == number

@@ -1,0 +1,112 @@
+"""How the command line ends: one line on stderr, and a status that scripts can tell apart."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from deploy.cli import app
+
+Run = Callable[..., int]
+
+
+@pytest.fixture
+def malote(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Run a command as the shell would, with a data folder of its own and no gateway; its exit status."""
+    monkeypatch.setenv("MALOTE_DATA", str(tmp_path))
+    monkeypatch.setenv("MALOTE_GATEWAY_URL", "http://127.0.0.1:1")
+    monkeypatch.delenv("MALOTE_TOKEN", raising=False)
+
+    def run(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["malote", *arguments])
+        with pytest.raises(SystemExit) as end:
+            app.main()
+        return int(end.value.code or 0)
+
+    return run
+
+
+def test_help_documents_the_exit_statuses(malote: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert malote("--help") == 0
+    said = capsys.readouterr().out
+    assert all(f"{status}  " in said for status in (0, 1, 2, 3, 4, 78))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "orders list",
+        "orders place --sku A:1",
+        "jobs list",
+        "products list",
+        "populate 3",
+        "stock adjust A -1 --reason x",
+    ],
+)
+def test_without_a_gateway_it_says_how_to_start_one(
+    command: str, malote: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert malote(*command.split()) == 3
+    said = capsys.readouterr()
+    assert (said.out, said.err.count("\n")) == ("", 1)
+    assert "malote up" in said.err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "nonsense",
+        "jobs show 12",
+        "orders place",
+        "orders place --sku :",
+        "token --role king --subject x",
+        "migrate nope",
+    ],
+)
+def test_a_wrong_command_line_is_status_2(command: str, malote: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert malote(*command.split()) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_wrong_setting_is_status_78_and_named(
+    malote: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MALOTE_SMTP_PORT", "smtp")
+    assert malote("mail", "list") == 78
+    assert "MALOTE_SMTP_PORT" in capsys.readouterr().err
+
+
+def test_a_database_address_that_is_none_is_named(
+    malote: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ORDERS_DATABASE_URL", "mysql://me:secret@host/x")
+    assert malote("migrate", "orders") == 78
+    said = capsys.readouterr().err
+    assert "ORDERS_DATABASE_URL" in said
+    assert "secret" not in said
+
+
+def test_what_nobody_thought_of_is_one_line_too(
+    malote: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("deploy.cli.mail.newest", lambda *_: 1 / 0)
+    assert malote("mail", "list") == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "Traceback" not in said
+
+
+def test_a_token_is_all_that_is_printed(malote: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert malote("token", "--role", "customer", "--subject", "ana") == 0
+    said = capsys.readouterr()
+    assert (said.out.count("."), said.out.count("\n"), said.err) == (2, 1, "")
+
+
+def test_the_topology_is_written_out_as_the_kernel_says_it(malote: Run, tmp_path: Path) -> None:
+    from shared import topology
+
+    path = tmp_path / "definitions.json"
+    assert malote("topology", "export", "--output", str(path)) == 0
+    assert json.loads(path.read_text()) == json.loads(json.dumps(topology.definitions()))
