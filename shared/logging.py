@@ -2,44 +2,47 @@
 
 import logging
 import sys
+from typing import Any
 
+import orjson
 import structlog
 
 from shared.settings import ServiceSettings
 
 
 def configure(settings: ServiceSettings) -> None:
-    """Send everything, structlog's lines and the standard library's, through one chain to stdout."""
+    """Send everything to stdout in one form: our own lines directly, the standard library's through its handler."""
     readable = settings.log_format == "console" or (settings.log_format == "auto" and sys.stdout.isatty())
-    chain: list[structlog.types.Processor] = [
+    chain: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
     ]
-    renderer: list[structlog.types.Processor] = (
+    renderer: list[Any] = (
         [structlog.dev.ConsoleRenderer(pad_event_to=32)]
         if readable
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=orjson.dumps)]
     )
+    structlog.configure(
+        processors=[*chain, *renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(settings.log_level)),
+        # Not through the standard library: a line for every message costs a third this way.
+        logger_factory=structlog.PrintLoggerFactory() if readable else structlog.BytesLoggerFactory(sys.stdout.buffer),
+        cache_logger_on_first_use=True,
+    )
+    _configure_standard_library(settings.log_level, [*chain, _named_after_logger], renderer)
+    structlog.contextvars.bind_contextvars(service=settings.name)
+
+
+def _configure_standard_library(level: str, chain: list[Any], renderer: list[Any]) -> None:
+    processors = [structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer, _as_text]
     handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*chain, _named_after_logger],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
-        )
-    )
-    logging.basicConfig(handlers=[handler], level=settings.log_level, force=True)
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=chain, processors=processors))
+    logging.basicConfig(handlers=[handler], level=level, force=True)
     for chatty in ("aio_pika", "aiormq", "httpx", "httpcore", "alembic", "aiosqlite", "uvicorn.access"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
     logging.getLogger("aiormq.connection").setLevel(logging.CRITICAL)  # the kernel says itself that the broker is gone
-    structlog.configure(
-        processors=[*chain, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(settings.log_level)),
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        cache_logger_on_first_use=True,
-    )
-    structlog.contextvars.bind_contextvars(service=settings.name)
 
 
 def _named_after_logger(
@@ -47,3 +50,7 @@ def _named_after_logger(
 ) -> structlog.types.EventDict:
     event["logger"] = event["_record"].name
     return event
+
+
+def _as_text(logger: Any, method: str, line: Any) -> str:
+    return line.decode() if isinstance(line, bytes) else str(line)
