@@ -55,6 +55,19 @@ class Money(Contract):
         return Money(amount=self.amount * quantity, currency=self.currency)
 
 
+# ISO 4217's minor units where they are not two. CLDR, which is about display, differs for some.
+_DIGITS = {
+    0: "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF",
+    3: "BHD IQD JOD KWD LYD OMR TND",
+    4: "CLF UYW",
+}
+
+
+def minor_digits(currency: str) -> int:
+    """How many decimal places a currency's minor unit stands for."""
+    return next((digits for digits, currencies in _DIGITS.items() if currency in currencies), 2)
+
+
 class JobState(StrEnum):
     """Where a job stands, and what a message means for the job that it belongs to."""
 
@@ -136,5 +149,6 @@ __all__ = [
     "Money",
     "Quantity",
     "Sku",
+    "minor_digits",
     "text",
 ]  # fmt: skip

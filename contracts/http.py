@@ -6,7 +6,7 @@ Times are aware and in UTC. What a client sends may have no unknown fields: a mi
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from contracts.base import UUID, AwareDatetime, Contract, Currency, JobState, MinorUnits, Money, Sku, text
 from contracts.orders import Customer, OrderLine, RejectedLine, RejectionReason, SummedQuantity
@@ -19,11 +19,22 @@ HIGHEST_PRICE = 1_000_000_000
 _AT = datetime(2026, 11, 2, 14, 30, tzinfo=UTC).isoformat()
 
 
+def _example(**fields: Any) -> ConfigDict:
+    """What the documentation shows, ready to be sent."""
+    return ConfigDict(json_schema_extra={"examples": [fields]})
+
+
 # -- orders -----------------------------------------------------------------------------------------------------------
 
 
 class OrderIn(Contract):
     """A wish for an order: `PlaceOrder` without its id, which the gateway gives. Prices are not the sender's to say."""
+
+    model_config = _example(
+        customer={"id": "ana", "name": "Ana Souza", "email": "ana@example.com", "locale": "pt-BR"},
+        currency="BRL",
+        lines=[{"sku": "COFFEE-1KG", "quantity": 2}],
+    )
 
     customer: Customer
     currency: Currency
@@ -76,6 +87,8 @@ def _is_a_price(price: Money) -> Money:
 class ProductIn(Contract):
     """What a product is called, what it costs, and when to say that it runs low."""
 
+    model_config = _example(name="Coffee, 1 kg", price={"amount": 6990, "currency": "BRL"}, low_threshold=10)
+
     name: Annotated[str, text(200)] = Field(examples=["Coffee, 1 kg"])
     price: Annotated[Money, AfterValidator(_is_a_price)]
     low_threshold: int = Field(
@@ -85,6 +98,8 @@ class ProductIn(Contract):
 
 class AdjustmentIn(Contract):
     """Pieces that came (above zero) or went (below zero) outside of any order."""
+
+    model_config = _example(delta=100, reason="delivery 4711")
 
     delta: Annotated[
         int,

@@ -11,9 +11,11 @@ import structlog
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel, Field
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils.compat import uuid7
 
@@ -137,7 +139,16 @@ async def _on_http(request: Request, error: Exception) -> JSONResponse:
     codes = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
     code = codes.get(error.status_code, f"http_{error.status_code}")
     headers = dict(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(_methods(request))
     return problem_response(request, Problem(error.status_code, code, str(error.detail), headers=headers))
+
+
+def _methods(request: Request) -> list[str]:
+    """All that a path answers to: the router itself names only those of the first route that has the path."""
+    routes = [route for route in iter_route_contexts(request.app.routes) if route.path]
+    found = [route for route in routes if compile_path(route.path or "")[0].match(request.scope["path"])]
+    return sorted({method for route in found for method in route.methods or ()})
 
 
 async def _on_error(request: Request, error: Exception) -> JSONResponse:

@@ -79,6 +79,8 @@ class Outbox:
         self._database, self._publisher, self._keep_days = database, publisher, inbox_keep_days
         self._hand: deque[Outgoing] = deque()
         self._behind = False  # the table holds rows of ours that are not in hand: they come first
+        self._skipped = False  # some of them may have been committed after the table was last read
+        self._read: set[str] = set()  # what was found there then
         self._refused = False  # the table holds rows of ours that are to be looked for with the next heartbeat
         self._stopping = False
         self._confirmed: list[str] = []  # published, to be deleted by the next transaction
@@ -105,9 +107,9 @@ class Outbox:
         self._is_registered = True
         self._published.difference_update(settled)
         if self._behind or len(self._hand) + len(unit.outgoing) > IN_HAND_LIMIT:
-            self._behind = True  # read back from the table in its turn, so that the order stays
+            self._behind = self._skipped = True  # read back from the table in its turn, so that the order stays
         else:
-            self._hand.extend(unit.outgoing)
+            self._hand.extend(m for m in unit.outgoing if m.envelope.message_id not in self._read)
         self._wake.set()
 
     async def _write(self, session: AsyncSession, messages: Sequence[Outgoing], settled: list[str]) -> None:
@@ -159,17 +161,17 @@ class Outbox:
         telemetry.OUTBOX_WAITING.labels(self.service).set(len(self._hand))
 
     async def _read_back(self) -> None:
-        self._behind = False  # whatever is committed from here on comes into the hand by itself
-        try:
-            async with self._database.reading() as session:
-                mine = select(outbox).where(outbox.c.owner == self.owner).order_by(outbox.c.message_id)
-                rows = (await session.execute(mine.limit(IN_HAND_LIMIT))).all()
-        except BaseException:
-            self._behind = True
-            raise
-        known = self._published.union(message.envelope.message_id for message in self._hand)
-        self._hand.extendleft(_from_row(row, self.service) for row in reversed(rows) if row.message_id not in known)
-        self._behind = self._behind or len(rows) == IN_HAND_LIMIT
+        """Fill the empty hand. What is committed meanwhile is left for the next time: it comes after these."""
+        while self._confirmed:  # or what is published already would be most of what is read
+            async with self.unit():
+                pass
+        self._skipped = False
+        async with self._database.reading() as session:
+            mine = select(outbox).where(outbox.c.owner == self.owner).order_by(outbox.c.message_id)
+            rows = (await session.execute(mine.limit(IN_HAND_LIMIT))).all()
+        self._read = {row.message_id for row in rows}
+        self._hand.extend(_from_row(row, self.service) for row in rows if row.message_id not in self._published)
+        self._behind = self._skipped or len(rows) == IN_HAND_LIMIT
 
     async def tidy(self) -> None:
         """Every two seconds, for ever: show that we live, delete what is confirmed, adopt, forget old ids."""

@@ -3,7 +3,6 @@
 import asyncio
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, cast
 
 import jwt
@@ -12,9 +11,9 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from shared.http import Problem
 from shared.settings import ServiceSettings
+from shared.tokens import ROLES
 
 Role = Literal["customer", "operator"]
-ROLES = ("customer", "operator")
 LEEWAY_SECONDS = 10
 # What a database can store and a log line can show: no control characters, no halves of a surrogate pair.
 _SUBJECT = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,255}")
@@ -80,15 +79,6 @@ class Tokens:
         if not _SUBJECT.fullmatch(str(claims["sub"])):
             raise Problem(401, "token_invalid", "The token's subject is not 1 to 255 printable characters.")
         return Caller(subject=str(claims["sub"]), role=claims["role"], token=token)
-
-
-def issue_token(secret: str, *, subject: str, role: str, ttl: int) -> str:
-    """A token for one machine, signed with the local secret; `ttl` in seconds. Raises ValueError on another role."""
-    if role not in ROLES:
-        raise ValueError(f"a role is one of {', '.join(ROLES)}, not {role!r}")
-    now = datetime.now(UTC)
-    claims = {"sub": subject, "role": role, "iat": now, "exp": now + timedelta(seconds=ttl)}
-    return jwt.encode(claims, secret, algorithm="HS256")
 
 
 async def caller(

@@ -12,10 +12,12 @@ import orjson
 import structlog
 import uvicorn
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi.responses import PlainTextResponse
 from faststream.middlewares import AckPolicy
 from faststream.rabbit import Channel, RabbitBroker
 from faststream.specification import AsyncAPI
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from yarl import URL
 
 from contracts.base import Command
 from contracts.flow import FLOW, SENDERS
@@ -59,12 +61,12 @@ class Service:
         neither batches nor an inbox.
         """
         broker = RabbitBroker(
-            self.settings.amqp_url.get_secret_value(),
+            # FastStream drops `client_properties`; aiormq takes the connection's name from the address.
+            str(URL(self.settings.amqp_url.get_secret_value()).update_query(name=f"{self.name} consuming")),
             app_id=self.name,
             logger=None,
             reconnect_interval=1.0,
             timeout=10,
-            client_properties={"connection_name": f"{self.name} consuming"},  # type: ignore[arg-type]
             description=f"The messages of {self.name}.",
             specification_url="amqp://localhost:5672",
         )
@@ -245,7 +247,7 @@ async def readyz(service: Running, response: Response) -> dict[str, Any]:
     return {"service": service.name, "version": VERSION, "ready": ready, "checks": details}
 
 
-@_health.get("/metrics")
+@_health.get("/metrics", response_class=PlainTextResponse)
 async def metrics() -> Response:
     """Prometheus' text format."""
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

@@ -11,8 +11,8 @@ import httpx
 import uvicorn
 
 from shared.database import migrate
-from shared.security import issue_token
 from shared.service import Service
+from shared.tokens import issue_token
 from tests.running import SECRET, settings_for, until
 
 NO_BROKER = "amqp://nobody:nothing@127.0.0.1:9/"

@@ -6,14 +6,13 @@ Answers are plain dictionaries, exactly what the gateway said: `--json` passes t
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime, timedelta
 from typing import Any, Self, TypeVar, cast
 
 import httpx
-import jwt
 
 from deploy.cli.errors import Failed, NotRunning, Refused
 from deploy.local.environment import Environment, Misconfigured
+from shared.tokens import issue_token
 
 LONGEST_WAIT = 30
 """Seconds that the gateway lets one request wait for a job."""
@@ -25,13 +24,6 @@ _CONNECTIONS = 5
 _TOKEN_SECONDS = 3600
 T = TypeVar("T")
 Body = dict[str, Any]
-
-
-def sign(secret: str, *, subject: str, role: str, ttl: int) -> str:
-    """A token as `shared.security.issue_token` makes it, without loading a web framework, which takes seconds."""
-    now = datetime.now(UTC)
-    claims = {"sub": subject, "role": role, "iat": now, "exp": now + timedelta(seconds=ttl)}
-    return jwt.encode(claims, secret, algorithm="HS256")
 
 
 class Gateway:
@@ -207,12 +199,12 @@ class Gateway:
 
     def _unreachable(self, error: httpx.HTTPError) -> Failed:
         if isinstance(error, httpx.ReadTimeout):
-            return Failed(f"the gateway at {self.url} takes too long to answer; `malote doctor` says what is wrong")
+            return Failed(f"{self.url} takes too long to answer; `malote doctor` says what is wrong")
         return NotRunning(f"no gateway answers at {self.url}; `malote up --detach` starts one")
 
 
 def _operator(here: Environment) -> str:
-    return sign(here.jwt_secret, subject="operator", role="operator", ttl=_TOKEN_SECONDS)
+    return issue_token(here.jwt_secret, subject="operator", role="operator", ttl=_TOKEN_SECONDS)
 
 
 def has_ended(job: Body) -> bool:

@@ -25,6 +25,7 @@ _PATIENCE = 60.0  # seconds until the last order, and then the last mail, has to
 _LOOK = 0.15
 _MOST_PER_LINE = 10_000
 _TOP_UP = 1_000
+_ASSORTMENT = 8  # products that ordinary orders ask for: those of which there is most
 _CELL = 26  # characters that one order takes in the table
 
 ORDINARY = ""
@@ -179,8 +180,8 @@ async def _catalogue(gateway: Any) -> list[Body]:
 
 def _cases(products: Sequence[Body], mark: str) -> list[Case]:
     """The special ones, and ordinary ones up to 50. Only the one for too much asks for the scarcest product."""
-    scarcest = min(products, key=lambda product: product["available"])
-    skus = [product["sku"] for product in products if product is not scarcest] or [scarcest["sku"]]
+    *plenty, scarcest = sorted(products, key=lambda product: product["available"], reverse=True)
+    skus = [product["sku"] for product in plenty[:_ASSORTMENT]] or [scarcest["sku"]]
     currency = scarcest["price"]["currency"]
     kinds = [*SPECIAL, *[ORDINARY] * (ORDERS - len(SPECIAL))]
     wishes = [samples.order(samples.customer(n, f"{mark}-{n}"), skus, currency) for n in range(ORDERS)]

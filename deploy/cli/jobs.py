@@ -4,6 +4,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -56,35 +57,31 @@ def watch(job_id: JobId, as_json: Json = False) -> None:
 
 
 def picture(job: dict[str, Any]) -> Any:
-    """A job for people: state, a bar if it has progress, and its timeline."""
+    """A job for people: its state, how far it is, and its timeline."""
     from rich.console import Group
-    from rich.progress_bar import ProgressBar
 
     about = [f"job     {job['id']}", f"kind    {job['kind']}", f"status  {state(job['status'])}{plain(reason(job))}"]
     if job["order_id"]:
         about.insert(1, f"order   {job['order_id']}")
-    parts: list[Any] = ["\n".join(about)]
-    progress = job["progress"] or {"done": int(job["ended_at"] is not None), "total": 1, "unit": ""}
-    if progress["unit"]:
-        parts.append(f"done    {progress['done']} of {progress['total'] or '?'} {progress['unit']}")
-    is_open_ended = progress["total"] is None or (not job["progress"] and not job["ended_at"])
-    parts.append(
-        ProgressBar(
-            total=progress["total"] or 1,
-            completed=progress["done"],
-            width=60,
-            pulse=is_open_ended and not job["ended_at"],
-        )
-    )
+    if progress := job["progress"]:
+        about.append(f"done    {progress['done']} of {progress['total'] or '?'} {progress['unit']}")
     told = [(at(entry["at"]), after(job, entry), entry["message"], entry["service"]) for entry in job["timeline"]]
-    timeline = table(("at", "after", "message", "by"), told)
-    return Group(*parts, "", timeline)
+    return Group("\n".join(about), _bar(job), "", table(("at", "after", "message", "by"), told))
+
+
+def _bar(job: dict[str, Any]) -> Any:
+    """How far the job is; where that is not known it only shows that it goes on."""
+    from rich.progress_bar import ProgressBar
+
+    has_ended = job["ended_at"] is not None
+    unknown: dict[str, Any] = {"done": int(job["status"] == "SUCCESS"), "total": None}
+    progress = job["progress"] or unknown
+    is_vague = progress["total"] is None and not has_ended
+    return ProgressBar(total=progress["total"] or 1, completed=progress["done"], width=60, pulse=is_vague)
 
 
 def after(job: dict[str, Any], entry: dict[str, Any]) -> str:
     """How long after the job's start a message came."""
-    from datetime import datetime
-
     took = datetime.fromisoformat(entry["at"]) - datetime.fromisoformat(job["created_at"])
     return f"{max(took.total_seconds(), 0):.3f} s"
 

@@ -104,7 +104,7 @@ def minor_units(price: str, currency: str) -> int:
 
 
 def _digits(currency: str) -> int:
-    from services.email.domain import minor_digits  # ISO 4217's table
+    from contracts.base import minor_digits  # with pydantic, which is slow to import
 
     return minor_digits(currency)
 

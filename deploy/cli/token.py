@@ -14,12 +14,12 @@ def token(
     ttl: Annotated[str, typer.Option(metavar="DURATION", help="How long it is good: 90s, 30m, 12h.")] = "24h",
 ) -> None:
     """Print a token for this machine's gateway, and nothing else."""
-    from deploy.cli.client import sign
     from deploy.local.environment import Environment
+    from shared.tokens import issue_token
 
     if not subject.strip():
         raise typer.BadParameter("a token is for somebody", param_hint="--subject")
-    typer.echo(sign(Environment().jwt_secret, subject=subject, role=role, ttl=_seconds(ttl)))
+    typer.echo(issue_token(Environment().jwt_secret, subject=subject, role=role, ttl=_seconds(ttl)))
 
 
 def _seconds(duration: str) -> int:

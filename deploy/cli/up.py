@@ -205,7 +205,7 @@ def _welcome(here: Environment) -> None:
     if gateway is None:
         typer.echo(f"up; logs {here.logs}")
         return
-    from shared.security import issue_token
+    from shared.tokens import issue_token
 
     token = issue_token(here.jwt_secret, subject="operator", role="operator", ttl=_TOKEN_SECONDS)
     customer = {"id": "ana", "name": "Ana Souza", "email": "ana@example.com", "locale": "pt-BR"}

@@ -13,7 +13,7 @@ from dotenv import dotenv_values
 
 from contracts.flow import SERVICES, SHOP
 from deploy.local import ports
-from deploy.local.files import write_private
+from deploy.local.files import alone, write_private
 from deploy.local.ports import HOST
 from deploy.local.rabbitmq import ADMINISTRATOR, RabbitNode
 from shared.settings import ServiceSettings
@@ -106,7 +106,9 @@ class Environment:
         return self.variables.get(f"{service.upper()}_DATABASE_URL") or f"sqlite:///{self.data / f'{service}.db'}"
 
     def environment_of(self, service: str) -> dict[str, str]:
-        """What a service's process is told. Whatever is set already stays as it is."""
+        """What a service's process is told. Whatever is set already stays as it is.
+
+        MALOTE_DATA is how `fleet.end_orphans` knows a process of ours."""
         own = service.upper()
         told = {
             f"{own}_DATABASE_URL": self.database_url_of(service),
@@ -119,7 +121,7 @@ class Environment:
         if not self.variables.get("EMAIL_SMTP_HOST"):
             told |= {"EMAIL_SMTP_HOST": HOST, "EMAIL_SMTP_PORT": str(self.smtp_port)}
             told["EMAIL_OPERATORS"] = "operators@malote.example"  # any address: all mail ends in the local mailbox
-        return told | self.variables
+        return told | self.variables | {"MALOTE_DATA": str(self.data)}
 
     def claimed_ports(self) -> dict[str, int]:
         """Every port that the fleet will listen on, by the variable that moves it."""
@@ -159,11 +161,16 @@ class Environment:
     def _secret(self, name: str) -> str:
         """Made when first asked for, then kept: tokens and broker users outlive a restart."""
         path = self.data / "secrets.json"
-        kept: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
-        if name not in kept:
-            kept[name] = secrets.token_urlsafe(32)
-            write_private(path, json.dumps(kept, indent=1))
+        if name not in (kept := _read(path)):
+            with alone(self.data / "secrets.lock"):  # `malote token` in one terminal, `make up` in another
+                kept = {name: secrets.token_urlsafe(32)} | _read(path)
+                write_private(path, json.dumps(kept, indent=1))
         return kept[name]
+
+
+def _read(path: Path) -> dict[str, str]:
+    kept: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+    return kept
 
 
 def _default_port(service: str) -> int:

@@ -7,6 +7,9 @@ from typing import IO
 from deploy.local import processes
 from deploy.local.environment import Environment
 
+_LOOKS = 1.0
+"""Seconds: `running` holds the lock for a moment, and whoever holds it says so a moment later."""
+
 GRACE = 20.0
 """Seconds that a process has to end after SIGTERM."""
 
@@ -17,9 +20,7 @@ def hold_lock(here: Environment) -> IO[str] | None:
     None when another one holds it. Closing the file, or dying, gives it back."""
     here.run.mkdir(parents=True, exist_ok=True)
     lock = (here.run / "lock").open("a+")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    if not processes.until(lambda: _locked(lock, fcntl.LOCK_EX), _LOOKS):
         lock.close()
         return None
     lock.truncate(0)
@@ -34,18 +35,26 @@ def running(here: Environment) -> int:
     if not path.exists():
         return 0
     with path.open() as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return processes.read_pid(path)
-    return 0
+        if _locked(lock, fcntl.LOCK_SH):
+            return 0
+    processes.until(lambda: processes.read_pid(path) > 0, _LOOKS)
+    return processes.read_pid(path)
+
+
+def _locked(lock: IO[str], how: int) -> bool:
+    try:
+        fcntl.flock(lock, how | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def end_orphans(here: Environment) -> None:
-    """End what a killed supervisor left running."""
+    """End what a killed supervisor left running, and nothing that merely got one of its pids since."""
     state = here.state()
     for entry in [*state.get("services", []), *filter(None, [state.get("mail")])]:
-        processes.end(entry["pid"], entry["module"], GRACE)
+        if processes.variable(entry["pid"], "MALOTE_DATA") == str(here.data):
+            processes.end(entry["pid"], entry["module"], GRACE)
     if node := here.broker():
         node.end_left_overs()
     here.state_file.unlink(missing_ok=True)

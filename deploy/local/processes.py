@@ -34,6 +34,16 @@ def is_ours(pid: int, mark: str) -> bool:
     return mark in command_line(pid)
 
 
+def variable(pid: int, name: str) -> str:
+    """What `pid` was started with as that variable; empty for none, or where that can't be known.
+
+    Two fleets run the same programs: which one a process belongs to stands in its environment only."""
+    try:
+        return psutil.Process(pid).environ().get(name, "") if pid else ""
+    except psutil.Error:
+        return ""
+
+
 def read_pid(path: Path) -> int:
     """The number in a pid file's first line; 0, which is nobody, without one."""
     try:

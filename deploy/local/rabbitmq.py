@@ -152,16 +152,19 @@ class RabbitNode:
     def _spawn(self, server: Path) -> None:
         epmd_port = free_port()
         epmd = shutil.which("epmd") or "epmd"
-        self._epmd = self._run("epmd", [epmd, "-port", str(epmd_port), "-address", HOST], dict(os.environ))
+        self._epmd = self._run("epmd", [epmd, "-port", str(epmd_port), "-address", HOST], self._own_home())
         if not processes.until(lambda: accepts(epmd_port), 10):
             raise RuntimeError(f"Erlang's epmd did not start; the end of its log:\n{self._log_tail()}")
         self._node = self._run("node", [str(server)], self._environment(epmd_port))
 
+    def _own_home(self) -> dict[str, str]:
+        """HOME is where Erlang looks for its cookie, and what tells our processes from another node's."""
+        return {**os.environ, "HOME": str(self.folder)}
+
     def _environment(self, epmd_port: int) -> dict[str, str]:
         """All that the distribution's script would otherwise take from /etc/rabbitmq or the user's home."""
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("RABBITMQ_", "ERL_"))}
+        inherited = {k: v for k, v in self._own_home().items() if not k.startswith(("RABBITMQ_", "ERL_"))}
         return inherited | {
-            "HOME": str(self.folder),  # where Erlang looks for its cookie
             "ERL_EPMD_PORT": str(epmd_port),
             "RUNNING_UNDER_SYSTEMD": "true",  # the script becomes the broker, and is not its parent
             "RABBITMQ_NODENAME": f"{self._name}@{HOST}",
@@ -208,7 +211,9 @@ class RabbitNode:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.kill()
         processes.end(processes.read_pid(self.folder / "node.pid"), self._name)
-        processes.end(processes.read_pid(self.folder / "epmd.pid"), "epmd -port", grace=0)
+        epmd = processes.read_pid(self.folder / "epmd.pid")
+        if processes.variable(epmd, "HOME") == str(self.folder):  # every node has an epmd that looks like ours
+            processes.end(epmd, "epmd -port", grace=0)
 
     def _manages(self) -> bool:
         login = base64.b64encode(f"{ADMINISTRATOR}:{self.password}".encode()).decode()

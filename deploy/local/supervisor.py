@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -21,7 +22,7 @@ from deploy.local.environment import ROOT, Environment
 from deploy.local.files import write_private
 from deploy.local.fleet import GRACE, end_orphans, hold_lock
 from deploy.local.rabbitmq import RabbitNode
-from shared import database, security, topology
+from shared import database, tokens, topology
 
 _READY_TIMEOUT = 90.0
 _FIRST_WAIT, _LONGEST_WAIT, _HEALTHY = 0.5, 30.0, 60.0
@@ -175,17 +176,20 @@ class Supervisor:
             await topology.apply(here.amqp_url, here.management_url, here.passwords, here.retry_ladder)
         except (OSError, AMQPError, httpx.HTTPError) as error:
             where = "our broker" if self._broker else "the broker of AMQP_URL (its management: AMQP_MANAGEMENT_URL)"
-            raise Failed(f"{where} refused the topology: {error!r}") from error
+            raise Failed(f"{where} refused the topology: {_without_login(error)}") from error
 
     async def _migrate(self, services: list[str]) -> None:
         """One after the other: Alembic keeps its context in a global."""
+        if not services:
+            return
         async with self._step(f"databases migrated: {', '.join(services)}"):
             for service in services:
                 await asyncio.to_thread(database.migrate, service, self._here.database_url_of(service))
 
     async def _start_mail(self) -> None:
         if _MAIL not in self._children:
-            await self._start_child(_MAIL, "deploy.local.mailsink", self._here.smtp_port, dict(os.environ))
+            environment = {**os.environ, "MALOTE_DATA": str(self._here.data)}
+            await self._start_child(_MAIL, "deploy.local.mailsink", self._here.smtp_port, environment)
 
     async def _start_child(self, name: str, module: str, port: int, environment: dict[str, str]) -> None:
         child = Child(name, module, port, environment, self._here.logs)
@@ -218,6 +222,7 @@ class Supervisor:
             self._say("the broker ended; it starts again")
             try:
                 await asyncio.to_thread(node.start)
+                self._enter(self._phase)  # its pid is another one now
                 self._say("the broker is back")
             except RuntimeError as error:
                 self._say(str(error))
@@ -240,13 +245,15 @@ class Supervisor:
         if not {"gateway", "orders", "stock"} <= set(self._children):
             return
         here = self._here
-        token = security.issue_token(here.jwt_secret, subject="seed", role="operator", ttl=600)
+        token = tokens.issue_token(here.jwt_secret, subject="seed", role="operator", ttl=600)
         if count := await seed(here.url_of("gateway"), here.url_of("orders"), token):
             self._say(f"catalogue filled with {count} products")
 
     async def _tear_down(self) -> None:
         """Services first, so that they can still publish and acknowledge; then the mail server; then the broker."""
         self._enter("stopping")
+        if self._stop.is_set():
+            self._say("stopping")
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
@@ -286,6 +293,11 @@ async def _is_ready(http: httpx.AsyncClient, child: Child) -> bool:
         return (await http.get(f"http://127.0.0.1:{child.port}/readyz")).status_code == 200
     except httpx.HTTPError:
         return False
+
+
+def _without_login(error: Exception) -> str:
+    """httpx puts the whole URL in its messages, with the administrator's password."""
+    return re.sub(r"//[^/@\s]*@", "//", f"{type(error).__name__}: {error}".splitlines()[0])
 
 
 def _why(status: int) -> str:

@@ -7,18 +7,6 @@ ANSWER_LENGTH = 500
 _ATOM = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _MAKES_A_LINK = re.compile(r"[/:@]|\.\w")
 
-# ISO 4217's minor units where they are not two. CLDR, which is about display, differs for some.
-_DIGITS = {
-    0: "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF",
-    3: "BHD IQD JOD KWD LYD OMR TND",
-    4: "CLF UYW",
-}
-
-
-def minor_digits(currency: str) -> int:
-    """How many decimal places a currency's minor unit stands for."""
-    return next((digits for digits, currencies in _DIGITS.items() if currency in currencies), 2)
-
 
 def mail_id(message_id: str, domain: str, copy: int = 1) -> str:
     """The Message-ID of the mail that a message causes, always the same; `copy` counts its recipients from 1.

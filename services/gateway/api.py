@@ -66,14 +66,13 @@ v1 = APIRouter(prefix="/v1")
 
 Preference = Annotated[
     str | None,
-    Header(description="`wait=N`: wait up to N seconds (at most 30) for the job to end.", examples=["wait=5"]),
+    Header(description="`wait=N`: wait up to N seconds (at most 30) for the job to end.", examples=["wait=1"]),
 ]
 KeyHeader = Annotated[
     str | None,
     Header(
         alias="Idempotency-Key",
-        min_length=1,
-        max_length=257,
+        pattern=r'^("[ !#-~]{1,255}"|[!#-~][ -~]{0,254})$',
         description="1 to 255 characters, quoted or not. The same request with the same key is done once.",
         examples=["6f1c2b9e"],
     ),

@@ -16,7 +16,7 @@ from deploy.local.ports import free_port
 from services.orders.store import ListPrice, Order
 from shared import topology
 from shared.database import Database, migrate
-from shared.security import issue_token
+from shared.tokens import issue_token
 from tests.bench.common import SECRET, Figure, Machines, process, wait_for
 from tests.bench.load import all_at_once, at_a_rate, percentile, post
 

@@ -8,21 +8,25 @@ from typing import Any
 
 import aio_pika
 import pytest
+from fastapi import APIRouter
 from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from contracts.orders import OrderPlaced
 from contracts.stock import StockReserved
 from deploy.local.postgres import PostgresCluster
 from deploy.local.rabbitmq import RabbitNode
 from services.stock.store import Reservation
+from shared import outbox
 from shared.consumer import on
-from shared.database import Database
+from shared.database import Database, migrate
 from shared.inbox import inbox
 from shared.service import Service
 from shared.unit import Unit
 from tests.integration.reserving import RESERVED, count
 from tests.integration.test_topology import vhost_of
-from tests.running import Broker, Spy, an_order, is_ready, module_of, running, until
+from tests.running import Broker, Spy, an_order, is_ready, module_of, running, settings_for, until
 from tests.servers import manage
 
 
@@ -156,11 +160,6 @@ async def test_what_was_committed_is_published_though_the_commit_seemed_to_fail(
     broker: Broker, database_url: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The connection breaks during COMMIT: nobody can know whether it happened, so the table is asked."""
-    from sqlalchemy.exc import OperationalError
-    from sqlalchemy.ext.asyncio import AsyncSession
-
-    from shared import outbox
-
     monkeypatch.setattr(outbox, "HEARTBEAT_SECONDS", 0.1)
     gate, tried, broken = asyncio.Event(), list[int](), list[int]()
     gate.set()
@@ -194,11 +193,6 @@ async def running_anyhow(
     name: str, amqp_url: str, database_url: str, handlers: ModuleType, **more: Any
 ) -> AsyncIterator[Service]:
     """A migrated service at work, ready or not."""
-    from fastapi import APIRouter
-
-    from shared.database import migrate
-    from tests.running import settings_for
-
     await asyncio.to_thread(migrate, name, database_url)
     service = Service(settings_for(name, amqp_url, database_url, **more), handlers, APIRouter())
     async with service.running():

@@ -9,6 +9,7 @@ import pytest
 from contracts import schema
 from contracts.base import Command, Message
 from contracts.flow import BY_KEY, FLOW, LANES, SENDERS, SERVICES
+from shared import topology
 from shared.consumer import lanes_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,3 +73,8 @@ def test_the_committed_schema_equals_the_code(name: str) -> None:
 
 def test_no_schema_is_left_over() -> None:
     assert {path.name for path in schema.FOLDER.glob("*.json")} == set(schema.schemas())
+
+
+def test_the_committed_broker_definitions_equal_the_flow() -> None:
+    committed = json.loads((ROOT / "deploy/rabbitmq/definitions.json").read_text(encoding="utf-8"))
+    assert committed == topology.definitions(), "run `malote topology export`"

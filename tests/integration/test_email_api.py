@@ -13,8 +13,8 @@ from services.email import handlers
 from services.email.api import router
 from services.email.store import Mail, MailStatus
 from shared.database import migrate
-from shared.security import issue_token
 from shared.service import Service
+from shared.tokens import issue_token
 from tests.running import SECRET, settings_for
 
 

@@ -20,8 +20,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, pas
 from jinja2.runtime import Context
 
 import contracts.base
-from contracts.base import Money
-from services.email.domain import greeted, minor_digits, one_line, order_number
+from contracts.base import Money, minor_digits
+from services.email.domain import greeted, one_line, order_number
 
 Kind = Literal["placed", "confirmed", "rejected", "cancelled", "low_stock"]
 _HERE = Path(__file__).parent

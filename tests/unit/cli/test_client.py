@@ -7,12 +7,9 @@ from typing import Any
 import httpx
 import pytest
 
-from deploy.cli.client import Gateway, server_sent, sign
+from deploy.cli.client import Gateway, server_sent
 from deploy.cli.errors import Failed, NotRunning, Refused
 from deploy.local.environment import Misconfigured
-from services.stock.settings import StockSettings
-from shared.security import Tokens
-from tests.running import SECRET
 
 Answer = Callable[[httpx.Request], httpx.Response]
 ENDED = {"id": "j", "job_id": "j", "status": "SUCCESS", "result": {}, "error": None, "ended_at": "2026-11-02T14:30:00Z"}
@@ -136,9 +133,3 @@ async def test_events_are_read_whatever_pieces_they_come_in() -> None:
 
     found: list[Any] = [event async for event in server_sent(pieces())]
     assert found == [("state", "7", {"name": "Ana\u2028Souza\x85"})]
-
-
-def test_our_tokens_are_those_that_services_trust() -> None:
-    settings = StockSettings(_env_file=None, jwt_secret=SECRET)
-    caller = Tokens(settings).verify(sign(SECRET, subject="ana", role="customer", ttl=60))
-    assert (caller.subject, caller.role) == ("ana", "customer")

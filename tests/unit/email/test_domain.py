@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from contracts.base import minor_digits
 from services.email import domain
 
 DOT_ATOM = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")  # RFC 5322, 3.2.3, without its odder characters
@@ -37,7 +38,7 @@ def test_a_name_that_would_become_a_link_is_not_repeated(name: str) -> None:
 
 @pytest.mark.parametrize(("currency", "digits"), [("BRL", 2), ("JPY", 0), ("KWD", 3), ("CLF", 4), ("AFN", 2)])
 def test_minor_units_are_those_of_iso_4217(currency: str, digits: int) -> None:
-    assert domain.minor_digits(currency) == digits
+    assert minor_digits(currency) == digits
 
 
 def test_only_a_5xx_is_final() -> None:
