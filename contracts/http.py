@@ -78,10 +78,10 @@ def _not_zero(delta: int) -> int:
     return delta
 
 
-def _is_a_price(price: Money) -> Money:
-    if price.amount > HIGHEST_PRICE:
-        raise ValueError(f"a price is at most {HIGHEST_PRICE} minor units")
-    return price
+class Price(Money):
+    """What one piece costs."""
+
+    amount: Annotated[int, Field(strict=True, ge=0, le=HIGHEST_PRICE, examples=[6990])]
 
 
 class ProductIn(Contract):
@@ -90,7 +90,7 @@ class ProductIn(Contract):
     model_config = _example(name="Coffee, 1 kg", price={"amount": 6990, "currency": "BRL"}, low_threshold=10)
 
     name: Annotated[str, text(200)] = Field(examples=["Coffee, 1 kg"])
-    price: Annotated[Money, AfterValidator(_is_a_price)]
+    price: Price
     low_threshold: int = Field(
         default=10, strict=True, ge=0, le=1_000_000, description="`StockLow` is said once fewer are available."
     )

@@ -4,10 +4,11 @@ All functions work inside the caller's transaction.
 """
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Index, Integer, String, Table, delete, select, update
+from sqlalchemy import BigInteger, Column, Index, Integer, String, Table, case, delete, select, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -31,6 +32,7 @@ attempts = Table(
     Column("message_id", String(ID_LENGTH), primary_key=True),
     Column("lane", String(64), primary_key=True),
     Column("owner", String(36), nullable=False),
+    Column("before", String(36)),
     Column("tries", Integer, nullable=False),
 )
 
@@ -44,7 +46,7 @@ async def claim(session: AsyncSession, lane: str, ids: Collection[str]) -> set[s
     return set((await session.scalars(insert, rows)).all())
 
 
-async def done(session: AsyncSession, lane: str, ids: Sequence[str]) -> set[str]:
+async def done(session: AsyncSession, lane: str, ids: Collection[str]) -> set[str]:
     """Those of the messages that were done before."""
     query = select(inbox.c.message_id).where(inbox.c.lane == lane, inbox.c.message_id.in_(ids))
     return set((await session.scalars(query)).all())
@@ -59,23 +61,41 @@ async def forget_old(session: AsyncSession, keep_days: int, limit: int) -> int:
     return len(rows)
 
 
-async def begin_attempt(session: AsyncSession, lane: str, message_id: str, owner: str) -> tuple[int, str | None]:
-    """Write down that the process `owner` is about to try a message alone.
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """By how many processes a try is written without an outcome, this one included; and which was the one before."""
 
-    Returns by how many processes a try is written now without an outcome, this one included, and the one before.
+    tries: int
+    before: str | None
+
+
+async def begin_attempts(session: AsyncSession, lane: str, ids: Collection[str], owner: str) -> dict[str, Attempt]:
+    """Write down that the process `owner` is about to try each of these messages alone, and lock what is written.
+
+    What the same process wrote before, such as before an outage, does not count again: no process died of it.
     """
-    here = (attempts.c.message_id == message_id, attempts.c.lane == lane)
     insert = INSERTS[session.get_bind().dialect.name](attempts)
-    insert = insert.values(message_id=message_id, lane=lane, owner=owner, tries=0)
-    # Locks a row that is there, and changes nothing in it: another process may delete it between two statements.
-    locked = insert.on_conflict_do_update(index_elements=["message_id", "lane"], set_={"tries": attempts.c.tries})
-    before = (await session.execute(locked.returning(attempts.c.tries, attempts.c.owner))).one()
-    if before.tries and before.owner == owner:  # ours, from before an outage: no process died of it
-        return before.tries, None
-    await session.execute(update(attempts).where(*here).values(tries=before.tries + 1, owner=owner))
-    return before.tries + 1, before.owner if before.tries else None
+    is_ours = attempts.c.owner == insert.excluded.owner
+    begin = insert.on_conflict_do_update(
+        index_elements=["message_id", "lane"],
+        set_={
+            "tries": attempts.c.tries + case((is_ours, 0), else_=1),
+            "before": case((is_ours, None), else_=attempts.c.owner),
+            "owner": insert.excluded.owner,
+        },
+    ).returning(attempts.c.message_id, attempts.c.tries, attempts.c.before)
+    rows = [{"message_id": id_, "lane": lane, "owner": owner, "tries": 1} for id_ in sorted(ids)]
+    return {row.message_id: Attempt(row.tries, row.before) for row in (await session.execute(begin, rows)).all()}
 
 
-async def end_attempt(session: AsyncSession, lane: str, ids: Sequence[str]) -> None:
+async def give_back(session: AsyncSession, lane: str, message_id: str) -> None:
+    """Undo `begin_attempts`: the process before is at it."""
+    here = (attempts.c.message_id == message_id, attempts.c.lane == lane)
+    values = {"owner": attempts.c.before, "tries": attempts.c.tries - 1, "before": None}
+    await session.execute(update(attempts).where(*here).values(values))
+
+
+async def end_attempts(session: AsyncSession, lane: str, ids: Collection[str]) -> None:
     """The tries of these messages had an outcome, good or bad."""
-    await session.execute(delete(attempts).where(attempts.c.lane == lane, attempts.c.message_id.in_(ids)))
+    if ids:
+        await session.execute(delete(attempts).where(attempts.c.lane == lane, attempts.c.message_id.in_(ids)))

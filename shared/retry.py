@@ -2,10 +2,23 @@
 
 import socket
 import traceback
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from pydantic import ValidationError
+import structlog
+
+from contracts.base import Command, Envelope, Message
+from contracts.flow import service_of
+from contracts.jobs import JobFailed, JobRetrying
+from shared import inbox, telemetry
+from shared.handler import Poison
+from shared.outbox import Outbox
+from shared.publisher import Properties, Publisher
+from shared.settings import seconds
+from shared.wire import Delivery, Raw, key_of, reason_of
+
+log = structlog.get_logger(__name__)
 
 TRACEBACK_LINES = 20
 HEADER_BYTES = 2_000
@@ -16,21 +29,70 @@ BROKER_HEADERS = ("x-death", "x-first-death", "x-last-death", "x-delivery-count"
 SENDER_SELECTED = ("CC", "BCC")
 
 
-class Poison(Exception):
-    """Raised for a message that no retry can help: it goes to the dead letters at once."""
+class Failures:
+    """A lane's way out for what it cannot do: every copy is confirmed before the original may be acknowledged."""
+
+    def __init__(self, lane: str, outbox: Outbox, publisher: Publisher, ladder: Sequence[str], version: str) -> None:
+        self._lane, self._outbox, self._publisher = lane, outbox, publisher
+        self._ladder, self._version = ladder, version
+
+    async def fail(self, delivery: Delivery, error: Exception) -> None:
+        """Send a message to the next retry queue, or after the last to the dead letters; tell its job."""
+        envelope = delivery.envelope
+        follow: Message
+        if isinstance(error, Poison) or envelope.attempt > len(self._ladder):
+            reason = str(error) if isinstance(error, Poison) else f"failed {envelope.attempt} times"
+            await self.bury(delivery.raw, envelope, reason, error)
+            follow = JobFailed(reason="dead_lettered", detail=" ".join(reason_of(error).split())[:500])
+        else:
+            step = self._ladder[envelope.attempt - 1]
+            headers = self._headers(delivery.raw, envelope, f"failed {envelope.attempt} times", error)
+            await self._forward(delivery.raw, envelope, f"retry.{step}", headers | {"attempt": envelope.attempt + 1})
+            tell(self._lane, "retried", envelope, error=reason_of(error), retry_in=step)
+            follow = JobRetrying(attempt=envelope.attempt, retry_in=seconds(step))
+        async with self._outbox.unit() as unit:
+            await inbox.end_attempts(unit.session, self._lane, [envelope.message_id])
+            if isinstance(delivery.message, Command) and envelope.message_id == envelope.correlation_id:
+                unit.cause = envelope
+                unit.send(follow)
+
+    async def postpone(self, delivery: Delivery) -> None:
+        """Let a message come again after the shortest wait. No attempt is counted."""
+        envelope = delivery.envelope
+        await self._forward(delivery.raw, envelope, f"retry.{self._ladder[0]}", {"attempt": envelope.attempt})
+
+    async def bury(self, raw: Raw, envelope: Envelope | None, reason: str, error: BaseException) -> None:
+        """Send a message to the dead letters; it has no envelope if it cannot be read."""
+        await self._forward(raw, envelope, "dead-letters", self._headers(raw, envelope, reason, error))
+        tell(self._lane, "dead_lettered", envelope, reason=reason, error=reason_of(error), message_id=raw.message_id)
+
+    def _headers(self, raw: Raw, envelope: Envelope | None, reason: str, error: BaseException) -> dict[str, Any]:
+        attempt = envelope.attempt if envelope else 1
+        return failure_headers(dict(raw.headers), reason, error, attempt, service_of(self._lane), self._version)
+
+    async def _forward(self, raw: Raw, envelope: Envelope | None, exchange: str, more: dict[str, Any]) -> None:
+        """Publish a message's copy under the lane's name, confirmed, with its own properties and more headers."""
+        copied = Properties(
+            message_id=envelope.message_id if envelope else raw.message_id,
+            correlation_id=envelope.correlation_id if envelope else raw.correlation_id,
+            message_type=envelope.key if envelope else key_of(raw),
+            app_id=raw.app_id,
+            timestamp=raw.timestamp,
+            content_type=raw.content_type or "application/json",
+            delivery_mode=2,
+            headers=sendable(dict(raw.headers)) | more,
+        )
+        await self._publisher.forward(raw.body, exchange, self._lane, copied)
 
 
-class NotYet(Exception):
-    """Raised by a handler that meets a message before what it builds on: it is retried."""
-
-
-def reason_of(error: BaseException) -> str:
-    """A failure in a sentence for people; for bad content which field is wrong and why, without its value."""
-    if isinstance(error, ValidationError):
-        problems = error.errors(include_url=False, include_input=False, include_context=False)
-        shown = [f"{'.'.join(map(str, p['loc'])) or 'body'}: {p['msg']}" for p in problems[:5]]
-        return "; ".join(shown) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
-    return str(error) or type(error).__name__
+def tell(lane: str, outcome: str, envelope: Envelope | None, **more: Any) -> None:
+    """One line and one count for what became of a message."""
+    key = envelope.key if envelope else "unreadable"
+    telemetry.MESSAGES.labels(lane, key, outcome).inc()
+    if envelope:
+        more |= {"message_id": envelope.message_id, "correlation_id": envelope.correlation_id}
+        more |= {"attempt": envelope.attempt}
+    (log.info if outcome == "done" else log.warning)(outcome, lane=lane, message=key, **more)
 
 
 def sendable(headers: dict[str, Any]) -> dict[str, Any]:

@@ -22,10 +22,13 @@ from yarl import URL
 from contracts.base import Command
 from contracts.flow import FLOW, SENDERS
 from shared import http, logging, topology
-from shared.consumer import Lane, lanes_of
+from shared.consumer import Lane
 from shared.database import Backoff, Database
+from shared.handler import Handler, lanes_of
 from shared.outbox import Outbox
+from shared.outside import OutsideLane
 from shared.publisher import BROKER_GONE, Publisher, gone_is_outage
+from shared.retry import Failures
 from shared.security import Tokens
 from shared.settings import ServiceSettings
 
@@ -45,12 +48,16 @@ class Service:
         self.database = Database(settings.database)
         self.publisher = Publisher(settings.amqp_url.get_secret_value(), self.name)
         self.outbox = Outbox(self.name, self.database, self.publisher, settings.inbox_keep_days)
-        self.lanes = [
-            Lane(lane, found, self.outbox, self.publisher, settings.retry_ladder, settings.batch_limit, VERSION)
-            for lane, found in lanes_of(self.name, handlers).items()
-        ]
+        self.lanes = [self._lane(lane, found) for lane, found in lanes_of(self.name, handlers).items()]
         self.broker = self._declared_broker()
+        self._attempt = asyncio.Lock()
         self.app = self._application(router or APIRouter())
+
+    def _lane(self, name: str, handlers: dict[str, Handler]) -> Lane:
+        failures = Failures(name, self.outbox, self.publisher, self.settings.retry_ladder, VERSION)
+        if concurrency := next(iter(handlers.values())).concurrency:
+            return OutsideLane(name, handlers, self.outbox, failures, concurrency)
+        return Lane(name, handlers, self.outbox, failures, self.settings.batch_limit)
 
     # -- the broker ---------------------------------------------------------------------------------------------
 
@@ -78,8 +85,8 @@ class Service:
                 ack_policy=AckPolicy.MANUAL,
                 title=lane.name,
             )
-            for handler in lane.handlers.values():
-                subscriber(handler.call, filter=lambda _, key=handler.contract.key: bool(key))
+            for call in dict.fromkeys(handler.call for handler in lane.handlers.values()):
+                subscriber(call, filter=lambda _, name=call.__name__: bool(name))
             subscriber.consume = lane.take  # type: ignore[method-assign,assignment]
             self._subscribers.append(subscriber)
         for message in FLOW:
@@ -104,9 +111,10 @@ class Service:
         backoff = Backoff()
         while True:
             try:
-                if not self.publisher.is_connected:
-                    await self.publisher.connect()
-                await self.broker.start()
+                async with self._attempt:
+                    if not self.publisher.is_connected:
+                        await self.publisher.connect()
+                    await self.broker.start()
                 log.info("consuming", lanes=[lane.name for lane in self.lanes])
                 return
             except Exception as error:
@@ -122,14 +130,15 @@ class Service:
         """Everything but HTTP: lanes and outbox work inside the block, and are drained at its end."""
         lanes = [asyncio.create_task(lane.run(), name=f"lane {lane.name}") for lane in self.lanes]
         publishing = asyncio.create_task(self.outbox.publish())
-        others = [asyncio.create_task(work()) for work in (self.outbox.tidy, self._connect)]
+        tidying, connecting = asyncio.create_task(self.outbox.tidy()), asyncio.create_task(self._connect())
         try:
             yield
         finally:
             await self._drain(lanes, publishing)
-            for task in others:
-                task.cancel()
-            await asyncio.gather(*others, return_exceptions=True)
+            async with self._attempt:  # cut short, it would go on by itself in aio-pika and never end
+                connecting.cancel()
+            tidying.cancel()
+            await asyncio.gather(tidying, connecting, return_exceptions=True)
             await self.outbox.close()
             with contextlib.suppress(Exception), gone_is_outage("stopping"):
                 await self.broker.stop()

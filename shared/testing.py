@@ -19,8 +19,8 @@ from uuid_utils.compat import uuid7
 
 from contracts.base import Envelope, Message
 from contracts.flow import BY_KEY
-from shared.consumer import Handler
 from shared.database import Database
+from shared.handler import Handler
 from shared.unit import UnitOfWork
 
 Table = TypeVar("Table", bound=SQLModel)

@@ -1,7 +1,9 @@
 """The unit of work that a handler is given: the rows of its batch, and what it wants to say."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 from faststream import Context
 from sqlalchemy import inspect
@@ -25,6 +27,9 @@ class UnitOfWork:
         self.outgoing: list[Outgoing] = []
         self._service, self._traceparent = service, traceparent
         self._rows: dict[tuple[type[SQLModel], Any], SQLModel] = {}
+        self._used: dict[tuple[type[SQLModel], Any], SQLModel] | None = (
+            None  # of work apart: the rows that it asked for
+        )
         self._changes: list[tuple[SQLModel, dict[str, Any]]] | None = None
 
     @property
@@ -40,7 +45,10 @@ class UnitOfWork:
 
     def get(self, table: type[Row], key: Any) -> Row | None:
         """A row that was loaded for this batch or added in it, by its primary key. Asks no database."""
-        return self._rows.get((table, key))  # type: ignore[return-value]
+        row = self._rows.get((table, key))
+        if row is not None and self._used is not None:
+            self._used[table, key] = row
+        return row  # type: ignore[return-value]
 
     def add(self, row: SQLModel) -> None:
         """Insert a row when the batch is flushed."""
@@ -48,20 +56,23 @@ class UnitOfWork:
         self._rows[type(row), getattr(row, key)] = row
         self.session.add(row)
 
-    def close(self) -> None:
-        """End the transaction's part of the unit; its rows stay at hand, and can be changed until `reopen`."""
-        self.session = None  # type: ignore[assignment]
+    def apart(self, cause: Envelope) -> UnitOfWork:
+        """The same rows for work outside any transaction. What it changes in them is saved by `take_up`."""
+        own = UnitOfWork(cast(AsyncSession, None), self._service)
+        own.cause, own._rows, own._used = cause, self._rows, {}
+        return own
 
-    def reopen(self, session: AsyncSession) -> None:
-        """Go on in another transaction, which will save what was changed meanwhile; again if that one fails."""
-        self.session = session
-        if self._changes is None:  # a row that was flushed once, even in vain, no longer knows what was changed in it
-            self._changes = [(row, _changes_of(row)) for row in self._rows.values()]
-        for row, changes in self._changes:
-            session.add(row)
+    def take_up(self, work: UnitOfWork) -> None:
+        """Save in this transaction what was changed in work done apart from it; again if this one fails."""
+        if work._changes is None:  # a row that was flushed once, even in vain, no longer knows what was changed in it
+            work._changes = [(row, _changes_of(row)) for row in (work._used or {}).values()]
+        for row, changes in work._changes:
+            self.session.add(row)
             for name, value in changes.items():
                 setattr(row, name, value)
                 flag_modified(row, name)
+        self.outgoing += work.outgoing
+        self.cause = work.cause
 
     def send(self, *messages: Message) -> Envelope:
         """Publish messages once this transaction is committed; return the last one's envelope."""

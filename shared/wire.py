@@ -1,24 +1,112 @@
-"""What a sender puts into a message's properties cannot end our connection.
+"""From the wire to a delivery: which message it is, whether it can be read, and what its envelope says.
 
-The broker passes on properties that pamqp refuses: a timestamp beyond the year 9999, a short string that is not UTF-8.
-pamqp raises where the connection is read, so the connection would end, the message come again, and so on until
-its delivery limit, with all its neighbours. Instead the message arrives without properties and says what was wrong.
+What a sender puts into a message's properties cannot end our connection. The broker passes on properties that pamqp
+refuses: a timestamp beyond the year 9999, a short string that is not UTF-8. pamqp raises where the connection is read,
+so the connection would end, the message come again, and so on until its delivery limit, with all its neighbours.
+Instead the message arrives without properties and says what was wrong.
 """
 
+import contextlib
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from datetime import UTC, datetime
 
+import aio_pika
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader
+from pydantic import ValidationError
 
+from contracts.base import Command, Envelope, Message
+from contracts.flow import BY_KEY, SENDERS, SHOP
+from shared.handler import Handler, Poison
+
+Raw = aio_pika.abc.AbstractIncomingMessage
 _PROBLEM = "malote-unreadable"
 _unmarshal = ContentHeader.unmarshal
 
 
-def problem_of(headers: Mapping[str, Any]) -> str | None:
-    """What made a message's properties unreadable; None if they are as they were sent."""
-    problem = headers.get(_PROBLEM)
-    return str(problem) if problem else None
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A message as it was delivered, read and matched with its handler."""
+
+    raw: Raw
+    envelope: Envelope
+    message: Message
+    handler: Handler
+
+
+def decode(raw: Raw, lane: str, handlers: Mapping[str, Handler]) -> Delivery:
+    """Read a delivery and find its handler. Raises `Poison` with what is wrong, for people."""
+    if problem := raw.headers.get(_PROBLEM):
+        raise Poison(f"its properties or headers cannot be read: {problem!s}")
+    key = key_of(raw)
+    contract = BY_KEY.get(key)
+    if contract is None:
+        raise Poison(f"unknown message {key!r}: no contract has this name and version")
+    handler = handlers.get(key)
+    if handler is None:
+        raise Poison(f"{key!r} is not for lane {lane!r}: contracts/flow.py sends it elsewhere")
+    try:
+        message = contract.read(raw.body)
+    except ValidationError as error:
+        what = "not JSON" if error.errors()[0]["type"] == "json_invalid" else f"not a valid {key}"
+        raise Poison(f"{what}: {reason_of(error)}") from error
+    message_id = raw.message_id or message.identity()
+    if not message_id:
+        raise Poison(f"no message_id: a {key} cannot be told from its copies without one")
+    if "\x00" in message_id + (raw.correlation_id or ""):
+        raise Poison("a NUL character in message_id or correlation_id: no database stores it")
+    # A shop cannot speak for a job that is not its own: what it sends starts one.
+    starts_a_job = isinstance(message, Command) and SHOP in SENDERS[type(message)]
+    headers = raw.headers
+    envelope = Envelope(
+        message_id=message_id,
+        correlation_id=message_id if starts_a_job else raw.correlation_id or message_id,
+        causation_id=str(headers.get("causation_id") or "") or None,
+        key=key,
+        sender=raw.app_id or "",
+        sent_at=_sent_at(raw),
+        traceparent=str(headers.get("traceparent") or "") or None,
+        attempt=_attempt_of(raw),
+    )
+    return Delivery(raw, envelope, message, handler)
+
+
+def reason_of(error: BaseException) -> str:
+    """A failure in a sentence for people; for bad content which field is wrong and why, without its value."""
+    if isinstance(error, ValidationError):
+        problems = error.errors(include_url=False, include_input=False, include_context=False)
+        shown = [f"{'.'.join(map(str, p['loc'])) or 'body'}: {p['msg']}" for p in problems[:5]]
+        return "; ".join(shown) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
+    return str(error) or type(error).__name__
+
+
+def is_lost(raw: Raw) -> bool:
+    """Whether the channel that a message came through is gone: the broker will deliver it again."""
+    try:
+        return bool(raw.channel.is_closed)
+    except (aio_pika.exceptions.AMQPError, RuntimeError):
+        return True
+
+
+def key_of(raw: Raw) -> str:
+    """The message's name. What came through an exchange is named by its routing key, which the broker's permissions
+    bind; only the retry queues, which bring a message back through the default exchange, leave it to `type`."""
+    return (raw.routing_key if raw.exchange else raw.type) or ""
+
+
+def _sent_at(raw: Raw) -> datetime:
+    """AMQP's own timestamp has whole seconds; ours rides in CloudEvents' attribute."""
+    with contextlib.suppress(ValueError, TypeError):
+        exact = datetime.fromisoformat(str(raw.headers.get("cloudEvents_time")))
+        if exact.tzinfo:
+            return exact.astimezone(UTC)
+    return raw.timestamp or datetime.now(UTC)
+
+
+def _attempt_of(raw: Raw) -> int:
+    attempt = raw.headers.get("attempt") if not raw.exchange else 1
+    return attempt if isinstance(attempt, int) and attempt > 0 else 1
 
 
 def _unmarshal_whatever_comes(header: ContentHeader, data: bytes) -> None:

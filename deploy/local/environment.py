@@ -16,7 +16,7 @@ from deploy.local import ports
 from deploy.local.files import alone, write_private
 from deploy.local.ports import HOST
 from deploy.local.rabbitmq import ADMINISTRATOR, RabbitNode
-from shared.settings import ServiceSettings
+from shared.settings import ServiceSettings, seconds
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,6 +37,7 @@ class Environment:
         self.state_file = self.run / "state.json"
         self.mailbox = self.data / "mail"
         self.smtp_port = self._port("MALOTE_SMTP_PORT", 2580)
+        self.retry_ladder = self._ladder()
 
     @property
     def services(self) -> list[str]:
@@ -60,13 +61,6 @@ class Environment:
     def passwords(self) -> dict[str, str]:
         """A password for each broker user but the administrator."""
         return {user: self._secret(f"broker.{user}") for user in {*SERVICES, *self.services, SHOP}}
-
-    @property
-    def retry_ladder(self) -> tuple[str, ...]:
-        """The waits that the broker gets a queue for, as ServiceSettings reads them."""
-        steps = self.variables.get("MALOTE_RETRY_LADDER")
-        default: tuple[str, ...] = ServiceSettings.model_fields["retry_ladder"].default
-        return tuple(step.strip() for step in steps.split(",")) if steps else default
 
     def broker(self) -> RabbitNode | None:
         """The project's own node; None where AMQP_URL names another broker."""
@@ -157,6 +151,18 @@ class Environment:
         if not value.isdigit() or not 0 < int(value) < 65536:
             raise Misconfigured(f"{variable}={value!r} is not a port (1 to 65535)")
         return int(value)
+
+    def _ladder(self) -> tuple[str, ...]:
+        """The waits that the broker gets a queue for, as ServiceSettings reads them."""
+        given = self.variables.get("MALOTE_RETRY_LADDER")
+        if given is None:
+            default: tuple[str, ...] = ServiceSettings.model_fields["retry_ladder"].default
+            return default
+        try:
+            steps = tuple(step.strip() for step in given.split(","))
+            return tuple(step for step in steps if seconds(step))
+        except ValueError as error:
+            raise Misconfigured(f"MALOTE_RETRY_LADDER: {error}") from error
 
     def _secret(self, name: str) -> str:
         """Made when first asked for, then kept: tokens and broker users outlive a restart."""

@@ -92,8 +92,8 @@ def find_postgres() -> Path | None:
 
 
 def _version(folder: Path) -> int:
-    numbers = re.findall(r"\d+", str(folder))
-    return int(numbers[0]) if numbers else 0
+    number = re.search(r"\d+", folder.parent.name)
+    return int(number[0]) if number else 0
 
 
 @functools.cache

@@ -153,7 +153,9 @@ class Supervisor:
         here.logs.mkdir(parents=True, exist_ok=True)
         self._enter("starting")
         new = [service for service in here.services if service not in self._children]
-        await asyncio.gather(self._start_broker(), self._migrate(new), self._start_mail())
+        await self._migrate(new)
+        await self._start_mail()
+        await self._start_broker()
         async with self._step("topology applied"):
             await self._apply_topology()
         async with self._step("services ready"):
@@ -184,7 +186,10 @@ class Supervisor:
             return
         async with self._step(f"databases migrated: {', '.join(services)}"):
             for service in services:
-                await asyncio.to_thread(database.migrate, service, self._here.database_url_of(service))
+                try:
+                    await asyncio.to_thread(database.migrate, service, self._here.database_url_of(service))
+                except Exception as error:  # a wrong URL, no such server, a wrong password, a migration that fails
+                    raise Failed(f"{service.upper()}_DATABASE_URL: {_without_login(error)}") from error
 
     async def _start_mail(self) -> None:
         if _MAIL not in self._children:

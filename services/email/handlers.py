@@ -11,8 +11,7 @@ from services.email import domain
 from services.email.adapters import Refused, mailer
 from services.email.store import Mail, MailStatus, due, now
 from services.email.templates import Kind, render
-from shared.consumer import on
-from shared.retry import Poison
+from shared.handler import Poison, on
 from shared.unit import Unit, UnitOfWork
 
 AT_ONCE = 16

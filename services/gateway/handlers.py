@@ -6,7 +6,7 @@ from contracts.base import JobState, Message
 from contracts.flow import FLOW
 from services.gateway import domain, store
 from services.gateway.store import Job, jobs
-from shared.consumer import on
+from shared.handler import on
 from shared.unit import Unit
 
 JOB_MESSAGES = tuple(message for message, lanes in FLOW.items() if "gateway" in lanes)

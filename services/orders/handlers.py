@@ -17,8 +17,7 @@ from contracts.stock import ProductPriced, StockRejected, StockReserved
 from services.orders import domain
 from services.orders.domain import State
 from services.orders.store import ListPrice, Order, listed, moment, new_order, now, theirs, wanted
-from shared.consumer import on
-from shared.retry import NotYet
+from shared.handler import NotYet, on
 from shared.unit import Unit, UnitOfWork
 
 

@@ -4,7 +4,7 @@ from contracts.orders import OrderCancelled, OrderConfirmed, OrderPlaced, OrderR
 from contracts.stock import ReservedLine, StockLow, StockRejected, StockReleased, StockReserved
 from services.stock import domain
 from services.stock.store import Product, Reservation, ReservationState, touched
-from shared.consumer import on
+from shared.handler import on
 from shared.unit import Unit, UnitOfWork
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncIterator
 from types import ModuleType
 from typing import Any
@@ -19,8 +20,8 @@ from deploy.local.postgres import PostgresCluster
 from deploy.local.rabbitmq import RabbitNode
 from services.stock.store import Reservation
 from shared import outbox
-from shared.consumer import on
 from shared.database import Database, migrate
+from shared.handler import on
 from shared.inbox import inbox
 from shared.service import Service
 from shared.unit import Unit
@@ -183,6 +184,28 @@ async def test_what_was_committed_is_published_though_the_commit_seemed_to_fail(
         await spy.collect(2)
         assert await count(stock, Reservation) == 2
     assert len(spy.seen) == 2
+
+
+async def test_a_service_whose_broker_takes_connections_and_says_nothing_can_be_stopped(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    impatient = functools.partial(aio_pika.RobustConnection.connect, timeout=0.5)
+    monkeypatch.setattr(aio_pika.RobustConnection, "connect", lambda self, timeout: impatient(self))
+    met = asyncio.Event()
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        met.set()
+        await reader.read()
+        writer.close()
+
+    gate = asyncio.Event()
+    server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    url = f"amqp://a:b@127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    async with asyncio.timeout(10):
+        async with running_anyhow("stock", url, f"sqlite:///{tmp_path}/s.db", gated(gate, [])) as stock:
+            await met.wait()
+            assert (await stock.checks())["broker"] == "no connection to publish on"
+    server.close()
 
 
 # -- helpers -----------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from contracts import schema
 from contracts.base import Command, Message
 from contracts.flow import BY_KEY, FLOW, LANES, SENDERS, SERVICES
 from shared import topology
-from shared.consumer import lanes_of
+from shared.handler import lanes_of
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -8,8 +8,7 @@ from sqlalchemy import func, select
 from contracts.orders import OrderPlaced
 from contracts.stock import StockReserved
 from services.stock.store import Reservation
-from shared.consumer import on
-from shared.retry import NotYet, Poison
+from shared.handler import NotYet, Poison, on
 from shared.service import Service
 from shared.unit import Unit
 

@@ -16,7 +16,7 @@ from contracts.orders import OrderPlaced
 from contracts.stock import StockReserved
 from services.email.store import Mail, MailStatus
 from services.stock.store import Reservation
-from shared.consumer import on
+from shared.handler import on
 from shared.inbox import attempts, inbox
 from shared.outbox import outbox
 from shared.service import Service

@@ -22,6 +22,7 @@ def upgrade() -> None:
         sa.Column("message_id", sa.String(255), primary_key=True),
         sa.Column("lane", sa.String(64), primary_key=True),
         sa.Column("owner", sa.String(36), nullable=False),
+        sa.Column("before", sa.String(36)),
         sa.Column("tries", sa.Integer, nullable=False),
     )
     op.create_table(

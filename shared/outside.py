@@ -1,0 +1,203 @@
+"""Lanes for work outside the database: SMTP, object storage, a payment.
+
+Such work has no place in a transaction. Its messages run concurrently, each by itself; the attempt is committed before
+the work and the outcome after it, both for as many messages at once as there are.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from shared import inbox
+from shared.consumer import LONE_ATTEMPTS, Lane, Lost, killer, load, log, send, uncancelled
+from shared.database import Backoff
+from shared.handler import Handler, Replies
+from shared.outbox import Outbox
+from shared.retry import Failures, tell
+from shared.unit import UnitOfWork
+from shared.wire import Delivery, Raw, is_lost
+
+
+class Busy(Exception):
+    """A living process is trying the same message at this moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Work that came to an end: what the handler returned or raised. Without a unit there is nothing to record."""
+
+    delivery: Delivery
+    unit: UnitOfWork | None
+    outcome: Replies | Exception
+
+
+class OutsideLane(Lane):
+    """Runs up to `concurrency` messages at a time; a slow one holds up nobody but itself."""
+
+    def __init__(
+        self, name: str, handlers: dict[str, Handler], outbox: Outbox, failures: Failures, concurrency: int
+    ) -> None:
+        super().__init__(name, handlers, outbox, failures, concurrency)
+        self._in_flight: dict[str, list[Raw]] = {}  # and the copies of each that came meanwhile
+        self._finished: list[Finished] = []
+        self._has_finished, self._has_room = asyncio.Event(), asyncio.Event()
+        self._backoff = Backoff()
+
+    async def run(self) -> None:
+        """Work, until stopped and all that was begun has an outcome."""
+        async with asyncio.TaskGroup() as self._group:
+            recorder = self._group.create_task(self._record())
+            await super().run()
+            while self._in_flight:
+                await self._wait_for_room()
+            recorder.cancel()
+
+    async def _room(self) -> int:
+        while len(self._in_flight) >= self._at_once:
+            await self._wait_for_room()
+        return self._at_once - len(self._in_flight)
+
+    async def _wait_for_room(self) -> None:
+        self._has_room.clear()
+        await self._has_room.wait()
+
+    async def _work(self, raws: Sequence[Raw]) -> None:
+        begun: list[Delivery] = []
+        for raw in raws:
+            delivery = await self._read_alone(raw)
+            if delivery is None:
+                continue
+            if (message_id := delivery.envelope.message_id) in self._in_flight:
+                self._in_flight[message_id].append(raw)
+            else:
+                self._in_flight[message_id] = []
+                begun.append(delivery)
+        if not begun:
+            return
+        try:
+            units = await self._steadily(begun[0].raw, self._begin, begun)
+        except Exception as error:
+            if not isinstance(error, Lost):
+                log.exception("lane: cannot begin, trying again", lane=self.name)
+                await self._backoff.wait()
+            for delivery in begun:
+                self._leave(delivery, delivery.raw)
+            return
+        self._backoff.reset()
+        for delivery in begun:
+            unit = units[delivery.envelope.message_id]
+            if isinstance(unit, UnitOfWork):
+                self._group.create_task(self._do(delivery, unit))
+            else:
+                self._end(Finished(delivery, None, unit))
+
+    async def _read_alone(self, raw: Raw) -> Delivery | None:
+        """Read a delivery; what is lost comes again by itself, what nobody can read is done with."""
+        with contextlib.suppress(Lost):
+            delivery = await self._read(raw)
+            if delivery is None:
+                await self._acknowledge(raw)
+            return delivery
+        return None
+
+    async def _begin(self, deliveries: Sequence[Delivery]) -> dict[str, UnitOfWork | Exception | None]:
+        """Commit the attempts of those that are ours to do: for each its unit, or why not; None if it is done."""
+        by_id = {delivery.envelope.message_id: delivery for delivery in deliveries}
+        found: dict[str, UnitOfWork | Exception | None] = {}
+        async with self._outbox.unit() as unit:
+            # First lock, then look: whoever is at a message records its outcome and deletes the attempt at once.
+            begun = await inbox.begin_attempts(unit.session, self.name, by_id, self._outbox.owner)
+            done = await inbox.done(unit.session, self.name, by_id)
+            await inbox.end_attempts(unit.session, self.name, done)
+            self._count_duplicates(len(done))
+            for message_id, attempt in begun.items():
+                if message_id in done:
+                    found[message_id] = None
+                elif attempt.before and await self._outbox.is_living(unit.session, attempt.before):
+                    await inbox.give_back(unit.session, self.name, message_id)
+                    found[message_id] = Busy(f"process {attempt.before} is at it")
+                elif attempt.tries > LONE_ATTEMPTS:
+                    found[message_id] = killer()
+            ours = [delivery for message_id, delivery in by_id.items() if message_id not in found]
+            await load(unit, ours)
+        return found | {delivery.envelope.message_id: unit.apart(delivery.envelope) for delivery in ours}
+
+    async def _do(self, delivery: Delivery, unit: UnitOfWork) -> None:
+        outcome: Replies | Exception
+        try:
+            outcome = await uncancelled(delivery.handler.call(delivery.message, unit))
+        except Exception as error:
+            outcome = error
+        self._end(Finished(delivery, unit, outcome))
+
+    def _end(self, finished: Finished) -> None:
+        self._finished.append(finished)
+        self._has_finished.set()
+
+    async def _record(self) -> None:
+        """Record what has finished, all that there is at a time. What was done is recorded, acknowledged or not."""
+        while True:
+            await self._has_finished.wait()
+            self._has_finished.clear()
+            some, self._finished = self._finished, []
+            good = [finished for finished in some if not isinstance(finished.outcome, Exception)]
+            await self._record_together(good)
+            for finished in some:
+                if isinstance(finished.outcome, Exception):
+                    self._group.create_task(self._fail(finished.delivery, finished.outcome))
+
+    async def _record_together(self, good: Sequence[Finished]) -> None:
+        try:
+            if any(finished.unit for finished in good):
+                await self._steadily(None, self._commit_outcomes, [finished for finished in good if finished.unit])
+        except Exception as error:
+            if len(good) == 1:
+                self._group.create_task(self._fail(good[0].delivery, error))
+                return
+            middle = len(good) // 2
+            await self._record_together(good[:middle])
+            await self._record_together(good[middle:])
+            return
+        for finished in good:
+            if finished.unit:
+                tell(self.name, "done", finished.delivery.envelope)
+            await self._settle(finished.delivery)
+
+    async def _commit_outcomes(self, good: Sequence[Finished]) -> None:
+        ids = [finished.delivery.envelope.message_id for finished in good]
+        async with self._outbox.unit() as unit:
+            await inbox.claim(unit.session, self.name, ids)
+            await inbox.end_attempts(unit.session, self.name, ids)
+            for finished in good:
+                assert finished.unit
+                assert not isinstance(finished.outcome, Exception)
+                unit.take_up(finished.unit)
+                send(unit, finished.outcome)
+
+    async def _fail(self, delivery: Delivery, error: Exception) -> None:
+        try:
+            if isinstance(error, Busy):
+                await self._steadily(delivery.raw, self._failures.postpone, delivery)
+            else:
+                await self._steadily(delivery.raw, self._failures.fail, delivery, error)
+        except Lost:
+            self._leave(delivery)
+        except Exception:
+            log.exception("lane: cannot settle a message, trying again", lane=self.name)
+            await self._backoff.wait()
+            self._leave(delivery, delivery.raw)
+        else:
+            await self._settle(delivery)
+
+    async def _settle(self, delivery: Delivery) -> None:
+        with contextlib.suppress(Lost):
+            await self._acknowledge(delivery.raw)
+        self._leave(delivery)
+
+    def _leave(self, delivery: Delivery, *again: Raw) -> None:
+        """Make room, and take again what came meanwhile of the same message, to find out that it is done."""
+        copies = self._in_flight.pop(delivery.envelope.message_id)
+        self._taken.extend(raw for raw in (*again, *copies) if not is_lost(raw))
+        self._arrived.set()
+        self._has_room.set()

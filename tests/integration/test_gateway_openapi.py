@@ -1,0 +1,110 @@
+"""The OpenAPI document keeps its word: schemathesis asks what it allows and what it does not, and checks answers."""
+
+import asyncio
+import tempfile
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, assume, settings
+from schemathesis import Case
+
+from services.gateway import handlers
+from services.gateway.api import router
+from shared.service import Service
+from tests.running import settings_for, until
+from tests.serving import NO_BROKER, Served, serving, token
+
+EXAMPLES = 15
+OPERATOR = {"Authorization": f"Bearer {token('olga', 'operator')}"}
+
+
+@asynccontextmanager
+async def _fleet(folder: str) -> AsyncIterator[Served]:
+    """The gateway with orders and stock behind it. No broker: what is asked is answered without one."""
+    async with (
+        serving("orders", NO_BROKER, f"sqlite:///{folder}/orders.db") as orders,
+        serving("stock", NO_BROKER, f"sqlite:///{folder}/stock.db") as stock,
+        serving(
+            "gateway", NO_BROKER, f"sqlite:///{folder}/gateway.db", orders_url=orders.url, stock_url=stock.url
+        ) as gateway,
+    ):
+        yield gateway
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The fleet in a thread of its own, because schemathesis waits for its answers."""
+    folder, found, done = tmp_path_factory.mktemp("openapi"), list[str](), threading.Event()
+
+    async def serve() -> None:
+        async with _fleet(str(folder)) as gateway:
+            found.append(gateway.url)
+            await asyncio.to_thread(done.wait)
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    try:
+        asyncio.run(until(lambda: _first(found, thread), "the fleet to listen"))
+        _stock(found[0])
+        yield found[0]
+    finally:
+        done.set()
+        thread.join()
+
+
+def _stock(url: str) -> None:
+    product = {"name": "Coffee, 1 kg", "price": {"amount": 6990, "currency": "BRL"}}
+    answer = httpx.put(f"{url}/v1/products/COFFEE-1KG", json=product, headers=OPERATOR, trust_env=False)
+    assert answer.status_code == 200
+
+
+async def _first(found: list[str], thread: threading.Thread) -> str | None:
+    assert thread.is_alive()
+    return found[0] if found else None
+
+
+def _document() -> dict[str, Any]:
+    settings = settings_for("gateway", NO_BROKER, f"sqlite:///{tempfile.gettempdir()}/unused.db")
+    return Service(settings, handlers, router).app.openapi()
+
+
+DOCUMENT = _document()
+schema = schemathesis.openapi.from_dict(DOCUMENT)
+
+
+@schema.exclude(path="/readyz").parametrize()  # without a broker it truthfully answers 503
+@settings(
+    max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+)
+def test_every_answer_is_as_documented(case: Case, url: str) -> None:
+    assume(not {"starting_after", "ending_before"} <= set(case.query))  # what OpenAPI has no words for
+    assume(set(case.query) <= {parameter.name for parameter in case.operation.query})  # passed over, by HTTP's custom
+    assume(not _has_floats(case.body))  # to JSON Schema 2.0 is an integer; we want quantities and money written as such
+    answer = case.call(base_url=url, headers=OPERATOR, timeout=40)
+    if answer.status_code == 422 and answer.json()["code"] == "idempotency_key_reused":
+        return  # the document cannot know which keys were used
+    case.validate_response(answer)
+
+
+def _has_floats(value: object) -> bool:
+    if isinstance(value, dict | list):
+        return any(map(_has_floats, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, float)
+
+
+def test_every_body_has_an_example() -> None:
+    bodies = [
+        operation["requestBody"]["content"]["application/json"]
+        for path in DOCUMENT["paths"].values()
+        for operation in path.values()
+        if "requestBody" in operation
+    ]
+    assert bodies
+    for body in bodies:
+        name = body["schema"]["$ref"].rpartition("/")[2]
+        assert DOCUMENT["components"]["schemas"][name]["examples"]

@@ -1,0 +1,246 @@
+"""The outbox on both databases, with a broker that does as the test says."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select, text
+from uuid_utils.compat import uuid7
+
+from contracts.jobs import JobProgressed
+from contracts.stock import StockReserved
+from shared import outbox as module
+from shared.database import Database, Outage
+from shared.outbox import Outbox, outbox, processes
+from shared.publisher import Outgoing
+from tests.running import until
+
+
+class Wire:
+    """Stands in for the publisher: `down` says that there is no broker, `refuses` that it takes nothing."""
+
+    def __init__(self) -> None:
+        self.down = self.refuses = False
+        self.sent: list[str] = []
+
+    async def publish(self, messages: Sequence[Outgoing]) -> list[bool]:
+        await asyncio.sleep(0)
+        if self.down:
+            raise Outage("no broker")
+        if not self.refuses:
+            self.sent += [message.envelope.message_id for message in messages]
+        return [not self.refuses] * len(messages)
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    found = Database(database_url)
+    await found.create_all()
+    yield found
+    await found.dispose()
+
+
+@pytest.fixture(autouse=True)
+def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(module, "DEAD_AFTER_SECONDS", 0.5)
+
+
+@contextlib.asynccontextmanager
+async def at_work(database: Database, wire: Any, *, tidies: bool = True) -> AsyncIterator[Outbox]:
+    box = Outbox("stock", database, wire)
+    work = [box.publish(), box.tidy()] if tidies else [box.publish()]
+    tasks = [asyncio.create_task(coroutine) for coroutine in work]
+    yield box
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def say(box: Outbox, number: int) -> list[str]:
+    """Commit so many messages, one a transaction; return their ids."""
+    ids = []
+    for _ in range(number):
+        async with box.unit() as unit:
+            ids.append(unit.send(StockReserved(order_id=uuid7())).message_id)
+    return ids
+
+
+async def rows(database: Database, table: Any = outbox) -> int:
+    async with database.reading() as session:
+        return await session.scalar(select(func.count()).select_from(table)) or 0
+
+
+async def test_what_is_committed_is_published_in_order_then_deleted(database: Database) -> None:
+    wire = Wire()
+    async with at_work(database, wire) as box:
+        ids = await say(box, 20)
+        await until(lambda: _none_left(database), "the table to be empty")
+    assert wire.sent == ids
+
+
+async def test_more_than_fits_in_hand_is_read_back_in_order_and_once(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "IN_HAND_LIMIT", 10)
+    monkeypatch.setattr(module, "PUBLISH_AT_ONCE", 4)
+    wire = Wire()
+    wire.down = True
+    async with at_work(database, wire) as box:
+        ids = await say(box, 45)
+        wire.down = False
+        later = await say(box, 15)
+        await until(lambda: _none_left(database), "the table to be empty")
+    assert wire.sent == [*ids, *later]
+
+
+async def test_many_units_at_once_are_read_back_without_a_copy_or_a_gap(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "IN_HAND_LIMIT", 10)
+    monkeypatch.setattr(module, "PUBLISH_AT_ONCE", 4)
+    wire = Wire()
+    async with at_work(database, wire) as box:
+        found = await asyncio.gather(*(say(box, 10) for _ in range(8)))
+        await until(lambda: _none_left(database), "the table to be empty")
+    assert sorted(wire.sent) == sorted(id_ for ids in found for id_ in ids)
+
+
+async def test_what_the_broker_refuses_is_offered_again(database: Database) -> None:
+    wire = Wire()
+    wire.refuses = True
+    async with at_work(database, wire) as box:
+        ids = await say(box, 3)
+        await until(lambda: _is_true(box._refused or not box._hand), "a refusal")
+        assert await rows(database) == 3
+        wire.refuses = False
+        await until(lambda: _none_left(database), "the table to be empty")
+    assert wire.sent == ids
+
+
+async def test_a_dead_process_messages_are_adopted_in_order(database: Database) -> None:
+    silent, wire = Wire(), Wire()
+    silent.down = True
+    async with at_work(database, wire) as heir:
+        async with at_work(database, silent, tidies=False) as dead:
+            left = await say(dead, 5)
+        await until(lambda: _none_left(database), "the adoption")
+        own = await say(heir, 1)
+        await until(lambda: _none_left(database), "its own")
+    assert wire.sent == [*left, *own]
+
+
+async def test_a_living_process_keeps_its_own_however_long_it_cannot_publish(database: Database) -> None:
+    silent, wire = Wire(), Wire()
+    silent.down = True
+    async with at_work(database, silent) as slow, at_work(database, wire):
+        kept = await say(slow, 5)
+        since = time.time()
+        await until(lambda: _was_seen(database, slow, since + 3 * module.DEAD_AFTER_SECONDS), "many heartbeats")
+        silent.down = False
+        await until(lambda: _none_left(database), "the table to be empty")
+    assert silent.sent == kept
+    assert not wire.sent
+
+
+async def test_a_process_that_ends_in_order_leaves_its_messages_to_be_adopted_at_once(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "DEAD_AFTER_SECONDS", 3600)
+    silent, wire = Wire(), Wire()
+    silent.down = True
+    async with at_work(database, silent) as ending:
+        left = await say(ending, 5)
+    await ending.close()
+    async with at_work(database, wire):
+        await until(lambda: _none_left(database), "the table to be empty")
+    assert wire.sent == left
+
+
+async def test_a_transaction_that_fails_says_nothing(database: Database) -> None:
+    wire = Wire()
+    async with at_work(database, wire) as box:
+        with pytest.raises(ZeroDivisionError):
+            await _say_and_fail(box)
+        ids = await say(box, 1)
+        await until(lambda: _none_left(database), "the table to be empty")
+    assert wire.sent == ids
+
+
+async def test_transient_messages_are_said_and_never_stored(database: Database) -> None:
+    wire = Wire()
+    wire.down = True
+    async with at_work(database, wire) as box:
+        async with box.unit() as unit:
+            unit.send(JobProgressed(done=1, unit="rows"))
+        assert await rows(database) == 0
+        wire.down = False
+        await until(lambda: _is_true(wire.sent), "the message")
+
+
+async def test_stopping_publishes_what_is_in_hand_once(database: Database) -> None:
+    wire = Wire()
+    box = Outbox("stock", database, wire)  # type: ignore[arg-type]
+    publishing = asyncio.create_task(box.publish())
+    ids = await say(box, 30)
+    box.stop()
+    await asyncio.wait_for(publishing, 5)
+    await box.close()
+    assert wire.sent == ids
+    assert await rows(database) == 0
+    assert await rows(database, processes) == 0
+
+
+async def test_stopping_without_a_broker_ends_at_once_and_keeps_everything(database: Database) -> None:
+    wire = Wire()
+    wire.down = True
+    box = Outbox("stock", database, wire)  # type: ignore[arg-type]
+    publishing = asyncio.create_task(box.publish())
+    await say(box, 30)
+    box.stop()
+    await asyncio.wait_for(publishing, 6)
+    await box.close()
+    assert await rows(database) == 30
+
+
+async def test_old_ids_are_forgotten_in_small_steps_and_new_ones_kept(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PURGE_STEP", 3)
+    async with database.transaction() as session:
+        for number in range(10):
+            at = 1 if number else 4_000_000_000
+            await session.execute(
+                text("INSERT INTO inbox (message_id, lane, received_at) VALUES (:id, 'stock', :at)"),
+                {"id": f"m{number}", "at": at},
+            )
+    async with at_work(database, Wire()):
+        await until(lambda: _remembered(database, 1), "nine to be forgotten")
+
+
+async def _say_and_fail(box: Outbox) -> None:
+    async with box.unit() as unit:
+        unit.send(StockReserved(order_id=uuid7()))
+        raise ZeroDivisionError
+
+
+async def _was_seen(database: Database, box: Outbox, after: float) -> bool:
+    async with database.reading() as session:
+        seen_at = await session.scalar(select(processes.c.seen_at).where(processes.c.id == box.owner))
+    return bool(seen_at and seen_at > after)
+
+
+async def _none_left(database: Database) -> bool:
+    return await rows(database) == 0
+
+
+async def _remembered(database: Database, number: int) -> bool:
+    async with database.reading() as session:
+        return (await session.scalar(text("SELECT count(*) FROM inbox"))) == number
+
+
+async def _is_true(thing: object) -> bool:
+    return bool(thing)

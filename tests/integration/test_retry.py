@@ -1,0 +1,95 @@
+"""The ladder of delays and the dead letters, on a real broker."""
+
+from typing import Any
+
+from uuid_utils.compat import uuid7
+
+from contracts.orders import Customer, OrderLine, OrderPlaced, PlaceOrder
+from contracts.stock import StockReserved
+from shared.handler import NotYet, Poison, on
+from shared.unit import Unit
+from tests.integration.reserving import RESERVED, on_order_placed
+from tests.running import Broker, an_order, module_of, running
+
+
+async def test_a_message_that_comes_too_early_is_tried_again_until_its_time(broker: Broker, database_url: str) -> None:
+    attempts: list[int] = []
+
+    @on(OrderPlaced)
+    async def on_order_placed(order: OrderPlaced, unit: Unit) -> StockReserved:
+        assert unit.cause
+        attempts.append(unit.cause.attempt)
+        if len(attempts) < 3:
+            raise NotYet("wait for it")
+        return StockReserved(order_id=order.order_id)
+
+    spy = await broker.spy(RESERVED)
+    async with running("stock", broker.url, database_url, module_of(on_order_placed)):
+        await broker.publish(an_order(), id_="early", correlation_id="the job")
+        await spy.collect(1)
+    assert attempts == [1, 2, 3]
+    assert spy.seen[0].correlation_id == "the job"
+    assert spy.seen[0].headers["causation_id"] == "early"
+    assert await broker.depth("stock.dlq") == 0
+
+
+async def test_a_retry_comes_back_to_its_own_lane_and_to_no_other(broker: Broker, tmp_path: Any) -> None:
+    """`order.placed.v1` goes to `stock` and `email`: only stock fails, so email must see it once."""
+    async with running("stock", broker.url, f"sqlite:///{tmp_path}/s.db", module_of(on_order_placed)):
+        await broker.publish(an_order([("FAIL", 1)]))
+        await broker.take("stock.dlq")
+    assert await broker.depth("email") == 1
+
+
+async def test_poison_is_dead_lettered_at_once_with_its_own_words(broker: Broker, database_url: str) -> None:
+    async with running("stock", broker.url, database_url, module_of(on_order_placed)):
+        await broker.publish(an_order([("POISON", 1)]), headers={"source": "a till"})
+        letter = await broker.take("stock.dlq")
+    assert letter.headers["failure_reason"] == "nobody can reserve this"
+    assert letter.headers["failure_attempts"] == 1
+    assert letter.headers["failure_traceback"] == ""
+    assert letter.headers["source"] == "a till"
+
+
+async def test_a_dead_letter_that_is_sent_again_is_done(broker: Broker, database_url: str) -> None:
+    """What is dead-lettered is not in the inbox; its attempts are counted anew."""
+    broken = [True]
+
+    @on(OrderPlaced)
+    async def on_order_placed(order: OrderPlaced, unit: Unit) -> StockReserved:
+        if broken:
+            raise Poison("not today")
+        return StockReserved(order_id=order.order_id)
+
+    spy = await broker.spy(RESERVED)
+    async with running("stock", broker.url, database_url, module_of(on_order_placed)):
+        order = an_order()
+        await broker.publish(order, id_="again")
+        letter = await broker.take("stock.dlq")
+        broken.clear()
+        await broker.send(
+            letter.body, "", "stock", message_id=letter.message_id, type=letter.type, headers=letter.headers
+        )
+        assert (await spy.collect(1))[0]["order_id"] == str(order.order_id)
+
+
+async def test_a_failing_command_tells_its_job_of_each_retry_and_of_its_end(broker: Broker, database_url: str) -> None:
+    @on(PlaceOrder)
+    async def on_place_order(command: PlaceOrder, unit: Unit) -> None:
+        raise RuntimeError("the price list\nis on fire")
+
+    spy = await broker.spy(("jobs", "#"))
+    async with running("orders", broker.url, database_url, module_of(on_place_order)):
+        wish = PlaceOrder(
+            order_id=uuid7(),
+            customer=Customer(id="ana", name="Ana", email="ana@example.com"),
+            currency="BRL",
+            lines=(OrderLine(sku="A", quantity=1),),
+        )
+        await broker.publish(wish, id_="the-job", correlation_id="somebody else's job")
+        said = await spy.collect(3)
+        await broker.take("orders.dlq")
+    assert [message.routing_key for message in spy.seen] == ["job.retrying.v1", "job.retrying.v1", "job.failed.v1"]
+    assert {message.correlation_id for message in spy.seen} == {"the-job"}
+    assert [step.get("retry_in") for step in said] == [0.1, 0.2, None]
+    assert said[2] == {"reason": "dead_lettered", "detail": "the price list is on fire"}

@@ -1,0 +1,75 @@
+"""Tokens: which are believed, and as whom."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import jwt
+import pytest
+
+from services.stock.settings import StockSettings
+from shared.http import Problem
+from shared.security import Tokens
+from shared.tokens import issue_token
+
+SECRET = "a secret for tests that is long enough"
+IN_AN_HOUR = datetime.now(UTC) + timedelta(hours=1)
+
+
+@pytest.fixture
+def tokens() -> Tokens:
+    return Tokens(StockSettings(_env_file=None, jwt_secret=SECRET))  # type: ignore[call-arg]
+
+
+def signed(secret: str = SECRET, algorithm: str = "HS256", **claims: Any) -> str:
+    return jwt.encode({"sub": "ana", "role": "customer", "exp": IN_AN_HOUR, **claims}, secret, algorithm=algorithm)
+
+
+def test_a_good_token_says_who_calls(tokens: Tokens) -> None:
+    caller = tokens.verify(issue_token(SECRET, subject="ana", role="customer", ttl=60))
+    assert (caller.subject, caller.is_operator) == ("ana", False)
+    assert caller.may_see("ana")
+    assert not caller.may_see("bia")
+    assert tokens.verify(issue_token(SECRET, subject="eva", role="operator", ttl=60)).may_see("bia")
+
+
+def unsigned() -> str:
+    return jwt.encode({"sub": "ana", "role": "operator", "exp": IN_AN_HOUR}, key="", algorithm="none")
+
+
+@pytest.mark.parametrize(
+    ("token", "code"),
+    [
+        (signed(exp=datetime.now(UTC) - timedelta(minutes=1)), "token_expired"),
+        (signed("another secret that is long enough too"), "token_invalid"),
+        (signed(algorithm="HS512"), "token_invalid"),
+        (unsigned(), "token_invalid"),
+        (signed(role="root"), "token_invalid"),
+        (signed(role=None), "token_invalid"),
+        (signed(role=["operator"]), "token_invalid"),
+        (signed(sub=7), "token_invalid"),
+        (jwt.encode({"sub": "ana", "role": "customer"}, SECRET), "token_invalid"),
+        (jwt.encode({"role": "customer", "exp": IN_AN_HOUR}, SECRET), "token_invalid"),
+        (signed(nbf=IN_AN_HOUR), "token_invalid"),
+        ("", "token_invalid"),
+        ("a.b.c", "token_invalid"),
+        ("é" * 40, "token_invalid"),
+        (signed()[:-4] + "AAAA", "token_invalid"),
+    ],
+)
+def test_a_token_that_cannot_be_trusted_is_refused_without_being_shown(tokens: Tokens, token: str, code: str) -> None:
+    with pytest.raises(Problem) as refused:
+        tokens.verify(token)
+    assert (refused.value.status, refused.value.code) == (401, code)
+    assert refused.value.headers["WWW-Authenticate"] == "Bearer"
+    assert len(token) < 10 or token not in refused.value.detail
+
+
+def test_a_role_that_does_not_exist_gets_no_token() -> None:
+    with pytest.raises(ValueError, match="a role is one of"):
+        issue_token(SECRET, subject="ana", role="root", ttl=60)
+
+
+def test_without_a_way_to_verify_nobody_is_believed() -> None:
+    with pytest.raises(Problem) as refused:
+        Tokens(StockSettings(_env_file=None)).verify(signed())  # type: ignore[call-arg]
+    assert refused.value.status == 503
