@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx
-from sqlalchemy import func, select
+import psutil
+from sqlalchemy import func, select, text
 
 from contracts.flow import SERVICES, SHOP
 from deploy.local.ports import free_port
@@ -43,37 +44,41 @@ async def _measure(machines: Machines, kind: str, number: int) -> list[Figure]:
     for service, url in urls.items():
         await asyncio.to_thread(migrate, service, url)
     token = issue_token(SECRET, subject="bench", role="operator", ttl=3600)
-    with _fleet(machines, ports, urls, passwords):
+    with _fleet(machines, ports, urls, passwords) as children:
         await _ready(ports)
         await _stock_up(ports, token)
-        database = Database(urls["orders"])
+        database, mails = Database(urls["orders"]), Database(urls["email"])
         await wait_for(lambda: _has(database, ListPrice, PRODUCTS), "the price list")
 
         started = time.monotonic()
         answers = await all_at_once(HOST, ports["gateway"], (_request(token) for _ in range(number)), CONNECTIONS)
         posted = time.monotonic() - started
         assert {answer.status for answer in answers} == {202}, {answer.status for answer in answers}
-        ended = await wait_for(lambda: _has(database, Order, number, "CONFIRMED"), "all orders to be confirmed")
-        whole = number / (ended - started)
+        confirmed = await wait_for(lambda: _has(database, Order, number, "CONFIRMED"), "all orders to be confirmed")
+        mailed = await wait_for(lambda: _mailed(mails, 2 * number), "all mails to be sent")
+        spent = {name: sum(child.cpu_times()[:2]) * 1000 / number for name, child in children.items()}
 
         waited = [_request(token, Prefer="wait=20") for _ in range(RATE * SECONDS)]
         calm = await at_a_rate(HOST, ports["gateway"], waited, RATE)
         assert all(json.loads(answer.body)["status"] == "SUCCESS" for answer in calm)
         await database.dispose()
+        await mails.dispose()
     return [
         Figure(f"POST /v1/orders, {CONNECTIONS} connections, {kind}", round(number / posted, 1), "requests/s"),
         Figure(f"POST /v1/orders, p50, {kind}", percentile(answers, 0.5), "ms"),
         Figure(f"POST /v1/orders, p99, {kind}", percentile(answers, 0.99), "ms"),
-        Figure(f"whole flow, {kind}", round(whole, 1), "orders/s"),
+        Figure(f"whole flow, {kind}", round(number / (confirmed - started), 1), "orders/s"),
+        Figure(f"whole flow and mails, {kind}", round(number / (mailed - started), 1), "orders/s"),
         Figure(f"POST to confirmed at {RATE} orders/s, p50, {kind}", percentile(calm, 0.5), "ms"),
         Figure(f"POST to confirmed at {RATE} orders/s, p99, {kind}", percentile(calm, 0.99), "ms"),
+        *(Figure(f"CPU of {name}, {kind}", round(cost, 2), "ms/order") for name, cost in spent.items()),
     ]
 
 
 @contextlib.contextmanager
 def _fleet(
     machines: Machines, ports: dict[str, int], urls: dict[str, str], passwords: dict[str, str]
-) -> Iterator[None]:
+) -> Iterator[dict[str, psutil.Process]]:
     common = {
         "MALOTE_JWT_SECRET": SECRET,
         "MALOTE_LOG_FORMAT": "json",
@@ -85,15 +90,17 @@ def _fleet(
         "GATEWAY_STOCK_URL": f"http://{HOST}:{ports['stock']}",
     }
     with contextlib.ExitStack() as stack:
-        stack.enter_context(process(machines.folder / "mail.log", "deploy.local.mailsink", common))
+        sink = stack.enter_context(process(machines.folder / "mail.log", "deploy.local.mailsink", common))
+        children = {"the mail sink": psutil.Process(sink.pid), "RabbitMQ": psutil.Process(machines.rabbit.pid)}
         for service in SERVICES:
             own = {
                 f"{service.upper()}_AMQP_URL": machines.rabbit.url_for(service, passwords[service]),
                 f"{service.upper()}_DATABASE_URL": urls[service],
                 f"{service.upper()}_PORT": str(ports[service]),
             }
-            stack.enter_context(process(machines.folder / f"{service}.log", f"services.{service}.app", common | own))
-        yield
+            child = process(machines.folder / f"{service}.log", f"services.{service}.app", common | own)
+            children[service] = psutil.Process(stack.enter_context(child).pid)
+        yield children
 
 
 async def _ready(ports: dict[str, int]) -> None:
@@ -117,6 +124,12 @@ async def _stock_up(ports: dict[str, int], token: str) -> None:
             (await http.put(f"{address}/SKU-{n}", json=product)).raise_for_status()
             delivered = {"delta": 1_000_000, "reason": "bench"}
             (await http.post(f"{address}/SKU-{n}/adjustments", json=delivered)).raise_for_status()
+
+
+async def _mailed(database: Database, number: int) -> bool:
+    async with database.reading() as session:
+        sent: Any = text("SELECT count(*) FROM mails WHERE status = 'SENT'")
+        return (await session.scalar(sent) or 0) >= number
 
 
 async def _has(database: Database, table: Any, number: int, state: str | None = None) -> bool:

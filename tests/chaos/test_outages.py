@@ -58,7 +58,7 @@ async def test_the_broker_killed_under_load_comes_back_and_so_do_the_lanes(
         checks = await until(lambda: _broker_is_missed(stock), "the broker to be missed")
         assert checks["database"] is None
         assert checks["lane stock"]
-        async with running_anyhow("stock", broker.url, f"sqlite:///{tmp_path}/b.db", handlers) as late:
+        async with running_anyhow("stock", broker.url, f"sqlite:///{tmp_path}/a.db", handlers) as late:
             assert (await late.checks())["broker"] == "no connection to publish on"
             await asyncio.to_thread(rabbit.start)
             await until(lambda: is_ready(stock), "the lane to be back", 30)
@@ -69,7 +69,7 @@ async def test_the_broker_killed_under_load_comes_back_and_so_do_the_lanes(
                 await spy._queue.bind(*RESERVED)
                 await again.publish(an_order())
                 await spy.collect(1)
-                await until(lambda: _reserved(101, stock, late), "all orders")
+                await until(lambda: _reserved(101, stock), "all orders")
                 assert await again.depth("stock.dlq") == 0
     assert set(tried) == {1}
 

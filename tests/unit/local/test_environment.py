@@ -183,7 +183,7 @@ def test_the_retry_ladder_is_the_services_own(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_retry_ladder_that_is_none_is_refused_by_its_variables_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MALOTE_RETRY_LADDER", "1s,soon")
-    with pytest.raises(Misconfigured, match="^MALOTE_RETRY_LADDER: 'soon' is not a duration"):
+    with pytest.raises(Misconfigured, match=r"^MALOTE_RETRY_LADDER: 'soon' is not a duration"):
         Environment()
 
 
