@@ -29,8 +29,9 @@ lint: .venv/stamp ## Style, types and import rules
 bench: .venv/stamp ## Measure; a table, and .data/bench.json
 	@.venv/bin/python -m tests.bench
 
-schemas: .venv/stamp ## Write contracts/schemas from the code
+schemas: .venv/stamp ## Write contracts/schemas and deploy/rabbitmq/definitions.json from the code
 	@.venv/bin/python -m contracts.schema
+	@$(MALOTE) topology export
 
 clean: ## Stop everything, remove .venv and .data
 	@if [ -x .venv/bin/malote ]; then $(MALOTE) down || true; fi

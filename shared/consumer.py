@@ -62,6 +62,12 @@ class Lane:
 
     async def run(self) -> None:
         """Work, until stopped. An error of the kernel's own is logged, and the deliveries are tried again."""
+        try:
+            await self._run_until_stopped()
+        finally:
+            self.paused = "the lane has ended: this process has to be started again"
+
+    async def _run_until_stopped(self) -> None:
         backoff = Backoff()
         while self._taken or not self._stopping:
             await self._arrived.wait()

@@ -44,11 +44,10 @@ class OutsideLane(Lane):
         self._has_finished, self._has_room = asyncio.Event(), asyncio.Event()
         self._backoff = Backoff()
 
-    async def run(self) -> None:
-        """Work, until stopped and all that was begun has an outcome."""
+    async def _run_until_stopped(self) -> None:
         async with asyncio.TaskGroup() as self._group:
             recorder = self._group.create_task(self._record())
-            await super().run()
+            await super()._run_until_stopped()
             while self._in_flight:
                 await self._wait_for_room()
             recorder.cancel()

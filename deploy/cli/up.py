@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -135,16 +136,17 @@ def _follow(here: Environment, log: Path, said: int, daemon: subprocess.Popen[by
     deadline = time.monotonic() + _START_TIMEOUT
     while True:
         gone = daemon.poll() is not None if daemon else not fleet.running(here)
+        ready = _all_ready(here, _status(here))  # before the last lines are read, or they would be missed
         with log.open() as lines:
             lines.seek(said)
             for line in lines.readlines():
                 typer.echo(line.partition(" ")[2] if line[:2] == "20" else line, nl=False)
             said = lines.tell()
+        if ready:
+            return
         if gone or time.monotonic() > deadline:
             typer.echo(f"not everything is up; see {here.logs}", err=True)
             raise typer.Exit(1)
-        if _all_ready(here, _status(here)):
-            return
         time.sleep(0.1)
 
 
@@ -172,7 +174,12 @@ def _readiness(http: httpx.Client, port: int) -> tuple[bool, str]:
         answer = http.get(f"http://127.0.0.1:{port}/readyz")
     except httpx.HTTPError as error:
         return False, f"port {port} does not answer ({type(error).__name__})"
-    return answer.status_code == 200, answer.text.strip()[:500]
+    try:
+        checks: dict[str, Any] = answer.json()["checks"]
+    except (ValueError, KeyError):
+        return False, f"port {port} answers, but not as a service of ours"
+    problems = [f"{name}: {check['detail']}" for name, check in checks.items() if not check["ok"]]
+    return answer.status_code == 200, "; ".join(problems) or f"ready: {', '.join(checks)}"
 
 
 def _all_ready(here: Environment, found: dict[str, Any]) -> bool:
@@ -193,7 +200,7 @@ def _table(found: dict[str, Any]) -> Table:
             service["port"],
             ready,
             service["restarts"],
-            service["since"],
+            datetime.fromisoformat(service["since"]).astimezone().strftime("%Y-%m-%d %H:%M:%S"),
         )
         table.add_row(*map(str, cells))
     return table
@@ -214,7 +221,7 @@ def _welcome(here: Environment) -> None:
         f"\ngateway  {gateway}\ndocs     {gateway}/docs\nmailbox  {here.mailbox}\nlogs     {here.logs}\n"
         f"\nAn operator's token, for a week (`malote token` makes more):\n{token}\n"
         f"\nPlace an order, and wait for it:\n"
-        f"curl -s {gateway}/v1/orders -H 'Authorization: Bearer {token}' -H 'Content-Type: application/json' "
+        f"curl -sw '\\n' {gateway}/v1/orders -H 'Authorization: Bearer {token}' -H 'Content-Type: application/json' "
         f"-H 'Prefer: wait=10' -d '{json.dumps(order)}'\n"
     )
 
@@ -275,7 +282,8 @@ def _check_topology(here: Environment) -> dict[str, Any]:
         try:
             listed = http.get("/api/queues").raise_for_status().json()
         except httpx.HTTPError as error:
-            return _check("topology", False, f"the management API fails: {error}", "See `malote status`.")
+            why = f"the management API fails ({type(error).__name__})"  # its text has the password in the address
+            return _check("topology", False, why, "See `malote status`.")
     missing = set(topology.queues(here.retry_ladder)) - {queue["name"] for queue in listed}
     remedy = "`malote topology apply` makes them."
     return _check("topology", not missing, f"queues missing: {sorted(missing)}" if missing else "complete", remedy)

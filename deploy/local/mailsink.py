@@ -19,6 +19,7 @@ class Sink:
     """Answers 250 once the mail is in the box: synced to its `tmp`, then moved, as Maildir does."""
 
     def __init__(self, folder: Path) -> None:
+        folder.parent.mkdir(parents=True, exist_ok=True)
         self._box = mailbox.Maildir(folder, create=True)
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802

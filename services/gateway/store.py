@@ -194,6 +194,7 @@ class Intake:
         """Make a command a job. Raises `Problem` 422 if its key came with another payload before."""
         sent = outgoing(command, self._outbox.service, None, traceparent)
         receipt = Receipt(UUID(sent.envelope.message_id), order_id)
+        structlog.contextvars.bind_contextvars(correlation_id=sent.envelope.correlation_id)  # for the request's line
         wish = _Wish(receipt, _new_job(receipt, kind, owner, sent.envelope), sent, key)
         self._waiting.append(wish)
         if self._work is None or self._work.done():

@@ -101,7 +101,8 @@ async def test_the_five_steps_make_a_service(broker: Broker, tmp_path: Path) -> 
         )
         assert done.returncode == 0, done.stdout + done.stderr
 
-    python("-m", "contracts.schema")
+    python("-m", "contracts.schema")  # the two commands of `make schemas`
+    python("-m", "deploy.cli.app", "topology", "export")
     python(
         "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/contract/test_flow.py", "tests/contract/test_layout.py"
     )
