@@ -23,6 +23,7 @@ app = typer.Typer()
 NOT_RUNNING = 3
 _START_TIMEOUT = 300.0  # a first start may install RabbitMQ
 _STOP_TIMEOUT = 90.0
+_LOOKS_WITHIN = 5.0
 _TOKEN_SECONDS = 7 * 24 * 3600
 _DISK = 1_000_000_000
 
@@ -126,8 +127,9 @@ def _join(here: Environment) -> None:
     if not _all_ready(here, _status(here)):
         log = here.logs / "supervisor.log"
         said = log.stat().st_size
-        if here.state().get("phase") == "ready":
+        if here.state().get("phase") != "starting":
             os.kill(fleet.running(here), signal.SIGUSR1)
+            processes.until(lambda: here.state().get("phase") != "incomplete", _LOOKS_WITHIN)
         _follow(here, log, said, None)
 
 
@@ -135,7 +137,7 @@ def _follow(here: Environment, log: Path, said: int, daemon: subprocess.Popen[by
     """Pass on the supervisor's lines until all is ready. Ends with status 1 when it gave up or time is over."""
     deadline = time.monotonic() + _START_TIMEOUT
     while True:
-        gone = daemon.poll() is not None if daemon else not fleet.running(here)
+        gone = daemon.poll() is not None if daemon else _has_given_up(here)
         ready = _all_ready(here, _status(here))  # before the last lines are read, or they would be missed
         with log.open() as lines:
             lines.seek(said)
@@ -148,6 +150,10 @@ def _follow(here: Environment, log: Path, said: int, daemon: subprocess.Popen[by
             typer.echo(f"not everything is up; see {here.logs}", err=True)
             raise typer.Exit(1)
         time.sleep(0.1)
+
+
+def _has_given_up(here: Environment) -> bool:
+    return not fleet.running(here) or here.state().get("phase") == "incomplete"
 
 
 def _status(here: Environment) -> dict[str, Any]:

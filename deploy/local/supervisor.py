@@ -133,9 +133,17 @@ class Supervisor:
                 await self._or_stop(self._look.wait())
                 if self._look.is_set():
                     self._look.clear()
-                    await self._or_stop(self._bring_up())
+                    await self._look_again()
         finally:
             await self._tear_down()
+
+    async def _look_again(self) -> None:
+        """What runs goes on, even if something new or hung does not become ready."""
+        try:
+            await self._or_stop(self._bring_up())
+        except Failed as error:
+            self._say(f"not everything is up: {error}")
+            self._enter("incomplete")
 
     async def _or_stop(self, work: Any) -> None:
         """Do the work, but not once we are told to stop."""
