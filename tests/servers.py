@@ -45,7 +45,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresClust
         cluster.start()
         yield cluster
     finally:
-        cluster.kill()
+        cluster.remove()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -85,6 +85,11 @@ class PostgresCluster:
             processes.until(lambda: not any(processes.command_line(pid) for pid in backends), 5)
         self._server = None
 
+    def remove(self) -> None:
+        """Kill it, and delete all that it kept: the folder may not be one that its maker would clean up."""
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
     def create_database(self, name: str) -> str:
         """A new, empty database; its address."""
         self._sql(f'create database "{name}"')

@@ -72,7 +72,7 @@ def servers(folder: Path) -> Iterator[Machines]:
         yield Machines(folder, rabbit, postgres)
     finally:
         rabbit.kill()
-        postgres.kill()
+        postgres.remove()
 
 
 @contextlib.contextmanager
