@@ -79,12 +79,14 @@ class Lane:
                 if some:
                     await self._work(some)
                 backoff.reset()
+                self._resume()
             except Lost:
                 log.info("lane: the broker will deliver again what it took back", lane=self.name)
                 self._taken.extendleft(raw for raw in reversed(some) if not is_lost(raw))  # of a new channel
                 self._arrived.set()
-            except Exception:
+            except Exception as error:
                 log.exception("lane: cannot settle a batch, trying again", lane=self.name)
+                self._pause(f"cannot settle a batch: {error!r}")
                 self._taken.extendleft(reversed(some))
                 self._arrived.set()
                 await backoff.wait()
@@ -128,9 +130,9 @@ class Lane:
                 send(unit, await delivery.handler.call(delivery.message, unit))
             if deliveries[0].raw.redelivered:
                 await inbox.end_attempts(unit.session, self.name, list(first))
-        for delivery in todo:
-            tell(self.name, "done", delivery.envelope)
-        self._count_duplicates(len(deliveries) - len(todo))
+        for delivery in deliveries:
+            is_new = delivery.envelope.message_id in new and first[delivery.envelope.message_id] is delivery
+            tell(self.name, "done" if is_new else "duplicate", delivery.envelope)
 
     async def _run_suspects(self, deliveries: Sequence[Delivery]) -> None:
         """What comes again may have killed its process: write the attempt down first, then run it alone.
@@ -139,9 +141,9 @@ class Lane:
         """
         ids = [delivery.envelope.message_id for delivery in deliveries]
         done = await self._steadily(deliveries[0].raw, self._done, ids)
-        self._count_duplicates(sum(id_ in done for id_ in ids))
         for delivery in deliveries:
             if delivery.envelope.message_id in done:
+                tell(self.name, "duplicate", delivery.envelope)
                 continue
             attempts = await self._steadily(delivery.raw, self._begin_alone, delivery.envelope.message_id)
             if attempts > LONE_ATTEMPTS:
@@ -196,8 +198,12 @@ class Lane:
             raise Lost
         try:
             return decode(raw, self.name, self.handlers)
-        except Poison as poison:
-            await self._steadily(raw, self._failures.bury, raw, None, str(poison), poison.__cause__ or poison)
+        except Exception as error:
+            reason, cause = str(error), error.__cause__ or error
+            if not isinstance(error, Poison):  # of ours, but not to be met again and again by all that come after
+                log.exception("lane: cannot read a message", lane=self.name)
+                reason = "reading it failed"
+            await self._steadily(raw, self._failures.bury, raw, None, reason, cause)
             return None
 
     async def _acknowledge(self, raw: Raw, *, multiple: bool = False) -> None:
@@ -206,10 +212,6 @@ class Lane:
             await raw.channel.basic_ack(raw.delivery_tag or 0, multiple=multiple, wait=False)
         except (aio_pika.exceptions.AMQPError, ConnectionError, RuntimeError) as error:
             raise Lost from error
-
-    def _count_duplicates(self, number: int) -> None:
-        if number:
-            telemetry.MESSAGES.labels(self.name, "", "duplicate").inc(number)
 
 
 async def uncancelled(work: Awaitable[T]) -> T:

@@ -118,6 +118,8 @@ async def _on_problem(request: Request, error: Exception) -> JSONResponse:
 async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     found = [FieldProblem(pointer=_pointer(p["loc"]), code=p["type"], detail=p["msg"]) for p in error.errors()[:20]]
+    # A list that is "too short" because its only item is wrong is no second mistake.
+    found = [p for p in found if not any(other.pointer.startswith(f"{p.pointer}/") for other in found)]
     if any(problem.code == "json_invalid" for problem in found):
         problem = Problem(
             400, "malformed_json", f"The body is not JSON: {error.errors()[0].get('ctx', {}).get('error')}"
@@ -201,7 +203,7 @@ class Edge:
 
 def _refusal(method: str, headers: dict[bytes, str]) -> Problem | None:
     length = headers.get(b"content-length", "0")
-    if not length.isdigit() or int(length) > BODY_LIMIT:
+    if not (length.isascii() and length.isdecimal()) or int(length) > BODY_LIMIT:
         return _too_large()
     has_body = int(length) > 0 or b"transfer-encoding" in headers
     media = headers.get(b"content-type", "").partition(";")[0].strip().lower()

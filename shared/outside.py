@@ -109,7 +109,6 @@ class OutsideLane(Lane):
             begun = await inbox.begin_attempts(unit.session, self.name, by_id, self._outbox.owner)
             done = await inbox.done(unit.session, self.name, by_id)
             await inbox.end_attempts(unit.session, self.name, done)
-            self._count_duplicates(len(done))
             for message_id, attempt in begun.items():
                 if message_id in done:
                     found[message_id] = None
@@ -159,8 +158,7 @@ class OutsideLane(Lane):
             await self._record_together(good[middle:])
             return
         for finished in good:
-            if finished.unit:
-                tell(self.name, "done", finished.delivery.envelope)
+            tell(self.name, "done" if finished.unit else "duplicate", finished.delivery.envelope)
             await self._settle(finished.delivery)
 
     async def _commit_outcomes(self, good: Sequence[Finished]) -> None:

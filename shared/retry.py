@@ -92,7 +92,7 @@ def tell(lane: str, outcome: str, envelope: Envelope | None, **more: Any) -> Non
     if envelope:
         more |= {"message_id": envelope.message_id, "correlation_id": envelope.correlation_id}
         more |= {"attempt": envelope.attempt}
-    (log.info if outcome == "done" else log.warning)(outcome, lane=lane, message=key, **more)
+    (log.info if outcome in ("done", "duplicate") else log.warning)(outcome, lane=lane, message=key, **more)
 
 
 def sendable(headers: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Bearer tokens: who calls, in which role, and what that lets them see."""
 
 import asyncio
-import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, cast
 
@@ -11,12 +10,10 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from shared.http import Problem
 from shared.settings import ServiceSettings
-from shared.tokens import ROLES
+from shared.tokens import ROLES, SUBJECT
 
 Role = Literal["customer", "operator"]
 LEEWAY_SECONDS = 10
-# What a database can store and a log line can show: no control characters, no halves of a surrogate pair.
-_SUBJECT = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,255}")
 _bearer = HTTPBearer(auto_error=False, description="A JWT with `sub` and `role` (customer or operator).")
 
 
@@ -42,7 +39,7 @@ class Tokens:
 
     def __init__(self, settings: ServiceSettings) -> None:
         self._settings = settings
-        self._jwks = jwt.PyJWKClient(settings.jwt_jwks_url, cache_keys=True) if settings.jwt_jwks_url else None
+        self._jwks = jwt.PyJWKClient(str(settings.jwt_jwks_url), cache_keys=True) if settings.jwt_jwks_url else None
 
     @property
     def asks_issuer(self) -> bool:
@@ -76,7 +73,7 @@ class Tokens:
             raise Problem(401, "token_invalid", f"The token cannot be trusted: {error}.") from error
         if claims.get("role") not in ROLES:
             raise Problem(401, "token_invalid", "The token names no role of ours: customer or operator.")
-        if not _SUBJECT.fullmatch(str(claims["sub"])):
+        if not SUBJECT.fullmatch(str(claims["sub"])):
             raise Problem(401, "token_invalid", "The token's subject is not 1 to 255 printable characters.")
         return Caller(subject=str(claims["sub"]), role=claims["role"], token=token)
 

@@ -6,7 +6,7 @@ A file `.env` in the working directory is read too; the environment wins over it
 import sys
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, HttpUrl, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     DotEnvSettingsSource,
@@ -23,9 +23,17 @@ UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 def seconds(duration: str) -> float:
     """`"30s"` -> 30.0. Units: ms, s, m, h. Raises ValueError."""
     for unit, factor in UNITS.items():
-        if duration.endswith(unit) and duration[: -len(unit)].isdigit():
+        if duration.endswith(unit) and duration[: -len(unit)].isascii() and duration[: -len(unit)].isdecimal():
             return int(duration[: -len(unit)]) * factor
     raise ValueError(f"{duration!r} is not a duration: write a whole number and a unit, such as 500ms, 5s or 2m")
+
+
+def read_ladder(steps: tuple[str, ...]) -> tuple[str, ...]:
+    """The steps of a retry ladder, if each is a wait. Raises ValueError."""
+    for step in steps:
+        if seconds(step) <= 0:
+            raise ValueError(f"{step!r} is no wait at all")
+    return steps
 
 
 class ServiceSettings(BaseSettings):
@@ -45,7 +53,9 @@ class ServiceSettings(BaseSettings):
     jwt_secret: SecretStr | None = Field(
         default=None, min_length=32, description="Verifies HS256 tokens (one machine). At least 32 characters."
     )
-    jwt_jwks_url: str | None = Field(default=None, description="Verifies tokens against an issuer's keys (production).")
+    jwt_jwks_url: HttpUrl | None = Field(
+        default=None, description="Verifies tokens against an issuer's keys (production)."
+    )
     jwt_issuer: str | None = Field(default=None, description="With JWT_JWKS_URL: the issuer that tokens must name.")
     jwt_audience: str | None = Field(default=None, description="With JWT_JWKS_URL: the audience that tokens must name.")
     log_format: Literal["auto", "json", "console"] = Field(
@@ -61,6 +71,13 @@ class ServiceSettings(BaseSettings):
     batch_limit: int = Field(default=200, ge=1, le=5000, description="Messages in one transaction at the most.")
     grace_seconds: float = Field(default=15.0, gt=0, description="How long a stopping service may finish its work.")
 
+    @field_validator("jwt_issuer", "jwt_audience")
+    @classmethod
+    def _goes_with_jwks(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value and not info.data.get("jwt_jwks_url"):
+            raise ValueError("set JWT_JWKS_URL too: tokens of one machine name no issuer and no audience")
+        return value
+
     @field_validator("retry_ladder", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
@@ -69,10 +86,7 @@ class ServiceSettings(BaseSettings):
     @field_validator("retry_ladder")
     @classmethod
     def _are_durations(cls, steps: tuple[str, ...]) -> tuple[str, ...]:
-        for step in steps:
-            if seconds(step) <= 0:
-                raise ValueError(f"{step!r} is no wait at all")
-        return steps
+        return read_ladder(steps)
 
     @classmethod
     def settings_customise_sources(

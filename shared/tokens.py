@@ -1,16 +1,24 @@
 """Tokens for one machine. A module of its own, so that a command line can make one without loading a web framework."""
 
+import re
 from datetime import UTC, datetime, timedelta
 
 import jwt
 
 ROLES = ("customer", "operator")
+# What a database can store and a log line can show: no control characters, no halves of a surrogate pair.
+SUBJECT = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,255}")
 
 
 def issue_token(secret: str, *, subject: str, role: str, ttl: int) -> str:
-    """A token for one machine, signed with the local secret; `ttl` in seconds. Raises ValueError on another role."""
+    """A token for one machine, signed with the local secret; `ttl` in seconds.
+
+    Raises ValueError on a role or a subject that no service takes.
+    """
     if role not in ROLES:
         raise ValueError(f"a role is one of {', '.join(ROLES)}, not {role!r}")
+    if not SUBJECT.fullmatch(subject):
+        raise ValueError("a subject has 1 to 255 printable characters")
     now = datetime.now(UTC)
     claims = {"sub": subject, "role": role, "iat": now, "exp": now + timedelta(seconds=ttl)}
     return jwt.encode(claims, secret, algorithm="HS256")

@@ -97,7 +97,7 @@ def key_of(raw: Raw) -> str:
 
 def _sent_at(raw: Raw) -> datetime:
     """AMQP's own timestamp has whole seconds; ours rides in CloudEvents' attribute."""
-    with contextlib.suppress(ValueError, TypeError):
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
         exact = datetime.fromisoformat(str(raw.headers.get("cloudEvents_time")))
         if exact.tzinfo:
             return exact.astimezone(UTC)

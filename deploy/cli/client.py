@@ -12,6 +12,7 @@ import httpx
 
 from deploy.cli.errors import Failed, NotRunning, Refused
 from deploy.local.environment import Environment, Misconfigured
+from deploy.local.ports import HOST
 from shared.tokens import issue_token
 
 LONGEST_WAIT = 30
@@ -49,7 +50,9 @@ class Gateway:
     @classmethod
     def local(cls, here: Environment, service: str = "gateway") -> Self:
         """A service of this machine's own fleet, as an operator, whatever gateway is used otherwise."""
-        return cls(here.url_of(service), _operator(here))
+        running = {entry["name"]: entry["port"] for entry in here.state().get("services", [])}
+        url = f"http://{HOST}:{running[service]}" if service in running else here.url_of(service)
+        return cls(url, _operator(here))
 
     async def __aenter__(self) -> Self:
         return self

@@ -19,7 +19,10 @@ def token(
 
     if not subject.strip():
         raise typer.BadParameter("a token is for somebody", param_hint="--subject")
-    typer.echo(issue_token(Environment().jwt_secret, subject=subject, role=role, ttl=_seconds(ttl)))
+    try:
+        typer.echo(issue_token(Environment().jwt_secret, subject=subject, role=role, ttl=_seconds(ttl)))
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--subject") from error
 
 
 def _seconds(duration: str) -> int:

@@ -46,7 +46,7 @@ def up(detach: Annotated[bool, typer.Option(help="Return once everything is read
 @app.command()
 def down() -> None:
     """Stop everything: the services first, then the broker."""
-    here = _environment()
+    here = Environment()  # however wrong a setting is by now, what runs can be stopped
     found = bool(here.state())
     if pid := fleet.running(here):
         os.kill(pid, signal.SIGTERM)
@@ -95,6 +95,7 @@ def _environment() -> Environment:
     try:
         here = Environment()
         here.claimed_ports()
+        _ = here.retry_ladder
     except Misconfigured as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(78) from None
@@ -137,6 +138,8 @@ def _follow(here: Environment, log: Path, said: int, daemon: subprocess.Popen[by
     """Pass on the supervisor's lines until all is ready. Ends with status 1 when it gave up or time is over."""
     deadline = time.monotonic() + _START_TIMEOUT
     while True:
+        if daemon and daemon.poll() is not None and fleet.running(here):
+            daemon = None  # somebody else was quicker: follow theirs
         gone = daemon.poll() is not None if daemon else _has_given_up(here)
         ready = _all_ready(here, _status(here))  # before the last lines are read, or they would be missed
         with log.open() as lines:
@@ -214,7 +217,7 @@ def _table(found: dict[str, Any]) -> Table:
 
 def _welcome(here: Environment) -> None:
     """What a newcomer needs next: addresses, a token, and a line to paste that places an order."""
-    gateway = here.url_of("gateway") if "gateway" in here.services else None
+    gateway = here.state().get("gateway_url")  # of what runs, whatever the variables say in this terminal
     if gateway is None:
         typer.echo(f"up; logs {here.logs}")
         return

@@ -5,6 +5,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -16,7 +17,7 @@ from deploy.local import ports
 from deploy.local.files import alone, write_private
 from deploy.local.ports import HOST
 from deploy.local.rabbitmq import ADMINISTRATOR, RabbitNode
-from shared.settings import ServiceSettings, seconds
+from shared.settings import ServiceSettings, read_ladder
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,8 +37,16 @@ class Environment:
         self.run = self.data / "run"
         self.state_file = self.run / "state.json"
         self.mailbox = self.data / "mail"
-        self.smtp_port = self._port("MALOTE_SMTP_PORT", 2580)
-        self.retry_ladder = self._ladder()
+
+    @cached_property
+    def smtp_port(self) -> int:
+        """Where the mail sink listens."""
+        return self._port("MALOTE_SMTP_PORT", 2580)
+
+    @cached_property
+    def retry_ladder(self) -> tuple[str, ...]:
+        """The waits that the broker gets a queue for."""
+        return self._ladder()
 
     @property
     def services(self) -> list[str]:
@@ -148,7 +157,7 @@ class Environment:
 
     def _port(self, variable: str, default: int) -> int:
         value = self.variables.get(variable, str(default))
-        if not value.isdigit() or not 0 < int(value) < 65536:
+        if not (value.isascii() and value.isdecimal()) or not 0 < int(value) < 65536:
             raise Misconfigured(f"{variable}={value!r} is not a port (1 to 65535)")
         return int(value)
 
@@ -159,8 +168,7 @@ class Environment:
             default: tuple[str, ...] = ServiceSettings.model_fields["retry_ladder"].default
             return default
         try:
-            steps = tuple(step.strip() for step in given.split(","))
-            return tuple(step for step in steps if seconds(step))
+            return read_ladder(tuple(step.strip() for step in given.split(",")))
         except ValueError as error:
             raise Misconfigured(f"MALOTE_RETRY_LADDER: {error}") from error
 

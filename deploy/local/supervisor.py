@@ -28,6 +28,7 @@ _READY_TIMEOUT = 90.0
 _FIRST_WAIT, _LONGEST_WAIT, _HEALTHY = 0.5, 30.0, 60.0
 _EX_CONFIG = 78  # a service refuses its settings: trying again is of no use
 _MAIL = "mail"
+_TAIL_BYTES = 4_000
 
 Say = Callable[[str], None]
 
@@ -98,7 +99,7 @@ class Child:
     def tail(self) -> str:
         """The last lines of what it said since it was started."""
         with self.log.open("rb") as log:
-            log.seek(self._said_before)
+            log.seek(max(0, self._said_before - _TAIL_BYTES))  # what it said before it was started again, too
             return "\n".join(log.read().decode(errors="replace").splitlines()[-20:])
 
 
@@ -184,7 +185,7 @@ class Supervisor:
         here = self._here
         try:
             await topology.apply(here.amqp_url, here.management_url, here.passwords, here.retry_ladder)
-        except (OSError, AMQPError, httpx.HTTPError) as error:
+        except (OSError, ValueError, AMQPError, httpx.HTTPError) as error:
             where = "our broker" if self._broker else "the broker of AMQP_URL (its management: AMQP_MANAGEMENT_URL)"
             raise Failed(f"{where} refused the topology: {_without_login(error)}") from error
 
@@ -322,7 +323,7 @@ def supervise(here: Environment, terminal: bool, on_ready: Callable[[], None] = 
     here.logs.mkdir(parents=True, exist_ok=True)
     lock = hold_lock(here)
     if lock is None:
-        print("another fleet is running here", file=sys.stderr)
+        print("another `malote up` is at it already", file=sys.stderr)
         return 1
     with lock, (here.logs / "supervisor.log").open("a") as log:
 

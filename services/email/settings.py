@@ -40,7 +40,7 @@ class EmailSettings(ServiceSettings):
 
     @field_validator("operators", mode="before")
     @classmethod
-    def _split(cls, value: Any) -> Any:
+    def _split_operators(cls, value: Any) -> Any:
         return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
 
     @field_validator("sender")

@@ -211,6 +211,8 @@ async def follow_job(
             async with service.database.reading() as session:
                 found = await store.job(session, job.id) or job
             is_final = JobState(found.status).is_final
+            if seen.revision > found.revision:
+                seen = Seen.read(None)  # an id that this job never gave
             if found.revision > seen.revision or is_final:
                 for happened in _news(found, seen):
                     yield happened

@@ -22,7 +22,8 @@ async def on_job_message(message: JobMessage, unit: Unit) -> None:
     assert unit.cause
     for job_id, said in message.job_states(unit.job_id).items():
         job = unit.get(Job, store.as_uuid(job_id))
-        move = domain.move(JobState(job.status), said, message) if job else None
-        if job and move:
+        if job is None or getattr(message, "order_id", job.order_id) != job.order_id:
+            continue  # not ours, or about somebody else's order under a stolen id
+        if move := domain.move(JobState(job.status), said, message):
             store.apply(job, move, unit.cause)
             store.changes.announce(unit.session, job.id)

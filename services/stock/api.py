@@ -58,15 +58,10 @@ async def set_product(sku: SkuOf, wish: ProductIn, request: Request, service: Ru
         if (row.name, row.price, row.currency) != (wish.name, wish.price.amount, wish.price.currency):
             row.name, row.price, row.currency = wish.name, wish.price.amount, wish.price.currency
             row.revision += 1
-            unit.send(
-                ProductPriced(
-                    sku=sku,
-                    name=row.name,
-                    price=wish.price,
-                    revision=row.revision,
-                    priced_at=datetime.now(UTC),
-                )
-            )
+        # Said again even if nothing changed: that is how a price list that was lost is filled again.
+        unit.send(
+            ProductPriced(sku=sku, name=row.name, price=wish.price, revision=row.revision, priced_at=datetime.now(UTC))
+        )
     return _view(row)
 
 

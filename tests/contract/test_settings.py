@@ -39,3 +39,9 @@ def test_every_setting_is_documented(service: str, field: str, default: object) 
 def test_settings_are_named_like_their_service(service: str) -> None:
     assert CLASSES[service].name == service
     assert CLASSES[service].model_config["env_prefix"] == f"{service.upper()}_"
+
+
+@pytest.mark.parametrize("service", sorted(CLASSES))
+def test_what_is_set_for_all_is_read_by_each(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"{COMMON_PREFIX}RETRY_LADDER", "1s, 2m")
+    assert CLASSES[service](_env_file=None).retry_ladder == ("1s", "2m")

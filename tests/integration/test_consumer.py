@@ -140,6 +140,7 @@ STRANGE: dict[str, dict[str, bytes]] = {
     "headers as large as a frame": {"headers": table(**{f"k{n}": _long("😀" * 990) for n in range(32)})},
     "a long trace": {"headers": table(traceparent=_long("x" * 60_000), causation_id=_long("\0" * 60_000))},
     "an attempt of its own": {"headers": table(attempt=b"l" + struct.pack(">q", 2**62))},
+    "a time at the edge of the calendar": {"headers": table(cloudEvents_time=_long("0001-01-01T00:00:00+14:00"))},
     "further routing keys": {"headers": table(CC=b"A" + struct.pack(">I", 10) + _long("email"))},
     "a type that contradicts its key": {"type": short(b"order.cancelled.v1")},
 }

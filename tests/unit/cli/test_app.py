@@ -74,7 +74,7 @@ def test_a_wrong_setting_is_status_78_and_named(
     malote: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MALOTE_SMTP_PORT", "smtp")
-    assert malote("mail", "list") == 78
+    assert malote("status") == 78
     assert "MALOTE_SMTP_PORT" in capsys.readouterr().err
 
 

@@ -184,7 +184,10 @@ def test_the_retry_ladder_is_the_services_own(monkeypatch: pytest.MonkeyPatch) -
 def test_a_retry_ladder_that_is_none_is_refused_by_its_variables_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MALOTE_RETRY_LADDER", "1s,soon")
     with pytest.raises(Misconfigured, match=r"^MALOTE_RETRY_LADDER: 'soon' is not a duration"):
-        Environment()
+        _ = Environment().retry_ladder
+    monkeypatch.setenv("MALOTE_RETRY_LADDER", "1s,0s")
+    with pytest.raises(Misconfigured, match=r"^MALOTE_RETRY_LADDER: '0s' is no wait at all"):
+        _ = Environment().retry_ladder
 
 
 def test_a_state_file_that_is_broken_or_missing_is_no_fleet() -> None:

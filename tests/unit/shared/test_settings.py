@@ -82,3 +82,12 @@ def test_durations_have_a_unit() -> None:
     for wrong in ("", "5", "s", "-1s", "1.5s", "1d"):
         with pytest.raises(ValueError, match="is not a duration"):
             seconds(wrong)
+
+
+def test_an_issuer_without_its_keys_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MALOTE_JWT_ISSUER", "https://issuer.example")
+    with pytest.raises(SystemExit):
+        load(StockSettings)
+    assert "JWT_JWKS_URL" in capsys.readouterr().err
