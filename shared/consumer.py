@@ -112,7 +112,7 @@ class Lane:
             raise
         except Exception as error:
             if len(deliveries) == 1:
-                await self._steadily(deliveries[0].raw, self._failures.fail, deliveries[0], error)
+                await self._give_up(deliveries[0], error)
                 return
             middle = len(deliveries) // 2
             await self._run(deliveries[:middle])
@@ -147,7 +147,7 @@ class Lane:
                 continue
             attempts = await self._steadily(delivery.raw, self._begin_alone, delivery.envelope.message_id)
             if attempts > LONE_ATTEMPTS:
-                await self._steadily(delivery.raw, self._failures.fail, delivery, killer())
+                await self._give_up(delivery, killer())
             else:
                 await self._run([delivery])
 
@@ -159,6 +159,10 @@ class Lane:
         async with self._outbox.unit() as unit:
             begun = await inbox.begin_attempts(unit.session, self.name, [message_id], self._outbox.owner)
             return begun[message_id].tries
+
+    async def _give_up(self, delivery: Delivery, error: Exception) -> None:
+        follow = await self._steadily(delivery.raw, self._failures.fail, delivery, error)
+        await self._steadily(None, self._failures.record, delivery, follow)
 
     async def _steadily(self, raw: Raw | None, step: Callable[..., Awaitable[T]], *arguments: Any) -> T:
         """Do a step. While the database or the broker is gone the lane pauses, and no attempt is counted.
@@ -239,7 +243,8 @@ async def load(unit: UnitOfWork, deliveries: Sequence[Delivery]) -> None:
             messages.setdefault(handler.loads, []).append(message)
         if handler.loads_jobs:
             jobs.setdefault(handler.loads_jobs, set()).update(message.job_states(delivery.envelope.correlation_id))
-    for loads, batch in messages.items():
+    # In one order, whatever came first: two batches must not lock two tables crosswise.
+    for loads, batch in sorted(messages.items(), key=lambda found: found[0].__qualname__):
         unit.know(await loads(unit.session, batch))
     for loads_jobs, ids in jobs.items():
         unit.know(await loads_jobs(unit.session, ids))

@@ -23,9 +23,14 @@ kernel_metadata = MetaData()
 
 _ROOT = Path(__file__).resolve().parents[1]
 # SQLSTATE classes: connection lost, rollback by deadlock or serialization, out of resources, operator intervention,
-# system error; and "lock not available". https://www.postgresql.org/docs/current/errcodes-appendix.html
-_OUTAGES = ("08", "40", "53", "57", "58", "55P03")
+# system error, login refused; and single ones: no such database, not in the right state, lock not available,
+# read-only (a standby after a failover). https://www.postgresql.org/docs/current/errcodes-appendix.html
+_OUTAGES = ("08", "40", "53", "57", "58", "28", "3D000", "55000", "55P03", "25006")
+# SQLite's primary result codes: BUSY, LOCKED, NOMEM, READONLY, IOERR, FULL, CANTOPEN, PROTOCOL. Plain ERROR (a wrong
+# statement, a missing table) is none of them. https://www.sqlite.org/rescode.html
+_SQLITE_OUTAGES = (5, 6, 7, 8, 10, 13, 14, 15)
 _LOAD_STEP = 5_000
+COMMAND_SECONDS = 30
 
 
 class Outage(Exception):
@@ -34,10 +39,15 @@ class Outage(Exception):
 
 def is_outage(error: BaseException) -> bool:
     """Whether an error says that the database is unavailable, rather than that a statement was wrong."""
-    if isinstance(error, DBAPIError) and not isinstance(error, InterfaceError | OperationalError):
-        state = getattr(error.orig, "sqlstate", None) or ""
-        return error.connection_invalidated or state.startswith(_OUTAGES)
-    return isinstance(error, Outage | InterfaceError | OperationalError | PoolTimeout)
+    if isinstance(error, DBAPIError):
+        state, code = getattr(error.orig, "sqlstate", None), getattr(error.orig, "sqlite_errorcode", None)
+        if state is not None:
+            return error.connection_invalidated or state.startswith(_OUTAGES)
+        if code is not None:
+            return code & 0xFF in _SQLITE_OUTAGES
+        return error.connection_invalidated or isinstance(error, InterfaceError | OperationalError)
+    # Nothing else that runs in a transaction waits long enough for a TimeoutError: the driver gave up on the server.
+    return isinstance(error, Outage | PoolTimeout | TimeoutError)
 
 
 class Backoff:
@@ -65,7 +75,8 @@ class Database:
             self._reader = _sqlite_engine(self.url, "BEGIN", pool_size=4)
         else:
             # Long jobs of PostgreSQL's planner on short statements cost more than they save: jit off.
-            options = {"server_settings": {"jit": "off", "application_name": "malote"}, "timeout": 10}
+            options: dict[str, Any] = {"server_settings": {"jit": "off", "application_name": "malote"}, "timeout": 10}
+            options["command_timeout"] = COMMAND_SECONDS  # a connection that is half open answers nothing, for ever
             self._writer = self._reader = create_async_engine(
                 self.url, pool_size=10, max_overflow=10, pool_pre_ping=False, connect_args=options
             )
@@ -140,19 +151,19 @@ def _sqlite_engine(url: URL, begin: str, pool_size: int) -> AsyncEngine:
     return engine
 
 
-async def load(
-    session: AsyncSession, table: type[Row], keys: Iterable[Any], *, by: str | None = None, lock: bool = False
-) -> Sequence[Row]:
-    """The rows with these values of the primary key (or of the column `by`), in order of the key.
+async def load(session: AsyncSession, table: type[Row], keys: Iterable[Any], *, lock: bool = False) -> Sequence[Row]:
+    """The rows with these values of the primary key, in order of the key.
 
     With `lock`, PostgreSQL locks them in that order, so that two batches never wait for each other crosswise.
     """
-    column = getattr(table, by) if by else inspect(table).primary_key[0]
+    column = inspect(table).primary_key[0]
     wanted = sorted(set(keys))
     rows: list[Row] = []
     for start in range(0, len(wanted), _LOAD_STEP):
         query = select(table).where(column.in_(wanted[start : start + _LOAD_STEP])).order_by(column)
-        rows += (await session.scalars(query.with_for_update() if lock else query)).all()
+        if lock:  # and read anew: what the session has of them was not locked
+            query = query.with_for_update().execution_options(populate_existing=True)
+        rows += (await session.scalars(query)).all()
     return rows
 
 

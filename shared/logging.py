@@ -21,7 +21,7 @@ def configure(settings: ServiceSettings) -> None:
         _in_order,
     ]
     renderer: list[Any] = (
-        [structlog.dev.ConsoleRenderer(pad_event_to=32)]
+        [structlog.dev.ConsoleRenderer(pad_event_to=32, exception_formatter=structlog.dev.plain_traceback)]
         if readable
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=orjson.dumps)]
     )

@@ -6,6 +6,7 @@ process is not mistaken for a dead one.
 """
 
 import asyncio
+import itertools
 import socket
 import time
 from collections import deque
@@ -46,6 +47,7 @@ IN_HAND_LIMIT = 5_000
 HEARTBEAT_SECONDS = 2.0
 DEAD_AFTER_SECONDS = 8.0
 PURGE_STEP = 500
+FORGET_EVERY = 15  # heartbeats
 
 outbox = Table(
     "outbox",
@@ -81,6 +83,11 @@ class Outbox:
         self._behind = False  # the table holds rows of ours that are not in hand: they come first
         self._skipped = False  # some of them may have been committed after the table was last read
         self._read: set[str] = set()  # what was found there then
+        self._read_to = ""  # where the reading goes on: what the broker refuses must not keep it from the rest
+        self._watched: dict[str, tuple[float, float]] = {}  # other processes' heartbeats, and when we saw them change
+        self._looked_at = 0.0
+        self.paused: str | None = None
+        """Why nothing can be published; None while it can."""
         self._refused = False  # the table holds rows of ours that are to be looked for with the next heartbeat
         self._stopping = False
         self._confirmed: list[str] = []  # published, to be deleted by the next transaction
@@ -139,9 +146,13 @@ class Outbox:
                     continue
                 await self._publish_some()
                 backoff.reset()
+                self.paused = None
             except Exception as error:
                 if not is_outage(error):
                     log.exception("outbox: publishing failed")
+                elif self.paused is None:
+                    log.warning("outbox: paused", why=str(error).splitlines()[0])
+                self.paused = str(error).splitlines()[0]
                 if self._stopping:
                     return
                 await backoff.wait()
@@ -165,19 +176,23 @@ class Outbox:
         while self._confirmed:  # or what is published already would be most of what is read
             async with self.unit():
                 pass
-        self._skipped = False
+        if not self._read_to:
+            self._skipped = False
         async with self._database.reading() as session:
-            mine = select(outbox).where(outbox.c.owner == self.owner).order_by(outbox.c.message_id)
-            rows = (await session.execute(mine.limit(IN_HAND_LIMIT))).all()
+            mine = select(outbox).where(outbox.c.owner == self.owner, outbox.c.message_id > self._read_to)
+            rows = (await session.execute(mine.order_by(outbox.c.message_id).limit(IN_HAND_LIMIT))).all()
         self._read = {row.message_id for row in rows}
         self._hand.extend(_from_row(row, self.service) for row in rows if row.message_id not in self._published)
-        self._behind = self._skipped or len(rows) == IN_HAND_LIMIT
+        self._read_to = rows[-1].message_id if len(rows) == IN_HAND_LIMIT else ""
+        self._behind = self._skipped or bool(self._read_to)
 
     async def tidy(self) -> None:
         """Every two seconds, for ever: show that we live, delete what is confirmed, adopt, forget old ids."""
-        while True:
+        for beat in itertools.count():
             try:
                 await self._tidy_once()
+                if beat % FORGET_EVERY == 0:
+                    await self._forget()
             except Exception as error:
                 if not is_outage(error):
                     log.exception("outbox: tidying failed")
@@ -185,27 +200,52 @@ class Outbox:
 
     async def _tidy_once(self) -> None:
         async with self.unit() as unit:
-            session, now = unit.session, time.time()
+            session = unit.session
             await self._beat(session)
-            living = select(processes.c.id).where(processes.c.seen_at > now - DEAD_AFTER_SECONDS)
-            orphans = select(outbox.c.message_id).where(outbox.c.owner.not_in(living)).order_by(outbox.c.message_id)
+            for owner, seen_at in await self._dead(session):
+                gone = (processes.c.id == owner, processes.c.seen_at == seen_at)
+                await session.execute(delete(processes).where(*gone))
+            known = select(processes.c.id)
+            orphans = select(outbox.c.message_id).where(outbox.c.owner.not_in(known)).order_by(outbox.c.message_id)
             orphans = orphans.limit(IN_HAND_LIMIT).with_for_update(skip_locked=True)
             adopt = update(outbox).where(outbox.c.message_id.in_(orphans)).values(owner=self.owner)
             adopted = (await session.execute(adopt)).rowcount  # type: ignore[attr-defined]
-            await session.execute(delete(processes).where(processes.c.seen_at < now - 10 * DEAD_AFTER_SECONDS))
-            await inbox.forget_old(session, self._keep_days, PURGE_STEP)
         if adopted:
             log.info("outbox: adopted what another process left unpublished", messages=adopted)
         if adopted or self._refused:  # both are in the table, as ours
-            self._behind, self._refused = True, False
+            self._behind, self._skipped, self._refused = True, True, False
             self._wake.set()
 
+    async def _dead(self, session: AsyncSession) -> list[tuple[str, float]]:
+        """The processes whose heartbeat we have not seen change for too long, by our own clock.
+
+        After a time in which we could not look ourselves, such as an outage, everybody is alive at first.
+        """
+        now = time.monotonic()
+        if self._was_away(now):
+            self._watched.clear()
+        before, self._watched, self._looked_at = self._watched, {}, now
+        for row in (await session.execute(select(processes.c.id, processes.c.seen_at))).all():
+            seen_at, since = before.get(row.id, (row.seen_at, now))
+            self._watched[row.id] = (row.seen_at, since if seen_at == row.seen_at else now)
+        return [(owner, seen) for owner, (seen, since) in self._watched.items() if now - since > DEAD_AFTER_SECONDS]
+
+    def _was_away(self, now: float) -> bool:
+        return now - self._looked_at > DEAD_AFTER_SECONDS / 2
+
     async def is_living(self, session: AsyncSession, owner: str) -> bool:
-        """Whether a process has shown itself lately."""
-        recently = processes.c.seen_at > time.time() - DEAD_AFTER_SECONDS
-        return (
-            await session.execute(select(processes.c.id).where(processes.c.id == owner, recently))
-        ).first() is not None
+        """Whether a process lives, as far as we know: one that has left or was found dead is in the table no more."""
+        now = time.monotonic()
+        if owner in self._watched and not self._was_away(now):
+            return now - self._watched[owner][1] <= DEAD_AFTER_SECONDS
+        return (await session.execute(select(processes.c.id).where(processes.c.id == owner))).first() is not None
+
+    async def _forget(self) -> None:
+        """Forget the ids of messages done long ago, in small steps."""
+        forgotten = PURGE_STEP
+        while forgotten == PURGE_STEP:
+            async with self.unit() as unit:
+                forgotten = await inbox.forget_old(unit.session, self._keep_days, PURGE_STEP)
 
     def stop(self) -> None:
         """Let `publish` return once all that is in hand is published, or at once if the broker is gone."""

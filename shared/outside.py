@@ -72,18 +72,25 @@ class OutsideLane(Lane):
             else:
                 self._in_flight[message_id] = []
                 begun.append(delivery)
-        if not begun:
-            return
+        if begun:
+            await self._start(begun)
+
+    async def _start(self, begun: Sequence[Delivery]) -> None:
+        """Begin a batch of work. If it cannot be begun, halve it: what cannot be begun by itself has failed."""
         try:
             units = await self._steadily(begun[0].raw, self._begin, begun)
-        except Exception as error:
-            if not isinstance(error, Lost):
-                log.exception("lane: cannot begin, trying again", lane=self.name)
-                await self._backoff.wait()
+        except Lost:
             for delivery in begun:
                 self._leave(delivery, delivery.raw)
             return
-        self._backoff.reset()
+        except Exception as error:
+            if len(begun) == 1:
+                self._end(Finished(begun[0], None, error))
+                return
+            middle = len(begun) // 2
+            await self._start(begun[:middle])
+            await self._start(begun[middle:])
+            return
         for delivery in begun:
             unit = units[delivery.envelope.message_id]
             if isinstance(unit, UnitOfWork):
@@ -177,7 +184,7 @@ class OutsideLane(Lane):
             if isinstance(error, Busy):
                 await self._steadily(delivery.raw, self._failures.postpone, delivery)
             else:
-                await self._steadily(delivery.raw, self._failures.fail, delivery, error)
+                await self._give_up(delivery, error)
         except Lost:
             self._leave(delivery)
         except Exception:

@@ -36,20 +36,25 @@ class Failures:
         self._lane, self._outbox, self._publisher = lane, outbox, publisher
         self._ladder, self._version = ladder, version
 
-    async def fail(self, delivery: Delivery, error: Exception) -> None:
-        """Send a message to the next retry queue, or after the last to the dead letters; tell its job."""
+    async def fail(self, delivery: Delivery, error: Exception) -> Message:
+        """Send a message to the next retry queue, or after the last to the dead letters; return what its job is told.
+
+        `record` must follow, as a step of its own: tried again together, they would send the message on twice.
+        """
         envelope = delivery.envelope
-        follow: Message
         if isinstance(error, Poison) or envelope.attempt > len(self._ladder):
             reason = str(error) if isinstance(error, Poison) else f"failed {envelope.attempt} times"
             await self.bury(delivery.raw, envelope, reason, error)
-            follow = JobFailed(reason="dead_lettered", detail=" ".join(reason_of(error).split())[:500])
-        else:
-            step = self._ladder[envelope.attempt - 1]
-            headers = self._headers(delivery.raw, envelope, f"failed {envelope.attempt} times", error)
-            await self._forward(delivery.raw, envelope, f"retry.{step}", headers | {"attempt": envelope.attempt + 1})
-            tell(self._lane, "retried", envelope, error=reason_of(error), retry_in=step)
-            follow = JobRetrying(attempt=envelope.attempt, retry_in=seconds(step))
+            return JobFailed(reason="dead_lettered", detail=" ".join(reason_of(error).split())[:500])
+        step = self._ladder[envelope.attempt - 1]
+        headers = self._headers(delivery.raw, envelope, f"failed {envelope.attempt} times", error)
+        await self._forward(delivery.raw, envelope, f"retry.{step}", headers | {"attempt": envelope.attempt + 1})
+        tell(self._lane, "retried", envelope, error=reason_of(error), retry_in=step)
+        return JobRetrying(attempt=envelope.attempt, retry_in=seconds(step))
+
+    async def record(self, delivery: Delivery, follow: Message) -> None:
+        """The message's lone attempts had an outcome; if it started a job, tell the job."""
+        envelope = delivery.envelope
         async with self._outbox.unit() as unit:
             await inbox.end_attempts(unit.session, self._lane, [envelope.message_id])
             if isinstance(delivery.message, Command) and envelope.message_id == envelope.correlation_id:

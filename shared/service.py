@@ -199,8 +199,7 @@ class Service:
                 await self.database.check()
         except Exception as error:
             found["database"] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no answer'}"
-        if not self.publisher.is_connected:
-            found["broker"] = "no connection to publish on"
+        found["broker"] = self.outbox.paused if self.publisher.is_connected else "no connection to publish on"
         for subscriber, lane in zip(self._subscribers, self.lanes, strict=True):
             consuming = await _is_consuming(subscriber)
             found[f"lane {lane.name}"] = lane.paused or (None if consuming else f"queue {lane.name!r} is not consumed")

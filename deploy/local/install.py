@@ -47,7 +47,7 @@ def rabbitmq() -> Path:
     Raises Missing when there is none and it can't be installed."""
     found = find_rabbitmq()
     if found is None:
-        _install("rabbitmq-server")
+        package("rabbitmq-server")
         found = find_rabbitmq()
     if found is None:
         raise Missing(
@@ -61,7 +61,7 @@ def postgres() -> Path:
     """The folder with initdb and postgres (a client alone is not enough). Raises Missing, see rabbitmq()."""
     found = find_postgres()
     if found is None:
-        _install("postgresql")
+        package("postgresql")
         found = find_postgres()
     if found is None:
         raise Missing(
@@ -119,22 +119,22 @@ def as_root() -> list[str] | None:
     return None
 
 
-def _install(package: str) -> None:
+def package(name: str) -> None:
     """Install with apt-get, telling in one line how far it is. Does nothing where we may not."""
     prefix = as_root()
     if prefix is None or shutil.which("apt-get") is None:
         return
-    command = [*prefix, "sh", "-c", _APT, "install", package]
+    command = [*prefix, "sh", "-c", _APT, "install", name]
     last: list[str] = []
-    _tell(f"installing {package} from the system's packages")
+    _tell(f"installing {name} from the system's packages")
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=PIPE, stderr=STDOUT, text=True) as apt:
         for line in apt.stdout or ():
             last = [*last[-9:], line.rstrip()]
             if sys.stderr.isatty():
-                _tell(f"installing {package}: {line.strip()[:80]}")
+                _tell(f"installing {name}: {line.strip()[:80]}")
     if apt.returncode != 0:
-        raise Missing("\n".join([f"apt-get could not install {package}:", *last]))
-    _tell(f"installed {package}\n")
+        raise Missing("\n".join([f"apt-get could not install {name}:", *last]))
+    _tell(f"installed {name}\n")
 
 
 def _tell(text: str) -> None:

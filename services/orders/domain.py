@@ -79,8 +79,3 @@ def price(pieces: Mapping[str, int], currency: str, prices: Mapping[str, Price |
         )
         for sku, found in listed.items()
     )
-
-
-def total(lines: Sequence[PricedLine], currency: str) -> Money:
-    """What an order costs."""
-    return Money(amount=sum(line.total.amount for line in lines), currency=currency)

@@ -12,14 +12,15 @@ _LOCK = 7_310_212_011  # any number that all migrations of one database agree on
 def upgrade(connection: Connection) -> None:
     context.configure(connection=connection, transaction_per_migration=True)
     with context.begin_transaction():
-        if connection.dialect.name == "postgresql":
-            connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
         context.run_migrations()
 
 
 async def main() -> None:
     engine = create_async_engine(context.config.attributes["url"], poolclass=pool.NullPool)
     async with engine.connect() as connection:
+        if connection.dialect.name == "postgresql":  # held until the connection ends, over all migrations
+            await connection.execute(text(f"SELECT pg_advisory_lock({_LOCK})"))
+            await connection.commit()
         await connection.run_sync(upgrade)
         await connection.commit()
     await engine.dispose()

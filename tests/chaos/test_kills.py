@@ -81,7 +81,7 @@ async def test_a_process_told_to_end_under_load_ends_in_time_and_leaves_nothing_
     spy = await broker.spy(RESERVED)
     await asyncio.gather(*(broker.publish(an_order()) for _ in range(3000)))
     async with stock_process(broker.url, database_url) as process:
-        await spy.collect(100)
+        await until(lambda: _has(database_url, Reservation, 100), "some work to be done")
         process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(15):
             assert await process.wait() == -signal.SIGTERM  # uvicorn's way to end in order
@@ -96,6 +96,10 @@ async def test_a_process_told_to_end_under_load_ends_in_time_and_leaves_nothing_
 
 async def _is_empty(database_url: str, table: Any) -> bool:
     return await count(database_url, table) == 0
+
+
+async def _has(database_url: str, table: Any, number: int) -> bool:
+    return await count(database_url, table) >= number
 
 
 async def _counts(database_url: str, table: Any, number: int) -> bool:

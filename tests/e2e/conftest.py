@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from deploy.local import install
 from deploy.local.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,6 +42,8 @@ class Fleet:
 @pytest.fixture(scope="session")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """Up for all tests of this folder, down after them."""
+    if shutil.which("curl") is None:  # the README's line uses it; the product does not
+        install.package("curl")
     folder = tmp_path_factory.mktemp("fleet")
     own = {name: str(free_port()) for name in PORTS}
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("MALOTE_")}

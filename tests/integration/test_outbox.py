@@ -11,7 +11,7 @@ from sqlalchemy import func, select, text
 from uuid_utils.compat import uuid7
 
 from contracts.jobs import JobProgressed
-from contracts.stock import StockReserved
+from contracts.stock import StockLow, StockReserved
 from shared import outbox as module
 from shared.database import Database, Outage
 from shared.outbox import Outbox, outbox, processes
@@ -244,3 +244,46 @@ async def _remembered(database: Database, number: int) -> bool:
 
 async def _is_true(thing: object) -> bool:
     return bool(thing)
+
+
+class Picky(Wire):
+    """Takes everything but warnings, as a broker without their queue would."""
+
+    async def publish(self, messages: Sequence[Outgoing]) -> list[bool]:
+        await asyncio.sleep(0)
+        taken = [message.envelope.key != StockLow.key for message in messages]
+        self.sent += [m.envelope.message_id for m, is_taken in zip(messages, taken, strict=True) if is_taken]
+        return taken
+
+
+async def test_what_the_broker_refuses_does_not_keep_it_from_the_rest(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "IN_HAND_LIMIT", 10)
+    wire = Picky()
+    async with at_work(database, wire) as box:
+        for _ in range(12):
+            async with box.unit() as unit:
+                unit.send(StockLow(sku="A", name="a", available=0, threshold=1))
+        for _ in range(3):
+            async with box.unit() as unit:
+                good = unit.send(StockReserved(order_id=uuid7())).message_id
+            await until(lambda good=good: _is_in(good, wire.sent), "the good one")  # type: ignore[misc]
+
+
+async def _is_in(message_id: str, sent: list[str]) -> bool:
+    return message_id in sent
+
+
+async def test_after_an_outage_everybody_is_alive_until_it_was_looked_at_for_long_enough(database: Database) -> None:
+    """Two processes lose the database for longer than a dead one is waited for: neither takes over from the other."""
+    one, other = Outbox("stock", database, Wire()), Outbox("stock", database, Wire())  # type: ignore[arg-type]
+    for box in (one, other):
+        await box._tidy_once()
+    async with database.transaction() as session:
+        await session.execute(processes.update().values(seen_at=time.time() - 3600))
+    other._looked_at -= 10  # as if it had not been able to look for that long
+    await other._tidy_once()
+    async with database.reading() as session:
+        assert await other.is_living(session, one.owner)
+        assert await session.scalar(select(func.count()).select_from(processes)) == 2

@@ -1,6 +1,7 @@
 """Several processes after the same pieces."""
 
 import asyncio
+import sys
 from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
@@ -11,8 +12,10 @@ from uuid_utils.compat import uuid7
 from contracts.base import Money
 from contracts.orders import Customer, OrderCancelled, OrderLine, PlaceOrder
 from contracts.stock import ProductPriced
+from deploy.local.postgres import PostgresCluster
 from services.orders.store import ListPrice, Order
 from services.stock.store import Product, Reservation
+from shared.database import Database, load, migrate
 from shared.service import Service
 from tests.integration.reserving import count
 from tests.running import Broker, an_order, running, until
@@ -116,3 +119,36 @@ async def _states(service: Service, column: Any) -> dict[str, int]:
     async with service.database.reading() as session:
         rows = await session.execute(select(column, func.count()).group_by(column))
         return dict(rows.all())  # type: ignore[arg-type]
+
+
+async def test_a_row_that_is_locked_is_read_anew(postgres: PostgresCluster) -> None:
+    """What a session loaded before without a lock may have been changed by another process since."""
+    url = postgres.create_database("anew")
+    await asyncio.to_thread(migrate, "orders", url)
+    database = Database(url)
+    order = Order(
+        id=uuid7(), state="PLACED", job_id="j", customer_id="ana", customer={}, currency="BRL", lines=[], placed_at=1
+    )
+    order_id = order.id
+    async with database.transaction() as session:
+        session.add(order)
+    async with database.transaction() as session:
+        seen = await load(session, Order, [order_id])
+        async with database.transaction() as other:
+            (await load(other, Order, [order_id], lock=True))[0].state = "CANCELLED"
+        locked = await load(session, Order, [order_id], lock=True)
+        assert seen[0] is locked[0]
+        assert locked[0].state == "CANCELLED"
+    await database.dispose()
+    postgres.drop_database("anew")
+
+
+async def test_four_migrations_at_once_make_one_database(postgres: PostgresCluster) -> None:
+    url = postgres.create_database("atonce")
+    program = "import sys; from shared.database import migrate; migrate('stock', sys.argv[1])"
+    processes = [
+        await asyncio.create_subprocess_exec(sys.executable, "-c", program, url, stderr=asyncio.subprocess.DEVNULL)
+        for _ in range(4)
+    ]
+    assert [await process.wait() for process in processes] == [0, 0, 0, 0]
+    postgres.drop_database("atonce")

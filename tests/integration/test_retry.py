@@ -2,8 +2,12 @@
 
 from typing import Any
 
+import pytest
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils.compat import uuid7
 
+from contracts.email import DeliverMail
 from contracts.orders import Customer, OrderLine, OrderPlaced, PlaceOrder
 from contracts.stock import StockReserved
 from shared.handler import NotYet, Poison, on
@@ -93,3 +97,51 @@ async def test_a_failing_command_tells_its_job_of_each_retry_and_of_its_end(brok
     assert {message.correlation_id for message in spy.seen} == {"the-job"}
     assert [step.get("retry_in") for step in said] == [0.1, 0.2, None]
     assert said[2] == {"reason": "dead_lettered", "detail": "the price list is on fire"}
+
+
+async def test_an_outage_while_a_failure_is_recorded_does_not_make_two_of_one_message(
+    broker: Broker, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed: list[int] = []
+    outages: list[int] = []
+
+    @on(OrderPlaced)
+    async def on_order_placed(order: OrderPlaced, unit: Unit) -> None:
+        assert unit.cause
+        failed.append(unit.cause.attempt)
+        raise RuntimeError("this order always fails")
+
+    async def commit(session: AsyncSession) -> None:
+        if failed and len(outages) < 4:
+            outages.append(1)
+            raise OperationalError("COMMIT", {}, ConnectionError("the server is gone"))
+        await original(session)
+
+    original = AsyncSession.commit
+    async with running("stock", broker.url, f"sqlite:///{tmp_path}/s.db", module_of(on_order_placed)):
+        monkeypatch.setattr(AsyncSession, "commit", commit)
+        await broker.publish(an_order())
+        await broker.take("stock.dlq")
+        assert failed == [1, 2, 3]
+        assert len(outages) == 4
+    assert await broker.depth("stock.dlq") == 0
+
+
+async def test_outside_work_whose_rows_cannot_be_loaded_fails_alone(broker: Broker, tmp_path: Any) -> None:
+    bad, handled = uuid7(), []
+
+    async def due(session: AsyncSession, commands: Any) -> list[Any]:
+        if any(str(command.mail_id) == str(bad) for command in commands):
+            raise ValueError("this row cannot be read")
+        return []
+
+    @on(DeliverMail, loads=due, concurrency=4)
+    async def on_deliver_mail(command: DeliverMail, unit: Unit) -> None:
+        handled.append(command.mail_id)
+
+    for mail_id in (bad, uuid7(), uuid7(), uuid7()):
+        await broker.publish(DeliverMail(mail_id=mail_id))
+    async with running("email", broker.url, f"sqlite:///{tmp_path}/e.db", module_of(on_deliver_mail)):
+        letter = await broker.take("email.outgoing.dlq")
+        assert letter.headers["failure_message"] == "this row cannot be read"
+    assert len(handled) == 3

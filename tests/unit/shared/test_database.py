@@ -16,7 +16,9 @@ class Refusal(Exception):
         self.sqlstate = sqlstate
 
 
-@pytest.mark.parametrize("state", ["08006", "40001", "40P01", "53300", "57P01", "57P03", "58030", "55P03"])
+@pytest.mark.parametrize(
+    "state", ["08006", "40001", "40P01", "53300", "57P01", "57P03", "58030", "55P03", "25006", "28P01"]
+)
 def test_a_database_that_cannot_answer_now_is_an_outage(state: str) -> None:
     assert is_outage(DBAPIError("SELECT", {}, Refusal(state)))
 
@@ -27,7 +29,8 @@ def test_a_statement_that_is_wrong_is_none(state: str) -> None:
 
 
 def test_lost_connections_are_outages_and_errors_of_ours_are_not() -> None:
-    assert is_outage(OperationalError("SELECT", {}, Exception("database is locked")))
+    assert is_outage(OperationalError("SELECT", {}, Exception("the server is gone")))
+    assert is_outage(TimeoutError())
     assert is_outage(InterfaceError("SELECT", {}, Exception("connection is closed")))
     assert is_outage(Outage("gone"))
     assert is_outage(DBAPIError("SELECT", {}, Refusal(""), connection_invalidated=True))
@@ -50,8 +53,9 @@ async def test_postgresql_that_is_not_there_is_an_outage() -> None:
 
 async def test_a_missing_table_is_no_outage_but_fails_the_check(tmp_path: Any) -> None:
     database = Database(f"sqlite:///{tmp_path}/empty.db")
-    with pytest.raises(OperationalError, match="no such table"):
+    with pytest.raises(OperationalError, match="no such table") as missing:
         await database.check()
+    assert not is_outage(missing.value)
     await database.dispose()
 
 
