@@ -19,9 +19,11 @@ from uuid_utils.compat import uuid7
 
 from contracts.base import Envelope, Message
 from contracts.flow import BY_KEY
+from shared.consumer import load, send
 from shared.database import Database
 from shared.handler import Handler
 from shared.unit import UnitOfWork
+from shared.wire import Delivery
 
 Table = TypeVar("Table", bound=SQLModel)
 
@@ -56,19 +58,14 @@ class Harness:
 
         Raises what a handler raises; nothing is changed then.
         """
+        not_delivered: Any = None
+        batch = [Delivery(not_delivered, _envelope(m, job), m, self._handlers[type(m)]) for m in messages]
         async with self._database.transaction() as session:
             unit = UnitOfWork(session, "test")
-            for message in messages:
-                handler = self._handlers[type(message)]
-                if handler.loads:
-                    unit.know(await handler.loads(session, [message]))
-                if handler.loads_jobs and job:
-                    unit.know(await handler.loads_jobs(session, message.job_states(job)))
-            for message in messages:
-                unit.cause = _envelope(message, job)
-                replies = await self._handlers[type(message)].call(message, unit)
-                if replies:
-                    unit.send(*([replies] if isinstance(replies, Message) else replies))
+            await load(unit, batch)
+            for delivery in batch:
+                unit.cause = delivery.envelope
+                send(unit, await delivery.handler.call(delivery.message, unit))
         return [BY_KEY[sent.envelope.key].read(sent.body) for sent in unit.outgoing]
 
     async def row(self, table: type[Table], key: Any) -> Table:

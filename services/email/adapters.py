@@ -12,7 +12,8 @@ from aiosmtplib import SMTP, SMTPException, SMTPResponseException
 
 from services.email.domain import answer, is_final
 from services.email.settings import EmailSettings
-from services.email.store import Mail, moment
+from services.email.store import Mail
+from shared.clock import moment
 
 IDLE_SECONDS = 30.0
 """How long a connection is kept for the next mail."""

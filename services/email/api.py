@@ -7,7 +7,8 @@ from fastapi import APIRouter, Query
 from pydantic import AwareDatetime, BaseModel
 
 from services.email import store
-from services.email.store import Mail, MailStatus, moment
+from services.email.store import Mail, MailStatus
+from shared.clock import moment
 from shared.http import Cursor, Page, Problem, paginate
 from shared.security import OperatorOf
 from shared.service import Running

@@ -9,8 +9,9 @@ from contracts.orders import OrderCancelled, OrderConfirmed, OrderPlaced, OrderR
 from contracts.stock import StockLow
 from services.email import domain
 from services.email.adapters import Refused, mailer
-from services.email.store import Mail, MailStatus, due, now
+from services.email.store import Mail, MailStatus, due
 from services.email.templates import Kind, render
+from shared.clock import now
 from shared.handler import Poison, on
 from shared.unit import Unit, UnitOfWork
 

@@ -1,8 +1,6 @@
 """The email service's table and its only SQL."""
 
-import time
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
@@ -49,16 +47,6 @@ class Mail(Base, table=True):
 
 
 metadata = Base.metadata
-
-
-def now() -> int:
-    """Epoch milliseconds."""
-    return time.time_ns() // 1_000_000
-
-
-def moment(stored: int) -> datetime:
-    """A stored time, aware."""
-    return datetime.fromtimestamp(stored / 1000, UTC)
 
 
 async def due(session: AsyncSession, commands: Sequence[DeliverMail]) -> Iterable[Mail]:

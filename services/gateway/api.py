@@ -34,6 +34,7 @@ from services.gateway.adapters import Upstream, passed_on
 from services.gateway.domain import Key, Seen
 from services.gateway.settings import GatewaySettings
 from services.gateway.store import Intake, Job, Receipt
+from shared.clock import moment
 from shared.http import Cursor, CursorOf, Page, Problem, idempotency_key, paginate
 from shared.security import Caller, CallerOf, OperatorOf
 from shared.service import Running, Service
@@ -391,9 +392,9 @@ def _view(job: Job) -> JobView:
         result=job.result,
         error=job.error,
         timeline=cast(Any, job.timeline),
-        created_at=store.moment(job.created_at),
-        updated_at=store.moment(job.updated_at),
-        ended_at=store.moment(job.ended_at) if job.ended_at else None,
+        created_at=moment(job.created_at),
+        updated_at=moment(job.updated_at),
+        ended_at=moment(job.ended_at) if job.ended_at else None,
         links=_links(job.id, job.order_id),
     )
 

@@ -8,7 +8,6 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -20,6 +19,7 @@ from sqlmodel import Field, SQLModel
 
 from contracts.base import Command, Envelope, JobState
 from services.gateway.domain import Key, Move
+from shared.clock import now
 from shared.database import Database, Outage, is_outage, load
 from shared.http import Problem
 from shared.inbox import INSERTS
@@ -78,16 +78,6 @@ class IdempotencyKey(Base, table=True):
 metadata = Base.metadata
 _jobs: Any = Job.__table__  # type: ignore[attr-defined]
 _keys: Any = IdempotencyKey.__table__  # type: ignore[attr-defined]
-
-
-def now() -> int:
-    """Epoch milliseconds."""
-    return time.time_ns() // 1_000_000
-
-
-def moment(stored: int) -> datetime:
-    """The stored time as the contracts have it."""
-    return datetime.fromtimestamp(stored / 1000, UTC)
 
 
 def as_uuid(job_id: str) -> UUID | None:

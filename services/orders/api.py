@@ -9,6 +9,7 @@ from contracts.base import Contract, Money, Sku
 from contracts.http import OrderState, OrderView
 from services.orders import store
 from services.orders.store import Order
+from shared.clock import moment
 from shared.http import CursorOf, Page, Problem, paginate
 from shared.security import CallerOf, OperatorOf
 from shared.service import Running
@@ -72,7 +73,7 @@ def _view(row: Order) -> OrderView:
         "job_id": row.job_id,
     }
     times = {
-        name: store.moment(at)
+        name: moment(at)
         for name in ("placed_at", "confirmed_at", "rejected_at", "cancelled_at")
         if (at := getattr(row, name))
     }

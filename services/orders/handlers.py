@@ -16,7 +16,8 @@ from contracts.orders import (
 from contracts.stock import ProductPriced, StockRejected, StockReserved
 from services.orders import domain
 from services.orders.domain import State
-from services.orders.store import ListPrice, Order, listed, moment, new_order, now, theirs, wanted
+from services.orders.store import ListPrice, Order, listed, new_order, theirs, wanted
+from shared.clock import moment, now
 from shared.handler import NotYet, on
 from shared.unit import Unit, UnitOfWork
 

@@ -1,8 +1,6 @@
 """The orders service's tables and its only SQL."""
 
-import time
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -13,6 +11,7 @@ from sqlmodel import Field, SQLModel
 
 from contracts.orders import CancelOrder, PlaceOrder
 from contracts.stock import ProductPriced, StockRejected, StockReserved
+from shared.clock import now
 from shared.database import load
 
 OrderMessage = CancelOrder | StockReserved | StockRejected
@@ -64,16 +63,6 @@ class ListPrice(Base, table=True):
 
 
 metadata = Base.metadata
-
-
-def now() -> int:
-    """Epoch milliseconds."""
-    return time.time_ns() // 1_000_000
-
-
-def moment(stored: int) -> datetime:
-    """The stored time as the contracts have it."""
-    return datetime.fromtimestamp(stored / 1000, UTC)
 
 
 def new_order(command: PlaceOrder, pieces: dict[str, int], *, job_id: str) -> Order:

@@ -8,7 +8,8 @@ from uuid_utils.compat import uuid7
 
 from contracts.orders import OrderConfirmed
 from services.gateway import handlers
-from services.gateway.store import Job, now
+from services.gateway.store import Job
+from shared.clock import now
 from shared.testing import Harness
 from tests.running import an_order
 
