@@ -43,4 +43,7 @@ if [ ! -x .venv/uv/bin/uv ]; then
     "$python" -m venv .venv/uv
     .venv/uv/bin/python -m pip install --quiet --disable-pip-version-check uv
 fi
-UV_PYTHON_DOWNLOADS=never VIRTUAL_ENV= .venv/uv/bin/uv sync --frozen --compile-bytecode --quiet
+# The machine's own certificates, where it has them: a network may have an authority that uv does not bring along.
+certificates=
+if [ -s /etc/ssl/certs/ca-certificates.crt ]; then certificates=--system-certs; fi
+UV_PYTHON_DOWNLOADS=never VIRTUAL_ENV= .venv/uv/bin/uv sync --frozen --compile-bytecode --quiet $certificates
