@@ -87,13 +87,15 @@ class Message(Contract):
     """What travels on the broker. The name on the wire is data: renaming a class changes nothing for others.
 
     `exchange` and `key` say where it is published, `job` what it means for the job in its `correlation_id`. A
-    `transient` message skips the outbox and is lost with its process: only the latest one matters.
+    `transient` message skips the outbox and is lost with its process: only the latest one matters. With `carries_job`,
+    the job has failed if this message is given up: it is one of a chain, and nothing else would end the job.
     """
 
     exchange: ClassVar[str]
     key: ClassVar[str]
     job: ClassVar[JobState | None] = None
     transient: ClassVar[bool] = False
+    carries_job: ClassVar[bool] = False
 
     @classmethod
     def read(cls, body: bytes) -> Self:

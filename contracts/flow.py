@@ -5,7 +5,7 @@ A lane is a queue and its consumer, named after its service (`orders`), with a s
 """
 
 from contracts.base import Command, Message
-from contracts.email import DeliverMail
+from contracts.email import DeliverMail, MailReport
 from contracts.jobs import JobFailed, JobProgressed, JobRetrying
 from contracts.orders import (
     CancelOrder,
@@ -16,37 +16,92 @@ from contracts.orders import (
     OrderRejected,
     PlaceOrder,
 )
-from contracts.stock import ProductPriced, StockLow, StockRejected, StockReleased, StockReserved
+from contracts.reports import (
+    AssembleReport,
+    CancelReport,
+    CreateReport,
+    ExportChunk,
+    ExportStopped,
+    FetchPage,
+    ProjectPage,
+    ReadModelRebuilt,
+    RebuildReadModel,
+    RemoveReportFiles,
+    ReportAssembled,
+    ReportCancelled,
+    ReportCancelRefused,
+    ReportFailed,
+    ReportReady,
+)
+from contracts.stock import (
+    ProductPriced,
+    StockAdjusted,
+    StockLow,
+    StockRejected,
+    StockReleased,
+    StockReserved,
+    StockTaken,
+)
 
 # fmt: off
 FLOW: dict[type[Message], tuple[str, ...]] = {
     # a customer wishes
-    PlaceOrder:         ("orders",),
-    CancelOrder:        ("orders",),
+    PlaceOrder:          ("orders",),
+    CancelOrder:         ("orders",),
     # an order lives
-    OrderPlaced:        ("stock", "email"),
-    OrderConfirmed:     ("stock", "email", "gateway"),
-    OrderRejected:      ("stock", "email", "gateway"),
-    OrderCancelled:     ("stock", "email", "gateway"),
-    OrderCancelRefused: ("gateway",),
+    OrderPlaced:         ("stock", "email", "reports"),
+    OrderConfirmed:      ("stock", "email", "reports", "gateway"),
+    OrderRejected:       ("stock", "email", "reports", "gateway"),
+    OrderCancelled:      ("stock", "email", "reports", "gateway"),
+    OrderCancelRefused:  ("gateway",),
     # stock answers
-    StockReserved:      ("orders",),
-    StockRejected:      ("orders",),
-    StockReleased:      (),
-    StockLow:           ("email",),
-    ProductPriced:      ("orders",),
+    StockReserved:       ("orders", "reports"),
+    StockRejected:       ("orders",),
+    StockTaken:          ("reports",),
+    StockReleased:       ("reports",),
+    StockAdjusted:       ("reports",),
+    StockLow:            ("email",),
+    ProductPriced:       ("orders",),
     # mail leaves
-    DeliverMail:        ("email.outgoing",),
+    DeliverMail:         ("email.outgoing",),
+    # a report is made: chunk by chunk, then assembled
+    CreateReport:        ("reports",),
+    ExportChunk:         ("reports.export",),
+    AssembleReport:      ("reports.export",),
+    ReportAssembled:     ("reports",),
+    ExportStopped:       ("reports",),
+    CancelReport:        ("reports",),
+    RemoveReportFiles:   ("reports.export",),
+    # and its end is told
+    ReportReady:         ("gateway",),
+    ReportFailed:        ("gateway",),
+    ReportCancelled:     ("gateway",),
+    ReportCancelRefused: ("gateway",),
+    MailReport:          ("email",),
+    # the reports' read model is filled again
+    RebuildReadModel:    ("reports",),
+    FetchPage:           ("reports.rebuild",),
+    ProjectPage:         ("reports",),
+    ReadModelRebuilt:    ("gateway",),
     # the kernel speaks of jobs, in whichever service it runs
-    JobRetrying:        ("gateway",),
-    JobFailed:          ("gateway",),
-    JobProgressed:      ("gateway",),
+    JobRetrying:         ("gateway",),
+    JobFailed:           ("gateway", "reports"),
+    JobProgressed:       ("gateway",),
 }
 
 SENDERS: dict[type[Command], tuple[str, ...]] = {
-    PlaceOrder:  ("gateway", "shop"),
-    CancelOrder: ("gateway",),
-    DeliverMail: ("email",),
+    PlaceOrder:        ("gateway", "shop"),
+    CancelOrder:       ("gateway",),
+    DeliverMail:       ("email",),
+    MailReport:        ("reports",),
+    CreateReport:      ("gateway",),
+    CancelReport:      ("gateway",),
+    ExportChunk:       ("reports",),
+    AssembleReport:    ("reports",),
+    RemoveReportFiles: ("reports",),
+    RebuildReadModel:  ("gateway",),
+    FetchPage:         ("reports",),
+    ProjectPage:       ("reports",),
 }
 # fmt: on
 

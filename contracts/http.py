@@ -4,14 +4,27 @@ Times are aware and in UTC. What a client sends may have no unknown fields: a mi
 """
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field, StrictBool
 
-from contracts.base import UUID, AwareDatetime, Contract, Currency, JobState, MinorUnits, Money, Sku, text
-from contracts.orders import Customer, OrderLine, RejectedLine, RejectionReason, SummedQuantity
+from contracts.base import (
+    UUID,
+    AwareDatetime,
+    Contract,
+    Currency,
+    Email,
+    JobState,
+    Locale,
+    MinorUnits,
+    Money,
+    Sku,
+    text,
+)
+from contracts.orders import Customer, OrderedLine, OrderLine, OrderState, RejectedLine, RejectionReason
+from contracts.reports import ReportFormat, ReportKind, ReportStatus, ReportWish
+from contracts.stock import ReservedLine
 
-OrderState = Literal["PLACED", "CONFIRMED", "REJECTED", "CANCELLED"]
 _ORDER_ID = "01985b7e-6f4a-7c3e-9d1f-0a2b3c4d5e6f"
 _JOB_ID = "01985b7e-6f4a-7c3e-9d1f-0a2b3c4d5e70"
 HIGHEST_PRICE = 1_000_000_000
@@ -41,16 +54,6 @@ class OrderIn(Contract):
     lines: Annotated[tuple[OrderLine, ...], Field(min_length=1, max_length=200)]
 
 
-class OrderLineView(Contract):
-    """A line of an order; without name and prices if the order was rejected before it could be priced."""
-
-    sku: Sku
-    name: str | None = Field(default=None, examples=["Coffee, 1 kg"])
-    quantity: SummedQuantity
-    unit_price: Money | None = None
-    total: Money | None = None
-
-
 class OrderView(Contract):
     """An order as it stands."""
 
@@ -60,7 +63,7 @@ class OrderView(Contract):
     rejected_lines: tuple[RejectedLine, ...] = Field(default=(), description="The lines that are to blame.")
     customer: Customer
     currency: Currency
-    lines: tuple[OrderLineView, ...]
+    lines: tuple[OrderedLine, ...]
     total: Money | None = None
     placed_at: AwareDatetime = Field(examples=[_AT])
     confirmed_at: AwareDatetime | None = None
@@ -122,6 +125,28 @@ class ProductView(Contract):
     revision: int = Field(ge=1, examples=[1])
 
 
+class ReservationView(Contract):
+    """What an order did to the levels, and when. Pieces are reserved, then taken or released; what was taken can be
+    released later, when its order is cancelled."""
+
+    order_id: UUID = Field(examples=[_ORDER_ID])
+    lines: tuple[ReservedLine, ...]
+    reserved_at: AwareDatetime
+    taken_at: AwareDatetime | None = None
+    released_at: AwareDatetime | None = None
+
+
+class AdjustmentView(Contract):
+    """A change of a level by hand."""
+
+    id: UUID
+    sku: Sku
+    delta: int = Field(examples=[100])
+    reason: str = Field(examples=["delivery 4711"])
+    adjusted_by: str
+    adjusted_at: AwareDatetime
+
+
 # -- jobs -------------------------------------------------------------------------------------------------------------
 
 
@@ -131,6 +156,8 @@ class Progress(Contract):
     done: int = Field(ge=0)
     total: int | None = Field(default=None, ge=0)
     unit: str = Field(examples=["rows"])
+    rate: float | None = Field(default=None, description="Units a second, so far.")
+    seconds_left: float | None = Field(default=None, description="At that rate; None while it is not known.")
 
 
 class TimelineEntry(Contract):
@@ -146,6 +173,7 @@ class JobLinks(Contract):
 
     job: str = Field(examples=[f"/v1/jobs/{_JOB_ID}"])
     order: str | None = Field(default=None, examples=[f"/v1/orders/{_ORDER_ID}"])
+    report: str | None = None
     events: str = Field(examples=[f"/v1/jobs/{_JOB_ID}/events"])
 
 
@@ -156,6 +184,7 @@ class JobView(Contract):
     kind: str = Field(examples=["order.place"])
     status: JobState
     order_id: UUID | None = Field(default=None, examples=[_ORDER_ID])
+    report_id: UUID | None = None
     progress: Progress | None = None
     result: dict[str, Any] | None = None
     error: dict[str, Any] | None = Field(
@@ -173,6 +202,7 @@ class JobAccepted(Contract):
 
     job_id: UUID = Field(examples=[_JOB_ID])
     order_id: UUID | None = Field(default=None, examples=[_ORDER_ID])
+    report_id: UUID | None = None
     status: JobState
     links: JobLinks
 
@@ -182,3 +212,72 @@ class JobFinished(JobAccepted):
 
     result: dict[str, Any] | None = None
     error: dict[str, Any] | None = None
+
+
+# -- reports ----------------------------------------------------------------------------------------------------------
+
+
+class LinkView(Contract):
+    """A link that works without a token until `expires_at`, or until it is revoked."""
+
+    url: str
+    expires_at: AwareDatetime
+
+
+class ReportView(Contract):
+    """A report as it stands. `download_url` wants a token; `link` is signed and wants none."""
+
+    id: UUID
+    kind: ReportKind
+    format: ReportFormat
+    status: ReportStatus
+    wish: ReportWish
+    owner: str
+    job_id: str
+    filename: str | None = Field(default=None, examples=["orders-2026-11-02-4d5e6f.csv"])
+    rows: int | None = None
+    bytes: int | None = None
+    sha256: str | None = None
+    download_url: str | None = None
+    link: LinkView | None = None
+    reason: str | None = Field(default=None, description="Why it failed.")
+    detail: str | None = None
+    created_at: AwareDatetime
+    ended_at: AwareDatetime | None = None
+    expires_at: AwareDatetime | None = Field(default=None, description="Until when it is kept.")
+
+
+class NotificationView(Contract):
+    """Something that its reader should know. `message` is the name on the wire of what happened."""
+
+    id: UUID
+    message: str = Field(examples=["report.ready.v1"])
+    report_id: UUID
+    kind: ReportKind
+    format: ReportFormat
+    rows: int | None = None
+    bytes: int | None = None
+    detail: str | None = Field(default=None, description="Why it failed.")
+    created_at: AwareDatetime
+    read_at: AwareDatetime | None = None
+
+
+class NotificationPage(Contract):
+    """Notifications, newest first, and how many are unread in all."""
+
+    data: tuple[NotificationView, ...]
+    has_more: bool
+    unread: int = Field(ge=0)
+
+
+class NoticeChoice(Contract):
+    """How somebody wants to be told: in which ways, and where to write. Without `email`, the token's is taken."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"mail": True, "in_app": True, "email": "ana@example.com", "locale": "pt-BR"}]}
+    )
+
+    mail: StrictBool = True
+    in_app: StrictBool = True
+    email: Email | None = None
+    locale: Locale = "pt-BR"

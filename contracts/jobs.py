@@ -41,3 +41,5 @@ class JobProgressed(Event):
     done: int = Field(ge=0)
     total: int | None = Field(default=None, ge=0, description="None while it is not known.")
     unit: Annotated[str, text(32)] = Field(examples=["rows"])
+    rate: float | None = Field(default=None, ge=0, description="Units a second, so far.")
+    seconds_left: float | None = Field(default=None, ge=0, description="At that rate; None while it is not known.")

@@ -20,6 +20,7 @@ from contracts.base import (
     text,
 )
 
+OrderState = Literal["PLACED", "CONFIRMED", "REJECTED", "CANCELLED"]
 RejectionReason = Literal["unknown_sku", "out_of_stock", "currency_mismatch"]
 # 200 lines of one SKU at 10,000 pieces each, added up.
 SummedQuantity = Annotated[int, Field(strict=True, ge=1, le=2_000_000)]
@@ -49,6 +50,16 @@ class PricedLine(Contract):
     quantity: SummedQuantity
     unit_price: Money
     total: Money
+
+
+class OrderedLine(Contract):
+    """A line of an order in any state; without name and prices if it was rejected before it could be priced."""
+
+    sku: Sku
+    name: Annotated[str, text(200)] | None = Field(default=None, examples=["Coffee, 1 kg"])
+    quantity: SummedQuantity
+    unit_price: Money | None = None
+    total: Money | None = None
 
 
 class RejectedLine(Contract):
@@ -109,11 +120,13 @@ class OrderConfirmed(Event):
     customer: Customer
     lines: tuple[PricedLine, ...]
     total: Money
+    placed_at: AwareDatetime
     confirmed_at: AwareDatetime
 
 
 class OrderRejected(Event):
-    """An order cannot be served. `rejected_lines` says which lines are to blame."""
+    """An order cannot be served. `rejected_lines` says which of its `lines` are to blame; `total` is None, and the
+    lines have no prices, if it could not be priced."""
 
     exchange: ClassVar[str] = "orders"
     key: ClassVar[str] = "order.rejected.v1"
@@ -121,8 +134,12 @@ class OrderRejected(Event):
 
     order_id: UUID
     customer: Customer
+    currency: Currency
+    lines: tuple[OrderedLine, ...]
+    total: Money | None
     reason: RejectionReason
     rejected_lines: tuple[RejectedLine, ...]
+    placed_at: AwareDatetime
     rejected_at: AwareDatetime
 
 
@@ -137,6 +154,7 @@ class OrderCancelled(Event):
     customer: Customer
     lines: tuple[PricedLine, ...]
     total: Money
+    placed_at: AwareDatetime
     cancelled_at: AwareDatetime
     order_job_id: str
 

@@ -20,6 +20,8 @@ class StockReserved(Event):
     key: ClassVar[str] = "stock.reserved.v1"
 
     order_id: UUID
+    lines: tuple[ReservedLine, ...]
+    reserved_at: AwareDatetime
 
 
 class StockRejected(Event):
@@ -32,14 +34,41 @@ class StockRejected(Event):
     rejected_lines: tuple[RejectedLine, ...]
 
 
+class StockTaken(Event):
+    """What was set aside for an order has left the warehouse: it is neither reserved nor on hand any more."""
+
+    exchange: ClassVar[str] = "stock"
+    key: ClassVar[str] = "stock.taken.v1"
+
+    order_id: UUID
+    lines: tuple[ReservedLine, ...]
+    taken_at: AwareDatetime
+
+
 class StockReleased(Event):
-    """What was set aside for an order is for sale again."""
+    """What was set aside for an order is for sale again. `was_taken`: it had left, and is back on hand."""
 
     exchange: ClassVar[str] = "stock"
     key: ClassVar[str] = "stock.released.v1"
 
     order_id: UUID
     lines: tuple[ReservedLine, ...]
+    was_taken: bool
+    released_at: AwareDatetime
+
+
+class StockAdjusted(Event):
+    """Pieces came (above zero) or went (below zero) outside of any order."""
+
+    exchange: ClassVar[str] = "stock"
+    key: ClassVar[str] = "stock.adjusted.v1"
+
+    adjustment_id: UUID
+    sku: Sku
+    delta: int = Field(ge=-1_000_000, le=1_000_000)
+    reason: Annotated[str, text(200)]
+    adjusted_by: Annotated[str, text(255)]
+    adjusted_at: AwareDatetime
 
 
 class StockLow(Event):

@@ -8,11 +8,11 @@ from typing import Annotated, Any, Generic, TypeVar
 from uuid import UUID
 
 import structlog
-from fastapi import FastAPI, Query, Request
+from fastapi import FastAPI, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import iter_route_contexts
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
@@ -28,6 +28,7 @@ BODY_LIMIT = 256 * 1024
 RETRY_AFTER = "2"
 LONGEST_KEY = 255
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 T = TypeVar("T")
 
 
@@ -273,3 +274,13 @@ async def paginate(session: AsyncSession, query: Any, column: Any, cursor: Curso
 
 
 CursorOf = Annotated[Cursor, Query()]
+
+
+def _id(given: object) -> object:
+    if _UUID.fullmatch(str(given)):
+        return given
+    raise Problem(404, "not_found", "There is nothing with this id.")
+
+
+IdOf = Annotated[UUID, Path(), BeforeValidator(_id)]
+"""An id in a path, in its one spelling. What is none, such as a way to some file, is just not found."""

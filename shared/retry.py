@@ -53,11 +53,12 @@ class Failures:
         return JobRetrying(attempt=envelope.attempt, retry_in=seconds(step))
 
     async def record(self, delivery: Delivery, follow: Message) -> None:
-        """The message's lone attempts had an outcome; if it started a job, tell the job."""
-        envelope = delivery.envelope
+        """The message's lone attempts had an outcome; if a job stands or falls with it, tell the job."""
+        envelope, message = delivery.envelope, delivery.message
         async with self._outbox.unit() as unit:
             await inbox.end_attempts(unit.session, self._lane, [envelope.message_id])
-            if isinstance(delivery.message, Command) and envelope.message_id == envelope.correlation_id:
+            starts_job = isinstance(message, Command) and envelope.message_id == envelope.correlation_id
+            if starts_job or message.carries_job:
                 unit.cause = envelope
                 unit.send(follow)
 

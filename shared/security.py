@@ -7,23 +7,30 @@ from typing import Annotated, Any, Literal, cast
 import jwt
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import TypeAdapter, ValidationError
 
+from contracts.base import Email
 from shared.http import Problem
 from shared.settings import ServiceSettings
 from shared.tokens import ROLES, SUBJECT
 
 Role = Literal["customer", "operator"]
 LEEWAY_SECONDS = 10
-_bearer = HTTPBearer(auto_error=False, description="A JWT with `sub` and `role` (customer or operator).")
+_EMAIL: TypeAdapter[str] = TypeAdapter(Email)
+_bearer = HTTPBearer(
+    auto_error=False, description="A JWT with `sub` and `role` (customer or operator), and `email` if there is one."
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who a request comes from. `token` is passed on when another service is asked on the caller's behalf."""
+    """Who a request comes from. `token` is passed on when another service is asked on the caller's behalf; `email` is
+    where the token says that the caller can be written to."""
 
     subject: str
     role: Role
     token: str
+    email: str | None = None
 
     @property
     def is_operator(self) -> bool:
@@ -75,7 +82,15 @@ class Tokens:
             raise Problem(401, "token_invalid", "The token names no role of ours: customer or operator.")
         if not SUBJECT.fullmatch(str(claims["sub"])):
             raise Problem(401, "token_invalid", "The token's subject is not 1 to 255 printable characters.")
-        return Caller(subject=str(claims["sub"]), role=claims["role"], token=token)
+        return Caller(str(claims["sub"]), claims["role"], token, _email(claims.get("email")))
+
+
+def _email(claim: object) -> str | None:
+    """An address to write to. One that is none is passed over: the token is good for everything else."""
+    try:
+        return _EMAIL.validate_python(claim, strict=True)
+    except ValidationError:
+        return None
 
 
 async def caller(
@@ -90,6 +105,14 @@ async def caller(
     return tokens.verify(credentials.credentials)
 
 
+async def caller_or_link(
+    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+) -> Caller | None:
+    """Who calls; nobody, where there is only a link's `signature`, for the route to judge. Raises `Problem` 401."""
+    is_link = credentials is None and "signature" in request.query_params
+    return None if is_link else await caller(request, credentials)
+
+
 async def operator(who: Annotated[Caller, Depends(caller)]) -> Caller:
     """An operator. Raises `Problem` 403 for anyone else."""
     if not who.is_operator:
@@ -98,4 +121,5 @@ async def operator(who: Annotated[Caller, Depends(caller)]) -> Caller:
 
 
 CallerOf = Annotated[Caller, Depends(caller)]
+CallerOrLink = Annotated[Caller | None, Depends(caller_or_link)]
 OperatorOf = Annotated[Caller, Depends(operator)]

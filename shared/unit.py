@@ -50,6 +50,10 @@ class UnitOfWork:
             self._used[table, key] = row
         return row  # type: ignore[return-value]
 
+    def all(self, table: type[Row]) -> list[Row]:
+        """The rows of a table that were loaded for this batch or added in it."""
+        return [row for (of, _), row in self._rows.items() if of is table]  # type: ignore[misc]
+
     def add(self, row: SQLModel) -> None:
         """Insert a row when the batch is flushed."""
         key = inspect(type(row)).primary_key[0].name

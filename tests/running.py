@@ -17,6 +17,7 @@ from uuid_utils.compat import uuid7
 
 from contracts.base import Message, Money
 from contracts.orders import Customer, OrderPlaced, PricedLine
+from contracts.stock import StockReserved
 from shared import topology
 from shared.database import migrate
 from shared.service import Service
@@ -157,3 +158,8 @@ def an_order(lines: Iterable[tuple[str, int]] = (("A", 1),), order_id: UUID | No
         total=Money(amount=sum(line.total.amount for line in priced), currency="BRL"),
         placed_at="2026-01-01T00:00:00Z",
     )
+
+
+def reserved(order_id: UUID) -> StockReserved:
+    """What stock says once an order's lines are set aside."""
+    return StockReserved(order_id=order_id, lines=(), reserved_at="2026-01-01T00:00:01Z")

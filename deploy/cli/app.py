@@ -6,7 +6,20 @@ import sys
 
 import typer
 
-from deploy.cli import demo, jobs, mail, migrate, orders, populate, products, token, topology, up
+from deploy.cli import (
+    demo,
+    jobs,
+    mail,
+    migrate,
+    notifications,
+    orders,
+    populate,
+    products,
+    reports,
+    token,
+    topology,
+    up,
+)
 from deploy.cli.errors import Failed
 
 _STATUSES = """\b
@@ -29,6 +42,8 @@ for single in (up, demo, populate, token, migrate):
     app.add_typer(single.app)
 app.add_typer(orders.app, name="orders", help="Place, show, list and cancel orders.")
 app.add_typer(jobs.app, name="jobs", help="What became of a request: show, list, watch live.")
+app.add_typer(reports.app, name="reports", help="Exports of orders, lines and movements; sales summaries.")
+app.add_typer(notifications.app, name="notifications", help="What became of reports, and how to be told.")
 app.add_typer(products.app, name="products", help="The catalogue.")
 app.add_typer(products.stock, name="stock", help="The levels.")
 app.add_typer(mail.app, name="mail", help="The local mailbox.")

@@ -4,9 +4,11 @@ Answers are plain dictionaries, exactly what the gateway said: `--json` passes t
 """
 
 import asyncio
+import hashlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Self, TypeVar, cast
+from pathlib import Path
+from typing import Any, BinaryIO, Self, TypeVar, cast
 
 import httpx
 
@@ -104,11 +106,115 @@ class Gateway:
             async for event, event_id, data in self._events(f"/v1/jobs/{job_id}/events", seen):
                 seen = event_id
                 if event in ("state", "progress"):  # `timeline` announces what the next state has, too
-                    job = data if event == "state" else {**job, "progress": data}
+                    job = data if event == "state" else {**job, "status": "STARTED", "progress": data}
                     yield job
             if job.get("ended_at"):
                 return
         raise Failed(f"the connection breaks again and again; `malote jobs show {job_id}` asks once")
+
+    async def cancel_job(self, job_id: object, *, wait: int = 0) -> Body:
+        """Ask for the cancellation of what a job is about. The request's own job, as with `place`."""
+        return await self._start(f"/v1/jobs/{job_id}/cancel", wait, {})
+
+    # -- reports ------------------------------------------------------------------------------------------------------
+
+    async def create_report(self, wish: Body, *, key: str | None = None, wait: int = 0) -> Body:
+        """Ask for a report. The job, as with `place`."""
+        headers = {"Idempotency-Key": key} if key else {}
+        return await self._start("/v1/reports", wait, headers, wish)
+
+    async def rebuild(self, *, wait: int = 0) -> Body:
+        """Have the reports' read model filled again. The job, as with `place`."""
+        return await self._start("/v1/reports/rebuild", wait, {})
+
+    async def report(self, report_id: object) -> Body:
+        return await self.ask("GET", f"/v1/reports/{report_id}")
+
+    async def reports(self, limit: int, status: str | None = None) -> Body:
+        """The newest reports."""
+        return await self._newest("/v1/reports", limit, status)
+
+    async def delete_report(self, report_id: object) -> None:
+        await self.ask("DELETE", f"/v1/reports/{report_id}")
+
+    async def link(self, report_id: object) -> Body:
+        """A new signed link to a report; earlier ones stop."""
+        return await self.ask("POST", f"/v1/reports/{report_id}/link")
+
+    async def revoke_link(self, report_id: object) -> None:
+        await self.ask("DELETE", f"/v1/reports/{report_id}/link")
+
+    async def download(self, report: Body, target: Path, seen: Callable[[int], None]) -> None:
+        """Write a report's file to `target`, whole or not at all. `seen` is told how many bytes there are.
+
+        What a broken connection (or an earlier call) left is beside it, and is gone on with.
+        """
+        part = target.with_name(f".{target.name}.{str(report['id'])[-12:]}.part")
+        with part.open("ab") as file:
+            for _ in range(_CONNECTIONS):
+                seen(file.tell())
+                if file.tell() < report["bytes"]:
+                    await self._fetch(report, file, seen)
+                if file.tell() >= report["bytes"]:
+                    break
+            else:
+                raise Failed(
+                    f"the connection breaks again and again; the same command goes on from {file.tell()} bytes"
+                )
+        if _sha256(part) != report["sha256"]:
+            part.unlink()
+            raise Failed("what came is not the report's file; the same command fetches it anew")
+        part.replace(target)
+
+    async def _fetch(self, report: Body, file: BinaryIO, seen: Callable[[int], None]) -> None:
+        """As much of a report's file as comes, from where `file` ends."""
+        path, etag = f"/v1/reports/{report['id']}/download", f'"{report["sha256"]}"'
+        headers = {"Accept-Encoding": "identity"}
+        if file.tell():
+            headers |= {"Range": f"bytes={file.tell()}-", "If-Range": etag}
+        try:
+            async with self._http.stream("GET", path, headers=headers, timeout=_SILENCE) as answer:
+                if not answer.is_success:
+                    await answer.aread()
+                    self._read(answer)
+                if answer.status_code != httpx.codes.PARTIAL_CONTENT:
+                    file.seek(0)
+                    file.truncate()
+                async for chunk in answer.aiter_bytes():
+                    file.write(chunk)
+                    seen(file.tell())
+        except httpx.ConnectError as error:
+            raise self._unreachable(error) from error
+        except httpx.HTTPError:
+            return
+
+    # -- notifications ------------------------------------------------------------------------------------------------
+
+    async def notifications(self, limit: int) -> Body:
+        """The newest notifications, and how many are unread."""
+        return await self._newest("/v1/notifications", limit, None)
+
+    async def read_all(self) -> None:
+        """Mark every notification as read."""
+        await self.ask("POST", "/v1/notifications/read")
+
+    async def follow(self) -> AsyncIterator[Body]:
+        """Each notification as it comes, from now on; a lost connection is taken up again."""
+        seen, failures = "", 0
+        while failures < _CONNECTIONS:
+            failures += 1
+            async for event, event_id, data in self._events("/v1/notifications/events", seen):
+                seen, failures = event_id, 0
+                if event == "notification":
+                    yield data
+        raise Failed("the connection breaks again and again; `malote notifications` asks once")
+
+    async def choice(self) -> Body:
+        """How we want to be told."""
+        return await self.ask("GET", "/v1/me/notifications")
+
+    async def choose(self, choice: Body) -> Body:
+        return await self.ask("PUT", "/v1/me/notifications", choice)
 
     # -- products -----------------------------------------------------------------------------------------------------
 
@@ -184,6 +290,8 @@ class Gateway:
             return
 
     def _read(self, answer: httpx.Response) -> Body:
+        if answer.status_code == httpx.codes.NO_CONTENT:
+            return {}
         try:
             body = answer.json()
         except ValueError:
@@ -213,6 +321,11 @@ def _operator(here: Environment) -> str:
 def has_ended(job: Body) -> bool:
     """Whether a job's status is final."""
     return job["status"] in ("SUCCESS", "FAILURE", "CANCELLED")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 async def server_sent(chunks: AsyncIterator[str]) -> AsyncIterator[tuple[str, str, Any]]:

@@ -61,8 +61,7 @@ def picture(job: dict[str, Any]) -> Any:
     from rich.console import Group
 
     about = [f"job     {job['id']}", f"kind    {job['kind']}", f"status  {state(job['status'])}{plain(reason(job))}"]
-    if job["order_id"]:
-        about.insert(1, f"order   {job['order_id']}")
+    about[1:1] = [f"{what:<7} {job[f'{what}_id']}" for what in ("order", "report") if job.get(f"{what}_id")]
     if progress := job["progress"]:
         about.append(f"done    {progress['done']} of {progress['total'] or '?'} {progress['unit']}")
     told = [(at(entry["at"]), after(job, entry), entry["message"], entry["service"]) for entry in job["timeline"]]

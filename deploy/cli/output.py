@@ -26,6 +26,10 @@ _COLOURS = {
     "RETRY": "yellow",
     "PLACED": "cyan",
     "STARTED": "cyan",
+    "READY": "green",
+    "FAILED": "red",
+    "RUNNING": "cyan",
+    "EXPIRED": "yellow",
 }
 
 
@@ -92,6 +96,13 @@ def money(amount: dict[str, Any] | None) -> str:
     return f"{Decimal(amount['amount']).scaleb(-_digits(amount['currency'])):,f} {amount['currency']}"
 
 
+def size(number: int | None) -> str:
+    """`12.3 MB`, in powers of ten as disks are sold; empty for none."""
+    from rich.filesize import decimal
+
+    return "" if number is None else decimal(number)
+
+
 def minor_units(price: str, currency: str) -> int:
     """`69.90` in BRL -> 6990. Raises `typer.BadParameter` for what is no price in that currency."""
     try:
@@ -114,7 +125,8 @@ def end_of_job(job: dict[str, Any], as_json: bool, waited: bool) -> None:
     if as_json:
         print_json(job)
     else:
-        typer.echo(f"order  {job['order_id']}\njob    {job['job_id']}\nstatus {job['status']}{_why(job)}")
+        about = next((f"{what:<6} {job[f'{what}_id']}\n" for what in ("order", "report") if job.get(f"{what}_id")), "")
+        typer.echo(f"{about}job    {job['job_id']}\nstatus {job['status']}{_why(job)}")
     if waited and job["status"] != "SUCCESS":
         raise Failed(_unhappy(job))
 

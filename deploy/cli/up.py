@@ -26,6 +26,10 @@ _STOP_TIMEOUT = 90.0
 _LOOKS_WITHIN = 5.0
 _TOKEN_SECONDS = 7 * 24 * 3600
 _DISK = 1_000_000_000
+_NO_PANGO = (
+    "missing, so there are no reports as pdf (Debian, Ubuntu: apt-get install libpango-1.0-0 libpangoft2-1.0-0"
+    " libharfbuzz-subset0; macOS: brew install pango)"
+)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -249,6 +253,7 @@ def _checks(here: Environment) -> list[dict[str, Any]]:
             True,
             str(install.find_postgres() or "not installed; only tests and large shops use it"),
         ),
+        _check("pango", True, "there, for reports as pdf" if install.find_pango() else _NO_PANGO),
     ]
     taken = here.taken_ports(_our_pids(here))
     checks.append(_check("ports", not taken, "; ".join(taken) or "all ours or free"))

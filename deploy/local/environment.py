@@ -120,6 +120,9 @@ class Environment:
             "MALOTE_JWT_SECRET": self.jwt_secret,
             "PYTHONUNBUFFERED": "1",
         }
+        told["REPORTS_STORAGE_URL"] = str(self.data / "reports")
+        if "gateway" in self.services:
+            told["MALOTE_PUBLIC_URL"] = self.url_of("gateway")
         told |= {f"{own}_{other.upper()}_URL": self.url_of(other) for other in self.services if other != service}
         if not self.variables.get("EMAIL_SMTP_HOST"):
             told |= {"EMAIL_SMTP_HOST": HOST, "EMAIL_SMTP_PORT": str(self.smtp_port)}

@@ -1,5 +1,7 @@
 """Finds the servers that this machine needs, and installs them from its packages where it may."""
 
+import contextlib
+import ctypes.util
 import functools
 import os
 import re
@@ -23,6 +25,12 @@ _POSTGRES = (
     "/usr/local/opt/postgresql*/bin",
     "/usr/local/pgsql/bin",
 )
+_PANGO = {
+    "pango-1.0": "libpango-1.0-0",
+    "pangoft2-1.0": "libpangoft2-1.0-0",
+    "harfbuzz-subset": "libharfbuzz-subset0",
+}
+"""What weasyprint loads, and Debian's packages with it."""
 # The distribution starts what it installs; policy-rc.d is its own way to say "not now".
 _APT = """
 set -e
@@ -69,6 +77,19 @@ def postgres() -> Path:
             " brew install postgresql)."
         )
     return found
+
+
+def pango() -> bool:
+    """Whether reports can be written as pdf. Everything else works without, so nothing is raised."""
+    if not find_pango():
+        with contextlib.suppress(Missing):
+            package(*_PANGO.values())
+    return find_pango()
+
+
+def find_pango() -> bool:
+    """Whether all the libraries are there that a pdf is drawn with."""
+    return all(ctypes.util.find_library(name) for name in _PANGO)
 
 
 def find_rabbitmq() -> Path | None:
@@ -119,12 +140,12 @@ def as_root() -> list[str] | None:
     return None
 
 
-def package(name: str) -> None:
+def package(*names: str) -> None:
     """Install with apt-get, telling in one line how far it is. Does nothing where we may not."""
     prefix = as_root()
     if prefix is None or shutil.which("apt-get") is None:
         return
-    command = [*prefix, "sh", "-c", _APT, "install", name]
+    command, name = [*prefix, "sh", "-c", _APT, "install", *names], " ".join(names)
     last: list[str] = []
     _tell(f"installing {name} from the system's packages")
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=PIPE, stderr=STDOUT, text=True) as apt:

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 from aio_pika.exceptions import AMQPError
 
-from deploy.local import processes
+from deploy.local import install, processes
 from deploy.local.catalogue import seed
 from deploy.local.environment import ROOT, Environment
 from deploy.local.files import write_private
@@ -162,6 +162,8 @@ class Supervisor:
         here.logs.mkdir(parents=True, exist_ok=True)
         self._enter("starting")
         new = [service for service in here.services if service not in self._children]
+        if "reports" in new and not await asyncio.to_thread(install.pango):
+            self._say("Pango is missing, so there are no reports as pdf; `malote doctor` says what to install")
         await self._migrate(new)
         await self._start_mail()
         await self._start_broker()

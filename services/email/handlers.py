@@ -4,7 +4,7 @@ from typing import Any
 
 from uuid_utils.compat import uuid7
 
-from contracts.email import DeliverMail
+from contracts.email import DeliverMail, MailReport
 from contracts.orders import OrderCancelled, OrderConfirmed, OrderPlaced, OrderRejected
 from contracts.stock import StockLow
 from services.email import domain
@@ -50,6 +50,13 @@ async def on_stock_low(stock: StockLow, unit: Unit) -> list[DeliverMail]:
         _write(unit, "low_stock", recipient, locale, copy=copy, stock=stock)
         for copy, recipient in enumerate(operators, start=1)
     ]
+
+
+@on(MailReport)
+async def on_mail_report(report: MailReport, unit: Unit) -> DeliverMail:
+    """Tell whoever asked for a report where it can be had, or why it cannot."""
+    kind: Kind = "report_failed" if report.reason else "report_ready"
+    return _write(unit, kind, report.recipient, report.locale, report=report)
 
 
 @on(DeliverMail, loads=due, concurrency=AT_ONCE)

@@ -15,33 +15,39 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel, Field
 from uuid_utils.compat import uuid7
 
-from contracts.base import Contract, JobState, Sku
+from contracts.base import Command, Contract, JobState, Sku
 from contracts.http import (
     AdjustmentIn,
     JobAccepted,
     JobFinished,
     JobLinks,
     JobView,
+    LinkView,
+    NoticeChoice,
+    NotificationPage,
+    NotificationView,
     OrderIn,
-    OrderState,
     OrderView,
     ProductIn,
     ProductView,
+    ReportView,
 )
-from contracts.orders import CancelOrder, PlaceOrder
+from contracts.orders import CancelOrder, OrderState, PlaceOrder
+from contracts.reports import COLUMNS, CancelReport, CreateReport, RebuildReadModel, ReportStatus, ReportWish
 from services.gateway import domain, store
 from services.gateway.adapters import Upstream, passed_on
 from services.gateway.domain import Key, Seen
 from services.gateway.settings import GatewaySettings
 from services.gateway.store import Intake, Job, Receipt
 from shared.clock import moment
-from shared.http import Cursor, CursorOf, Page, Problem, idempotency_key, paginate
-from shared.security import Caller, CallerOf, OperatorOf
+from shared.http import Cursor, CursorOf, IdOf, Page, Problem, idempotency_key, paginate
+from shared.security import Caller, CallerOf, CallerOrLink, OperatorOf
 from shared.service import Running, Service
 
 SWAGGER = FilePath(__file__).parent / "static"
 SWAGGER_FILES = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png")
 SOON = {"Retry-After": "1"}
+LONGEST_CUSTOMER_ID = 64
 
 
 @asynccontextmanager
@@ -49,17 +55,18 @@ async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
     """What the routes find in `request.state`, and what goes on in the background."""
     service: Service = app.state.service
     settings = cast(GatewaySettings, service.settings)
-    orders, stock = Upstream("orders", str(settings.orders_url)), Upstream("stock", str(settings.stock_url))
+    urls = {"orders": settings.orders_url, "stock": settings.stock_url, "reports": settings.reports_url}
+    upstreams = {name: Upstream(name, str(url)) for name, url in urls.items()}
     works = (store.changes.poll(service.database), store.tidy(service.database))
     tasks = [asyncio.create_task(work) for work in works]
     try:
-        yield {"intake": Intake(service.outbox), "orders": orders, "stock": stock}
+        yield {"intake": Intake(service.outbox, settings.running_reports), **upstreams}
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await orders.close()
-        await stock.close()
+        for upstream in upstreams.values():
+            await upstream.close()
 
 
 router = APIRouter(lifespan=lifespan)
@@ -101,7 +108,7 @@ async def place_order(
         raise Problem(403, "not_your_order", "A customer places orders for itself: customer.id must be your own.")
     command = PlaceOrder(order_id=uuid7(), customer=wish.customer, currency=wish.currency, lines=wish.lines)
     scoped = _key(key, who, "POST /v1/orders", wish.model_dump_json())
-    return await _start(request, service, who, command, "order.place", scoped)
+    return await _start(request, service, who, command, "order.place", command.order_id, scoped)
 
 
 class OrderCursor(Cursor):
@@ -132,7 +139,7 @@ async def cancel_order(
     if placing is None or not who.may_see(placing.owner) or placing.status in (JobState.FAILURE, JobState.CANCELLED):
         await _demand_cancellable(request, who, order_id)
     scoped = _key(key, who, f"POST /v1/orders/{order_id}/cancel", "")
-    return await _start(request, service, who, CancelOrder(order_id=order_id), "order.cancel", scoped)
+    return await _start(request, service, who, CancelOrder(order_id=order_id), "order.cancel", order_id, scoped)
 
 
 async def _demand_cancellable(request: Request, who: Caller, order_id: UUID) -> None:
@@ -242,9 +249,12 @@ async def cancel_job(
     """Cancel what a job is about, if it has not ended: by a job of its own."""
     scoped = _key(key, who, f"POST /v1/jobs/{job.id}/cancel", "")
     refusal = domain.refusal_to_cancel(job.kind, JobState(job.status))
-    if refusal or job.order_id is None:
-        raise Problem(409, "not_cancellable", refusal or "The job is about no order.")
-    return await _start(request, service, who, CancelOrder(order_id=job.order_id), "order.cancel", scoped)
+    if refusal or job.resource_id is None:
+        raise Problem(409, "not_cancellable", refusal or "The job is about nothing that can be cancelled.")
+    command: Command = CancelOrder(order_id=job.resource_id)
+    if domain.resource(job.kind) == "report":
+        command = CancelReport(report_id=job.resource_id)
+    return await _start(request, service, who, command, f"{domain.resource(job.kind)}.cancel", job.resource_id, scoped)
 
 
 # -- products ---------------------------------------------------------------------------------------------------------
@@ -293,6 +303,179 @@ async def adjust_stock(
     return passed_on(answer)
 
 
+# -- reports ----------------------------------------------------------------------------------------------------------
+
+
+def _columns() -> str:
+    """The columns of each kind, in Markdown, for the document."""
+    tables = []
+    for kind, columns in COLUMNS.items():
+        rows = "\n".join(f"| `{column.name}` | {column.type} | {column.about} |" for column in columns)
+        tables.append(f"**{kind}**\n\n| column | type | what it is |\n|---|---|---|\n{rows}")
+    return "\n\n".join(tables)
+
+
+ASK_FOR_REPORT = f"""Ask for a report: orders, their lines, movements of stock, or sales per day and product.
+
+A report shows what is known when its making begins. An operator may ask for anything; a customer has reports of kind
+`orders` and `order-lines` about its own orders. With too many reports in the making, a 429 says when to come again.
+
+Each kind has these columns, in this order, in every format; `money` is in major units (`69.90`).
+
+{_columns()}"""
+REPORTED: dict[int | str, dict[str, Any]] = {
+    **STARTED,
+    201: {"model": JobFinished, "description": "The report was made while you waited; it is at `Location`."},
+}
+FILE: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The file.", "content": {"application/octet-stream": {}}},
+    206: {"description": "The part of it that was asked for.", "content": {"application/octet-stream": {}}},
+    304: {"description": "You have it already."},
+}
+EVENTS: dict[int | str, dict[str, Any]] = {200: {"description": "The stream.", "content": {"text/event-stream": {}}}}
+OWN_KINDS = ("orders", "order-lines")
+"""What a customer may ask for."""
+
+
+@v1.post("/reports", status_code=202, responses=REPORTED, tags=["reports"], description=ASK_FOR_REPORT)
+async def create_report(
+    wish: ReportWish,
+    request: Request,
+    service: Running,
+    who: CallerOf,
+    prefer: Preference = None,
+    key: KeyHeader = None,
+) -> Response:
+    """Ask for a report."""
+    if not who.is_operator:
+        wish = _about_oneself(wish, who)
+    command = CreateReport(report_id=uuid7(), owner=who.subject, email=who.email, wish=wish)
+    scoped = _key(key, who, "POST /v1/reports", wish.model_dump_json())
+    return await _start(request, service, who, command, store.REPORT, command.report_id, scoped)
+
+
+def _about_oneself(wish: ReportWish, who: Caller) -> ReportWish:
+    """A customer's report, about its own orders. Raises `Problem` 403 if it is about anything else."""
+    if wish.kind not in OWN_KINDS:
+        raise Problem(403, "operators_only", f"Only an operator may have a report of kind {wish.kind}.")
+    if wish.filters.customer_id not in (None, who.subject):
+        raise Problem(403, "not_your_orders", "A customer has reports of its own orders: leave customer_id out.")
+    if len(who.subject) > LONGEST_CUSTOMER_ID:
+        raise Problem(403, "no_customer", "Your token's subject is too long to be a customer's id: you have no orders.")
+    return wish.model_copy(update={"filters": wish.filters.model_copy(update={"customer_id": who.subject})})
+
+
+class ReportCursor(Cursor):
+    """Which reports."""
+
+    status: ReportStatus | None = None
+
+
+@v1.get("/reports", response_model=Page[ReportView], tags=["reports"])
+async def list_reports(request: Request, who: CallerOf, cursor: Annotated[ReportCursor, Query()]) -> Response:
+    """Your reports, newest first; an operator sees everyone's."""
+    return passed_on(await _reports(request).ask(request, who, "/v1/reports", params=_params(cursor)))
+
+
+@v1.post("/reports/rebuild", status_code=202, responses=STARTED, tags=["reports"])
+async def rebuild_reports(
+    request: Request, service: Running, who: OperatorOf, prefer: Preference = None, key: KeyHeader = None
+) -> Response:
+    """Fill what reports are made from again, from the services that own it. Operators only."""
+    scoped = _key(key, who, "POST /v1/reports/rebuild", "")
+    return await _start(request, service, who, RebuildReadModel(), "reports.rebuild", None, scoped)
+
+
+@v1.get("/reports/{report_id}", response_model=ReportView, tags=["reports"])
+async def show_report(report_id: IdOf, request: Request, who: CallerOf) -> Response:
+    """One report. It can be a moment after its job was accepted until it is found here."""
+    return passed_on(await _reports(request).ask(request, who, f"/v1/reports/{report_id}"))
+
+
+@v1.delete("/reports/{report_id}", status_code=204, tags=["reports"])
+async def remove_report(report_id: IdOf, request: Request, who: CallerOf) -> Response:
+    """Remove a report's file before its time. One that is being made is cancelled instead, by its job."""
+    return passed_on(await _reports(request).ask(request, who, f"/v1/reports/{report_id}", method="DELETE"))
+
+
+@v1.post("/reports/{report_id}/link", response_model=LinkView, tags=["reports"])
+async def renew_link(report_id: IdOf, request: Request, who: CallerOf) -> Response:
+    """A new link to the file that needs no token. Earlier ones, also the one in the mail, stop working."""
+    return passed_on(await _reports(request).ask(request, who, f"/v1/reports/{report_id}/link", method="POST"))
+
+
+@v1.delete("/reports/{report_id}/link", status_code=204, tags=["reports"])
+async def revoke_link(report_id: IdOf, request: Request, who: CallerOf) -> Response:
+    """Stop all links to the file."""
+    return passed_on(await _reports(request).ask(request, who, f"/v1/reports/{report_id}/link", method="DELETE"))
+
+
+class Link(BaseModel):
+    """What a signed link carries."""
+
+    expires: str | None = Field(default=None, description="Until when it is good, in epoch seconds.")
+    signature: str | None = Field(default=None, description="With it, no token is needed.")
+
+
+@v1.head("/reports/{report_id}/download", include_in_schema=False)
+@v1.get(
+    "/reports/{report_id}/download",
+    response_class=Response,
+    responses=FILE,
+    tags=["reports"],
+    openapi_extra={"security": [{"HTTPBearer": []}, {}]},
+)
+async def download_report(
+    report_id: IdOf, request: Request, who: CallerOrLink, link: Annotated[Link, Query()]
+) -> Response:
+    """A report's file, by your token or by a signed link. Takes `Range`, `If-Range` and `If-None-Match`."""
+    path = f"/v1/reports/{report_id}/download"
+    return await _reports(request).stream(request, who, path, params=_params(link))
+
+
+# -- notifications ----------------------------------------------------------------------------------------------------
+
+
+@v1.get("/notifications", response_model=NotificationPage, tags=["notifications"])
+async def list_notifications(request: Request, who: CallerOf, cursor: CursorOf) -> Response:
+    """What you were told, newest first, and how much of it is unread."""
+    return passed_on(await _reports(request).ask(request, who, "/v1/notifications", params=_params(cursor)))
+
+
+@v1.get("/notifications/events", response_class=Response, responses=EVENTS, tags=["notifications"])
+async def follow_notifications(
+    request: Request, who: CallerOf, last_event_id: Annotated[str | None, Header()] = None
+) -> Response:
+    """What you are told from now on: `notification` for each. `Last-Event-ID` goes on after one."""
+    return await _reports(request).stream(request, who, "/v1/notifications/events")
+
+
+@v1.post("/notifications/read", status_code=204, tags=["notifications"])
+async def read_all_notifications(request: Request, who: CallerOf) -> Response:
+    """Mark all as read."""
+    return passed_on(await _reports(request).ask(request, who, "/v1/notifications/read", method="POST"))
+
+
+@v1.post("/notifications/{notification_id}/read", response_model=NotificationView, tags=["notifications"])
+async def read_notification(notification_id: IdOf, request: Request, who: CallerOf) -> Response:
+    """Mark one as read."""
+    path = f"/v1/notifications/{notification_id}/read"
+    return passed_on(await _reports(request).ask(request, who, path, method="POST"))
+
+
+@v1.get("/me/notifications", response_model=NoticeChoice, tags=["notifications"])
+async def show_choice(request: Request, who: CallerOf) -> Response:
+    """How you want to be told."""
+    return passed_on(await _reports(request).ask(request, who, "/v1/me/notifications"))
+
+
+@v1.put("/me/notifications", response_model=NoticeChoice, tags=["notifications"])
+async def choose(choice: NoticeChoice, request: Request, who: CallerOf) -> Response:
+    """Choose how you want to be told when a report ends: by mail, in the application, or both."""
+    body = choice.model_dump_json()
+    return passed_on(await _reports(request).ask(request, who, "/v1/me/notifications", method="PUT", body=body))
+
+
 # -- documents --------------------------------------------------------------------------------------------------------
 
 
@@ -336,14 +519,20 @@ router.include_router(v1)
 
 
 async def _start(
-    request: Request, service: Service, who: Caller, command: PlaceOrder | CancelOrder, kind: str, key: Key | None
+    request: Request,
+    service: Service,
+    who: Caller,
+    command: Command,
+    kind: str,
+    resource_id: UUID | None,
+    key: Key | None,
 ) -> Response:
     intake: Intake = request.state.intake
     receipt = await intake.start(
         command,
         kind=kind,
         owner=who.subject,
-        order_id=command.order_id,
+        resource_id=resource_id,
         traceparent=request.scope["traceparent"],
         key=key,
     )
@@ -354,27 +543,30 @@ async def _start(
         job = await store.ended(service.database, receipt.job_id, wait)
         if job and JobState(job.status).is_final:
             return _finished(job, headers)
-    return _accepted(receipt, headers)
+    return _accepted(receipt, kind, headers)
 
 
-def _accepted(receipt: Receipt, headers: dict[str, str]) -> Response:
-    links = _links(receipt.job_id, receipt.order_id)
-    body = JobAccepted(job_id=receipt.job_id, order_id=receipt.order_id, status=JobState.PENDING, links=links)
+def _accepted(receipt: Receipt, kind: str, headers: dict[str, str]) -> Response:
+    about = _about(kind, receipt.resource_id)
+    links = _links(receipt.job_id, **about)
+    body = JobAccepted(job_id=receipt.job_id, **about, status=JobState.PENDING, links=links)
     return _json(body, 202, headers | SOON | {"Location": links.job})
 
 
 def _finished(job: Job, headers: dict[str, str]) -> Response:
-    links = _links(job.id, job.order_id)
+    about = _about(job.kind, job.resource_id)
+    links = _links(job.id, **about)
     body = JobFinished(
         job_id=job.id,
-        order_id=job.order_id,
+        **about,
         status=JobState(job.status),
         links=links,
         result=job.result,
         error=job.error,
     )
-    if job.kind == "order.place" and links.order and body.status is JobState.SUCCESS:
-        return _json(body, 201, headers | {"Location": links.order})
+    made = {"order.place": links.order, "report.create": links.report}.get(job.kind)
+    if made and body.status is JobState.SUCCESS:
+        return _json(body, 201, headers | {"Location": made})
     return _json(body, 200, headers | {"Content-Location": links.job})
 
 
@@ -383,11 +575,12 @@ def _json(body: Contract, status: int, headers: dict[str, str]) -> Response:
 
 
 def _view(job: Job) -> JobView:
+    about = _about(job.kind, job.resource_id)
     return JobView(
         id=job.id,
         kind=job.kind,
         status=JobState(job.status),
-        order_id=job.order_id,
+        **about,
         progress=cast(Any, job.progress),
         result=job.result,
         error=job.error,
@@ -395,13 +588,23 @@ def _view(job: Job) -> JobView:
         created_at=moment(job.created_at),
         updated_at=moment(job.updated_at),
         ended_at=moment(job.ended_at) if job.ended_at else None,
-        links=_links(job.id, job.order_id),
+        links=_links(job.id, **about),
     )
 
 
-def _links(job_id: UUID, order_id: UUID | None) -> JobLinks:
+def _about(kind: str, resource_id: UUID | None) -> dict[str, UUID | None]:
+    resource = domain.resource(kind)
+    return {name: resource_id if name == f"{resource}_id" else None for name in ("order_id", "report_id")}
+
+
+def _links(job_id: UUID, order_id: UUID | None, report_id: UUID | None) -> JobLinks:
     job = f"/v1/jobs/{job_id}"
-    return JobLinks(job=job, order=f"/v1/orders/{order_id}" if order_id else None, events=f"{job}/events")
+    return JobLinks(
+        job=job,
+        order=f"/v1/orders/{order_id}" if order_id else None,
+        report=f"/v1/reports/{report_id}" if report_id else None,
+        events=f"{job}/events",
+    )
 
 
 def _key(given: str | None, who: Caller, route: str, payload: str) -> Key | None:
@@ -420,4 +623,9 @@ def _orders(request: Request) -> Upstream:
 
 def _stock(request: Request) -> Upstream:
     upstream: Upstream = request.state.stock
+    return upstream
+
+
+def _reports(request: Request) -> Upstream:
+    upstream: Upstream = request.state.reports
     return upstream

@@ -4,6 +4,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from contracts.base import JobState, Message
 from contracts.jobs import JobProgressed
@@ -13,7 +14,8 @@ LONGEST_WAIT = 30
 
 _WAIT = re.compile(r'(?:^|[,;\s])wait\s*=\s*"?(\d{1,9})"?\s*(?:$|[,;])', re.IGNORECASE)
 _EVENT_ID = re.compile(r"(\d{1,9})\.(\d{1,9})")
-_CANCELLABLE = "order.place"
+_RESOURCES = ("order", "report")
+_CANCELLABLE = ("order.place", "report.create")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +30,14 @@ class Move:
     """Whether it is worth a line in the timeline; progress is not, it comes too often."""
 
 
-def move(status: JobState, said: JobState, message: Message) -> Move | None:
-    """What a message that says `said` changes in a job in `status`; None if nothing. A final state is never left."""
+def move(status: JobState, said: JobState, message: Message, done: int = 0) -> Move | None:
+    """What a message that says `said` changes in a job in `status`, of which `done` is known to be done; None if
+    nothing. A final state is never left, and progress that comes late, after later progress, is none."""
     if status.is_final:
         return None
     body = message.model_dump(mode="json")
     if isinstance(message, JobProgressed):
-        return Move(said, progress=body, is_milestone=False)
+        return Move(said, progress=body, is_milestone=False) if message.done >= done else None
     if said is JobState.SUCCESS:
         return Move(said, result=body)
     if said is JobState.FAILURE:
@@ -47,9 +50,21 @@ def _error(body: dict[str, Any]) -> dict[str, Any]:
     return {"code": code, "detail": body.pop("detail", None) or f"{code.replace('_', ' ').capitalize()}.", **body}
 
 
+def resource(kind: str) -> str | None:
+    """What a kind of job is about: `order.place` an order; None for one such as `reports.rebuild`."""
+    first = kind.partition(".")[0]
+    return first if first in _RESOURCES else None
+
+
+def is_about(kind: str, resource_id: UUID | None, message: Message) -> bool:
+    """Whether a message is not about another order or report than the job is."""
+    named = {(name, found) for name in _RESOURCES if (found := getattr(message, f"{name}_id", None))}
+    return named <= {(resource(kind), resource_id)}
+
+
 def refusal_to_cancel(kind: str, status: JobState) -> str | None:
     """Why a job cannot be cancelled; None if it can."""
-    if kind != _CANCELLABLE:
+    if kind not in _CANCELLABLE:
         return f"A job of kind {kind} cannot be cancelled."
     if status.is_final:
         return f"The job has ended: {status}."

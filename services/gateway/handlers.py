@@ -22,8 +22,8 @@ async def on_job_message(message: JobMessage, unit: Unit) -> None:
     assert unit.cause
     for job_id, said in message.job_states(unit.job_id).items():
         job = unit.get(Job, store.as_uuid(job_id))
-        if job is None or getattr(message, "order_id", job.order_id) != job.order_id:
+        if job is None or not domain.is_about(job.kind, job.resource_id, message):
             continue  # not ours, or about somebody else's order under a stolen id
-        if move := domain.move(JobState(job.status), said, message):
+        if move := domain.move(JobState(job.status), said, message, (job.progress or {}).get("done", 0)):
             store.apply(job, move, unit.cause)
             store.changes.announce(unit.session, job.id)

@@ -1,24 +1,27 @@
 """The gateway's tables, its only SQL, and two things that keep it from asking more of the database than it must:
 
-`Intake` lets requests that come together share a transaction; `Changes` lets clients wait without asking again.
+`Intake` lets requests that come together share a transaction; `changes` lets clients wait without asking again.
 """
 
 import asyncio
+import hashlib
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
 import structlog
-from sqlalchemy import JSON, BigInteger, Column, delete, event, insert, select
+from sqlalchemy import JSON, BigInteger, Column, delete, func, insert, literal_column, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
 
 from contracts.base import Command, Envelope, JobState
 from services.gateway.domain import Key, Move
+from shared.changes import Changes
 from shared.clock import now
 from shared.database import Database, Outage, is_outage, load
 from shared.http import Problem
@@ -32,8 +35,10 @@ KEEP_KEYS_HOURS = 48
 """An idempotency key is good for at least 24 hours; nobody is hurt if it is for longer."""
 PURGE_SECONDS = 60.0
 PURGE_STEP = 500
-POLL_SECONDS = 1.0
 TAKE_AT_ONCE = 100
+REPORT = "report.create"
+COME_AGAIN_SECONDS = "10"
+"""When it is worth asking for a report again: most are made in less."""
 
 
 class Base(SQLModel, registry=registry()):
@@ -43,6 +48,7 @@ class Base(SQLModel, registry=registry()):
 class Job(Base, table=True):
     """What a client asked for. Times are epoch milliseconds; `revision` counts the changes.
 
+    `resource_id` is the id of the order or the report that it is about: `kind` says which.
     `timeline` has the messages that moved it: `at` in ISO 8601, `message`, `service`.
     """
 
@@ -51,7 +57,7 @@ class Job(Base, table=True):
     id: UUID = Field(primary_key=True)
     kind: str = Field(max_length=64)
     owner: str = Field(max_length=255)
-    order_id: UUID | None = None
+    resource_id: UUID | None = None
     status: str = Field(max_length=16)
     progress: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
     result: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
@@ -71,7 +77,7 @@ class IdempotencyKey(Base, table=True):
     id: str = Field(primary_key=True, max_length=64)
     payload: str = Field(max_length=64)
     job_id: UUID
-    order_id: UUID | None = None
+    resource_id: UUID | None = None
     created_at: int = Field(sa_type=BigInteger)
 
 
@@ -108,7 +114,7 @@ def owned(owner: str | None, status: JobState | None) -> Any:
 
 async def job_that_placed(session: AsyncSession, order_id: UUID) -> Job | None:
     """The job by which an order was placed here."""
-    placing = select(Job).where(_jobs.c.order_id == order_id, _jobs.c.kind == "order.place")
+    placing = select(Job).where(_jobs.c.resource_id == order_id, _jobs.c.kind == "order.place")
     return (await session.scalars(placing)).first()
 
 
@@ -157,7 +163,7 @@ class Receipt:
     """The job that a wish became, or had become when it came before under the same key."""
 
     job_id: UUID
-    order_id: UUID | None
+    resource_id: UUID | None
     is_replay: bool = False
 
 
@@ -174,17 +180,18 @@ class Intake:
     """Writes down what clients ask for. What arrives while a transaction runs shares the next one: the commit, which
     is most of the cost, is then paid once for all of them, and a lone request waits for nobody."""
 
-    def __init__(self, outbox: Outbox) -> None:
-        self._outbox = outbox
+    def __init__(self, outbox: Outbox, running_reports: int) -> None:
+        self._outbox, self._running_reports = outbox, running_reports
         self._waiting: list[_Wish] = []
         self._work: asyncio.Task[None] | None = None
 
     async def start(
-        self, command: Command, *, kind: str, owner: str, order_id: UUID, traceparent: str, key: Key | None
+        self, command: Command, *, kind: str, owner: str, resource_id: UUID | None, traceparent: str, key: Key | None
     ) -> Receipt:
-        """Make a command a job. Raises `Problem` 422 if its key came with another payload before."""
+        """Make a command a job. Raises `Problem` 422 if its key came with another payload before, and 429 if it wants a
+        report and its owner has too many in the making."""
         sent = outgoing(command, self._outbox.service, None, traceparent)
-        receipt = Receipt(UUID(sent.envelope.message_id), order_id)
+        receipt = Receipt(UUID(sent.envelope.message_id), resource_id)
         structlog.contextvars.bind_contextvars(correlation_id=sent.envelope.correlation_id)  # for the request's line
         wish = _Wish(receipt, _new_job(receipt, kind, owner, sent.envelope), sent, key)
         self._waiting.append(wish)
@@ -207,7 +214,9 @@ class Intake:
 
     async def _write(self, wishes: Sequence[_Wish]) -> dict[_Wish, Receipt | Exception]:
         async with self._outbox.unit() as unit:
-            outcomes = await _claim(unit.session, [wish for wish in wishes if wish.key])
+            refused = await _refusals(unit.session, wishes, self._running_reports)
+            keyed = [wish for wish in wishes if wish.key and wish not in refused]
+            outcomes = refused | await _claim(unit.session, keyed)
             new = [wish for wish in wishes if wish not in outcomes]
             if new:
                 await unit.session.execute(insert(_jobs), [wish.job for wish in new])
@@ -221,13 +230,60 @@ def _new_job(receipt: Receipt, kind: str, owner: str, envelope: Envelope) -> dic
         "id": receipt.job_id,
         "kind": kind,
         "owner": owner,
-        "order_id": receipt.order_id,
+        "resource_id": receipt.resource_id,
         "status": JobState.PENDING,
         "timeline": [_line(envelope)],
         "revision": 1,
         "created_at": at,
         "updated_at": at,
     }
+
+
+async def _refusals(
+    session: AsyncSession, wishes: Sequence[_Wish], running_reports: int
+) -> dict[_Wish, Receipt | Exception]:
+    """The wishes for a report too many. One that came before, under the same key, is none."""
+    wanted = [wish for wish in wishes if wish.job["kind"] == REPORT]
+    if not wanted:
+        return {}
+    owners = {wish.job["owner"] for wish in wanted}
+    await _one_process_at_a_time(session, owners)
+    running = await _running(session, owners)
+    known = {row.id for row in await load(session, IdempotencyKey, [wish.key.id for wish in wanted if wish.key])}
+    refused: dict[_Wish, Receipt | Exception] = {}
+    for wish in wanted:
+        if wish.key and wish.key.id in known:
+            continue
+        if running[wish.job["owner"]] >= running_reports:
+            refused[wish] = _too_many(running_reports)
+        else:
+            running[wish.job["owner"]] += 1
+            known |= {wish.key.id} if wish.key else set()
+    return refused
+
+
+async def _one_process_at_a_time(session: AsyncSession, owners: Collection[str]) -> None:
+    """Keep other gateways from counting what these owners have, until the end of the transaction. SQLite's transactions
+    come one after the other anyway."""
+    if session.get_bind().dialect.name == "postgresql":
+        digests = (hashlib.sha256(owner.encode()).digest()[:8] for owner in owners)
+        for number in sorted(int.from_bytes(digest, signed=True) for digest in digests):
+            await session.execute(select(func.pg_advisory_xact_lock(number)))
+
+
+async def _running(session: AsyncSession, owners: Collection[str]) -> Counter[str]:
+    unfinished = select(_jobs.c.owner, func.count().label("number")).where(
+        _jobs.c.owner.in_(sorted(owners)),
+        _jobs.c.kind == literal_column(f"'{REPORT}'"),  # spelt out, or the index of reports would not be used
+        _jobs.c.ended_at.is_(None),
+    )
+    return Counter({row.owner: row.number for row in await session.execute(unfinished.group_by(_jobs.c.owner))})
+
+
+def _too_many(running_reports: int) -> Problem:
+    advice = "wait until one has ended, or cancel one (POST /v1/jobs/{id}/cancel)"
+    detail = f"You have {running_reports} reports in the making, as many as you may: {advice}."
+    return Problem(429, "too_many_reports", detail, headers={"Retry-After": COME_AGAIN_SECONDS})
 
 
 async def _claim(session: AsyncSession, wishes: Sequence[_Wish]) -> dict[_Wish, Receipt | Exception]:
@@ -250,7 +306,7 @@ async def _claim(session: AsyncSession, wishes: Sequence[_Wish]) -> dict[_Wish, 
 
 def _new_key(wish: _Wish) -> dict[str, Any]:
     assert wish.key
-    ids = {"job_id": wish.receipt.job_id, "order_id": wish.receipt.order_id}
+    ids = {"job_id": wish.receipt.job_id, "resource_id": wish.receipt.resource_id}
     return {"id": wish.key.id, "payload": wish.key.payload, "created_at": now(), **ids}
 
 
@@ -259,61 +315,18 @@ def _again(key: Key, earlier: dict[str, Any] | None) -> Receipt | Exception:
         return Outage("the idempotency key was being forgotten just now")
     if earlier["payload"] != key.payload:
         return Problem(422, "idempotency_key_reused", "This Idempotency-Key came with another request before.")
-    return Receipt(earlier["job_id"], earlier["order_id"], is_replay=True)
+    return Receipt(earlier["job_id"], earlier["resource_id"], is_replay=True)
 
 
 # -- waiting ----------------------------------------------------------------------------------------------------------
 
 
-class Changes:
-    """Wakes those who wait for a job: at once when this process changed it, within a second when another did."""
-
-    def __init__(self) -> None:
-        self._waiting: dict[UUID, set[asyncio.Event]] = {}
-
-    @contextmanager
-    def of(self, job_id: UUID) -> Iterator[asyncio.Event]:
-        """An event that is set when the job may have changed. Take it, then read the job, then wait."""
-        changed = asyncio.Event()
-        self._waiting.setdefault(job_id, set()).add(changed)
-        try:
-            yield changed
-        finally:
-            self._waiting[job_id].discard(changed)
-            if not self._waiting[job_id]:
-                del self._waiting[job_id]
-
-    def announce(self, session: AsyncSession, job_id: UUID) -> None:
-        """Wake those who wait for a job, once the session has committed."""
-        if job_id in self._waiting:
-            event.listen(session.sync_session, "after_commit", lambda _: self._wake(job_id), once=True)
-
-    def _wake(self, job_id: UUID) -> None:
-        for changed in self._waiting.get(job_id, ()):
-            changed.set()
-
-    async def poll(self, database: Database) -> None:
-        """See what other processes changed, for ever: one query for all who wait, none while nobody does."""
-        seen: dict[UUID, int] = {}
-        while True:
-            await asyncio.sleep(POLL_SECONDS)
-            if not self._waiting:
-                continue
-            try:
-                async with database.reading() as session:
-                    found = {row.id: row.revision for row in await load(session, Job, self._waiting)}
-            except Exception as error:
-                if not is_outage(error):
-                    log.exception("cannot look for changes of jobs")
-                continue
-            for job_id, revision in found.items():
-                if seen.get(job_id) != revision:
-                    self._wake(job_id)
-            seen = found
+async def _revisions(session: AsyncSession, ids: Collection[UUID]) -> dict[UUID, int]:
+    return {row.id: row.revision for row in await load(session, Job, ids)}
 
 
-changes = Changes()
-"""One for the process: its lane announces, its requests wait."""
+changes = Changes(_revisions)
+"""One for the process, by job: its lane announces, its requests wait."""
 
 
 async def ended(database: Database, job_id: UUID, seconds: float) -> Job | None:

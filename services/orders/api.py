@@ -6,7 +6,8 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 
 from contracts.base import Contract, Money, Sku
-from contracts.http import OrderState, OrderView
+from contracts.http import OrderView
+from contracts.orders import OrderState
 from services.orders import store
 from services.orders.store import Order
 from shared.clock import moment

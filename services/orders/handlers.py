@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from contracts.base import Money
 from contracts.orders import (
     CancelOrder,
     OrderCancelled,
@@ -36,7 +37,7 @@ async def on_place_order(command: PlaceOrder, unit: Unit) -> OrderPlaced | Order
         return _reject(order, refused.reason, refused.lines)
     order.lines = [line.model_dump(mode="json") for line in lines]
     order.total = sum(line.total.amount for line in lines)
-    return OrderPlaced(**order.sold(), placed_at=moment(order.placed_at))
+    return OrderPlaced(**order.sold())
 
 
 @on(StockReserved, loads=theirs)
@@ -94,7 +95,11 @@ def _reject(order: Order, reason: RejectionReason, lines: Sequence[RejectedLine]
     return OrderRejected(
         order_id=order.id,
         customer=order.customer,
+        currency=order.currency,
+        lines=order.lines,
+        total=None if order.total is None else Money(amount=order.total, currency=order.currency),
         reason=reason,
         rejected_lines=lines,
+        placed_at=moment(order.placed_at),
         rejected_at=moment(order.rejected_at),
     )

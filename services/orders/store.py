@@ -11,7 +11,7 @@ from sqlmodel import Field, SQLModel
 
 from contracts.orders import CancelOrder, PlaceOrder
 from contracts.stock import ProductPriced, StockRejected, StockReserved
-from shared.clock import now
+from shared.clock import moment, now
 from shared.database import load
 
 OrderMessage = CancelOrder | StockReserved | StockRejected
@@ -47,7 +47,14 @@ class Order(Base, table=True):
     def sold(self) -> dict[str, Any]:
         """What every event about a priced order says of it."""
         total = {"amount": self.total, "currency": self.currency}
-        return {"order_id": self.id, "customer": self.customer, "lines": self.lines, "total": total}
+        placed_at = moment(self.placed_at)
+        return {
+            "order_id": self.id,
+            "customer": self.customer,
+            "lines": self.lines,
+            "total": total,
+            "placed_at": placed_at,
+        }
 
 
 class ListPrice(Base, table=True):

@@ -1,7 +1,7 @@
 """The catalogue and its levels over HTTP: everyone reads, operators change."""
 
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import NAMESPACE_URL, uuid5
 
 from fastapi import APIRouter, Header, Path, Query, Request
@@ -9,11 +9,12 @@ from pydantic import BaseModel, Field
 from uuid_utils.compat import uuid7
 
 from contracts.base import Money, Sku
-from contracts.http import AdjustmentIn, ProductIn, ProductView
-from contracts.stock import ProductPriced
+from contracts.http import AdjustmentIn, AdjustmentView, ProductIn, ProductView, ReservationView
+from contracts.stock import ProductPriced, StockAdjusted
 from services.stock import domain, store
-from services.stock.store import Adjustment, Product
-from shared.http import Page, Problem, idempotency_key
+from services.stock.store import Adjustment, Product, Reservation
+from shared.clock import moment
+from shared.http import CursorOf, Page, Problem, idempotency_key, paginate
 from shared.security import CallerOf, OperatorOf
 from shared.service import Running
 
@@ -88,14 +89,49 @@ async def adjust(
                 row.on_hand = domain.adjusted(row, wish.delta)
             except domain.Impossible as error:
                 raise Problem(409, "impossible_level", f"{error}.") from error
-            unit.add(
-                Adjustment(id=adjustment_id, sku=sku, delta=wish.delta, reason=wish.reason, adjusted_by=who.subject)
-            )
+            done = Adjustment(id=adjustment_id, sku=sku, delta=wish.delta, reason=wish.reason, adjusted_by=who.subject)
+            unit.add(done)
+            unit.send(StockAdjusted(adjustment_id=done.id, **_adjustment(done)))
             if warning := domain.low(row, before):
                 unit.send(warning)
         elif (earlier.sku, earlier.delta, earlier.reason) != (sku, wish.delta, wish.reason):
             raise Problem(422, "idempotency_key_reused", "This Idempotency-Key came with another adjustment before.")
     return _view(row)
+
+
+@router.get("/reservations")
+async def list_reservations(service: Running, _: OperatorOf, cursor: CursorOf) -> Page[ReservationView]:
+    """What orders reserved, took and gave back, newest order first. Orders that could not be served are not here."""
+    async with service.database.reading() as session:
+        rows, has_more = await paginate(session, store.reservations(), Reservation.order_id, cursor)
+    return Page(data=[_reservation(row) for row in rows], has_more=has_more)
+
+
+@router.get("/adjustments")
+async def list_adjustments(service: Running, _: OperatorOf, cursor: CursorOf) -> Page[AdjustmentView]:
+    """All changes by hand, in descending order of their ids."""
+    async with service.database.reading() as session:
+        rows, has_more = await paginate(session, store.adjustments(), Adjustment.id, cursor)
+    return Page(data=[AdjustmentView(id=row.id, **_adjustment(row)) for row in rows], has_more=has_more)
+
+
+def _reservation(row: Reservation) -> ReservationView:
+    times = {
+        name: moment(at)
+        for name in ("reserved_at", "taken_at", "released_at")
+        if (at := getattr(row, name)) is not None
+    }
+    return ReservationView(**row.held(), **times)
+
+
+def _adjustment(row: Adjustment) -> dict[str, Any]:
+    return {
+        "sku": row.sku,
+        "delta": row.delta,
+        "reason": row.reason,
+        "adjusted_by": row.adjusted_by,
+        "adjusted_at": moment(row.adjusted_at),
+    }
 
 
 def _unknown(sku: str) -> Problem:

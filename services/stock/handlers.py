@@ -1,9 +1,10 @@
 """What stock does when something happens to an order."""
 
 from contracts.orders import OrderCancelled, OrderConfirmed, OrderPlaced, OrderRejected
-from contracts.stock import ReservedLine, StockLow, StockRejected, StockReleased, StockReserved
+from contracts.stock import StockLow, StockRejected, StockReleased, StockReserved, StockTaken
 from services.stock import domain
 from services.stock.store import Product, Reservation, ReservationState, touched
+from shared.clock import moment, now
 from shared.handler import on
 from shared.unit import Unit, UnitOfWork
 
@@ -18,20 +19,25 @@ async def on_order_placed(order: OrderPlaced, unit: Unit) -> StockRejected | lis
         unit.add(Reservation(order_id=order.order_id, state=ReservationState.REFUSED))
         return StockRejected(order_id=order.order_id, rejected_lines=missing)
     lines = {line.sku: line.quantity for line in order.lines}
-    unit.add(Reservation(order_id=order.order_id, state=ReservationState.RESERVED, lines=lines))
-    return [StockReserved(order_id=order.order_id), *_reserve(lines, unit)]
+    reserved_at = now()
+    reservation = Reservation(
+        order_id=order.order_id, state=ReservationState.RESERVED, lines=lines, reserved_at=reserved_at
+    )
+    unit.add(reservation)
+    return [StockReserved(**reservation.held(), reserved_at=moment(reserved_at)), *_reserve(lines, unit)]
 
 
 @on(OrderConfirmed, loads=touched)
-async def on_order_confirmed(order: OrderConfirmed, unit: Unit) -> None:
+async def on_order_confirmed(order: OrderConfirmed, unit: Unit) -> StockTaken | None:
     """What was set aside leaves the level."""
     reservation = unit.get(Reservation, order.order_id)
     if reservation is None or reservation.state != ReservationState.RESERVED:
-        return
-    reservation.state = ReservationState.TAKEN
+        return None
+    reservation.state, reservation.taken_at = ReservationState.TAKEN, now()
     for level, pieces in _levels(reservation, unit):
         level.on_hand -= pieces
         level.reserved -= pieces
+    return StockTaken(**reservation.held(), taken_at=moment(reservation.taken_at))
 
 
 @on(OrderCancelled, OrderRejected, loads=touched)
@@ -43,14 +49,14 @@ async def on_order_ended(order: OrderCancelled | OrderRejected, unit: Unit) -> S
         return None
     if reservation.state not in (ReservationState.RESERVED, ReservationState.TAKEN):
         return None
+    was_taken = reservation.state == ReservationState.TAKEN
     for level, pieces in _levels(reservation, unit):
-        if reservation.state == ReservationState.RESERVED:
-            level.reserved -= pieces
-        else:
+        if was_taken:
             level.on_hand += pieces
-    reservation.state = ReservationState.RELEASED
-    lines = tuple(ReservedLine(sku=sku, quantity=pieces) for sku, pieces in reservation.lines.items())
-    return StockReleased(order_id=order.order_id, lines=lines)
+        else:
+            level.reserved -= pieces
+    reservation.state, reservation.released_at = ReservationState.RELEASED, now()
+    return StockReleased(**reservation.held(), was_taken=was_taken, released_at=moment(reservation.released_at))
 
 
 def _reserve(lines: dict[str, int], unit: UnitOfWork) -> list[StockLow]:

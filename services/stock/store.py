@@ -1,6 +1,5 @@
 """The stock service's tables and its only SQL."""
 
-import time
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import Any
@@ -12,6 +11,7 @@ from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
 
 from contracts.orders import OrderCancelled, OrderConfirmed, OrderPlaced, OrderRejected
+from shared.clock import now
 from shared.database import load
 from shared.inbox import INSERTS
 
@@ -49,17 +49,29 @@ class ReservationState(StrEnum):
 
 
 class Reservation(Base, table=True):
-    """What an order did to the levels; `lines` is `{sku: pieces}`."""
+    """What an order did to the levels, and when (epoch milliseconds); `lines` is `{sku: pieces}`.
+
+    Without `reserved_at`, nothing was reserved, or so long ago that the time was not written down.
+    """
 
     __tablename__ = "reservations"
 
     order_id: UUID = Field(primary_key=True)
     state: ReservationState = Field(sa_type=String(16))
     lines: dict[str, int] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    reserved_at: int | None = Field(default=None, sa_type=BigInteger)
+    taken_at: int | None = Field(default=None, sa_type=BigInteger)
+    released_at: int | None = Field(default=None, sa_type=BigInteger)
+
+    def held(self) -> dict[str, Any]:
+        """What every event about a reservation says of it."""
+        lines = [{"sku": sku, "quantity": pieces} for sku, pieces in self.lines.items()]
+        return {"order_id": self.order_id, "lines": lines}
 
 
 class Adjustment(Base, table=True):
-    """A change of a level by hand. `id` is made from the caller's idempotency key, if it gave one."""
+    """A change of a level by hand, at `adjusted_at` (epoch milliseconds). `id` is made from the caller's idempotency
+    key, if it gave one."""
 
     __tablename__ = "adjustments"
 
@@ -68,7 +80,7 @@ class Adjustment(Base, table=True):
     delta: int
     reason: str
     adjusted_by: str
-    adjusted_at: int = Field(default_factory=lambda: int(time.time()), sa_type=BigInteger)
+    adjusted_at: int = Field(default_factory=now, sa_type=BigInteger)
 
 
 metadata = Base.metadata
@@ -106,3 +118,14 @@ async def products(session: AsyncSession, limit: int, after: str | None, before:
     rows = list((await session.scalars(query)).all())
     found = rows[:limit]
     return (found[::-1] if before else found), len(rows) > limit
+
+
+def reservations() -> Any:
+    """What orders reserved."""
+    reserved_at: Any = Reservation.reserved_at
+    return select(Reservation).where(reserved_at.is_not(None))
+
+
+def adjustments() -> Any:
+    """All changes by hand."""
+    return select(Adjustment)

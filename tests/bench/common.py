@@ -31,11 +31,12 @@ class Figure:
     rival: str | None = None
     rival_value: float | None = None
     ratio: float | None = None
+    target: str | None = None
 
 
-def beside(name: str, value: float, unit: str, rival: str, rival_value: float) -> Figure:
+def beside(name: str, value: float, unit: str, rival: str, rival_value: float, target: str | None = None) -> Figure:
     """A figure and its ratio to a rival's."""
-    return Figure(name, round(value, 2), unit, rival, round(rival_value, 2), round(value / rival_value, 2))
+    return Figure(name, round(value, 2), unit, rival, round(rival_value, 2), round(value / rival_value, 2), target)
 
 
 @dataclass

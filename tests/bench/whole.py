@@ -88,6 +88,8 @@ def _fleet(
         "EMAIL_SMTP_PORT": str(ports["smtp"]),
         "GATEWAY_ORDERS_URL": f"http://{HOST}:{ports['orders']}",
         "GATEWAY_STOCK_URL": f"http://{HOST}:{ports['stock']}",
+        "GATEWAY_REPORTS_URL": f"http://{HOST}:{ports['reports']}",
+        "REPORTS_STORAGE_URL": str(machines.folder / "reports"),
     }
     with contextlib.ExitStack() as stack:
         sink = stack.enter_context(process(machines.folder / "mail.log", "deploy.local.mailsink", common))

@@ -27,7 +27,7 @@ from shared.service import Service
 from shared.unit import Unit
 from tests.integration.reserving import RESERVED, count
 from tests.integration.test_topology import vhost_of
-from tests.running import Broker, Spy, an_order, is_ready, module_of, running, settings_for, until
+from tests.running import Broker, Spy, an_order, is_ready, module_of, reserved, running, settings_for, until
 from tests.servers import manage
 
 
@@ -40,7 +40,7 @@ def gated(gate: asyncio.Event, tried: list[int]) -> ModuleType:
         tried.append(unit.cause.attempt)
         await gate.wait()
         unit.add(Reservation(order_id=order.order_id, state="RESERVED", lines={}))
-        return StockReserved(order_id=order.order_id)
+        return reserved(order.order_id)
 
     return module_of(on_order_placed)
 

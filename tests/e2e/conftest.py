@@ -16,9 +16,16 @@ from deploy.local.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 PORTS = [
-    "GATEWAY_PORT", "ORDERS_PORT", "STOCK_PORT", "EMAIL_PORT",
+    "GATEWAY_PORT", "ORDERS_PORT", "STOCK_PORT", "EMAIL_PORT", "REPORTS_PORT",
     "MALOTE_AMQP_PORT", "MALOTE_MANAGEMENT_PORT", "MALOTE_DIST_PORT", "MALOTE_SMTP_PORT",
 ]  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One fleet for all tests of this folder, whatever runs beside them."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.xdist_group("fleet"))
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     if shutil.which("curl") is None:  # the README's line uses it; the product does not
         install.package("curl")
     folder = tmp_path_factory.mktemp("fleet")
-    own = {name: str(free_port()) for name in PORTS}
+    own = own_ports()
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("MALOTE_")}
     environment = {**inherited, **own, "MALOTE_DATA": str(folder), "COLUMNS": "100"}
     try:
@@ -60,6 +67,14 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     finally:
         subprocess.run(["make", "down"], cwd=ROOT, env=environment, capture_output=True, timeout=120)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def own_ports() -> dict[str, str]:
+    """A free port for each variable, no two alike: the system may give one twice if it is asked one by one."""
+    found: set[int] = set()
+    while len(found) < len(PORTS):
+        found.add(free_port())
+    return dict(zip(PORTS, map(str, found), strict=True))
 
 
 def _logs(folder: Path) -> str:

@@ -21,8 +21,7 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from contracts.flow import SERVICES
-from deploy.local.ports import free_port
-from tests.e2e.conftest import ROOT, Fleet
+from tests.e2e.conftest import ROOT, Fleet, own_ports
 
 T = TypeVar("T")
 
@@ -300,7 +299,7 @@ def checks(fleet: Fleet) -> dict[str, tuple[bool, str]]:
 
 
 def test_the_doctor_finds_nothing_wrong_and_says_what_was_looked_at(fleet: Fleet) -> None:
-    looked_at = ["python", "disk", "rabbitmq", "postgresql", "ports", *sorted(SERVICES), "topology"]
+    looked_at = ["python", "disk", "rabbitmq", "postgresql", "pango", "ports", *sorted(SERVICES), "topology"]
     assert [*checks(fleet)] == looked_at
     lines = fleet.malote("doctor").splitlines()
     assert [line.split()[0] for line in lines] == ["ok"] * len(looked_at)
@@ -333,7 +332,7 @@ def test_each_service_is_connected_to_the_broker_as_its_own_user(fleet: Fleet) -
 
 
 def test_a_taken_port_is_named_with_its_holder_and_its_variable(fleet: Fleet, tmp_path: Path) -> None:
-    own = {name: str(free_port()) for name in fleet.environment if name.endswith("_PORT")}
+    own = own_ports()
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         environment = {**fleet.environment, **own, "STOCK_PORT": str(port), "MALOTE_DATA": str(tmp_path)}
@@ -359,7 +358,7 @@ def test_a_taken_port_is_named_with_its_holder_and_its_variable(fleet: Fleet, tm
 def test_a_setting_that_cannot_work_is_named_and_no_password_is_said(
     fleet: Fleet, tmp_path: Path, variable: str, value: str, why: str
 ) -> None:
-    own = {name: str(free_port()) for name in fleet.environment if name.endswith("_PORT")}
+    own = own_ports()
     environment = {**fleet.environment, **own, "MALOTE_DATA": str(tmp_path), variable: value}
     failed = subprocess.run(
         ["make", "up", "DETACH=1"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60

@@ -36,17 +36,22 @@ def test_every_link_leads_somewhere() -> None:
         assert (ROOT / target).exists(), target
 
 
-def test_an_order_placed_with_curl_is_confirmed(fleet: Fleet) -> None:
+def test_orders_placed_with_curl_and_with_the_command_line_are_confirmed(fleet: Fleet) -> None:
     script = next(block for block in blocks("bash") if "curl" in block)
-    answer = json.loads(fleet.run("bash", "-ec", script.replace("http://127.0.0.1:8000", fleet.status["gateway_url"])))
+    said = fleet.run("bash", "-ec", script.replace("http://127.0.0.1:8000", fleet.status["gateway_url"]))
+    answer, end = json.JSONDecoder().raw_decode(said)
     assert answer["status"] == "SUCCESS", answer
     shown = json.loads(fleet.malote("orders", "show", answer["order_id"], "--json"))
     assert shown["status"] == "CONFIRMED"
+    assert said[end:].count("CONFIRMED") >= 2, "the one placed with the command line, and both in the list"
 
 
-def test_an_order_placed_with_the_command_line_is_confirmed(fleet: Fleet) -> None:
-    script = next(block for block in blocks("bash") if "orders place" in block)
-    assert "CONFIRMED" in fleet.run("bash", "-ec", script)
+def test_a_report_is_made_with_the_command_line_and_with_curl(fleet: Fleet, tmp_path: Path) -> None:
+    script = next(block for block in blocks("bash") if "reports create" in block)
+    script = script.replace("http://127.0.0.1:8000", fleet.status["gateway_url"])
+    said = fleet.run("bash", "-ec", script.replace("/tmp/orders.csv", str(tmp_path / "orders.csv")))
+    assert (tmp_path / "orders.csv").read_text().startswith("order_id,status,")
+    fleet.malote("jobs", "watch", json.loads(said.splitlines()[-1])["job_id"])
 
 
 def test_an_order_published_from_python_is_confirmed(fleet: Fleet) -> None:
@@ -63,8 +68,8 @@ async def test_the_five_steps_make_a_service(broker: Broker, tmp_path: Path) -> 
     (scratch / "contracts/loyalty.py").write_text(contract)
     flow = scratch / "contracts/flow.py"
     edited = flow.read_text().replace(
-        '"stock", "email", "gateway"),\n    OrderRejected',
-        '"stock", "email", "gateway", "loyalty"),\n    PointsEarned: (),\n    OrderRejected',
+        '"stock", "email", "reports", "gateway"),\n    OrderRejected',
+        '"stock", "email", "reports", "gateway", "loyalty"),\n    PointsEarned: (),\n    OrderRejected',
     )
     assert edited != flow.read_text()
     flow.write_text(
@@ -81,7 +86,7 @@ async def test_the_five_steps_make_a_service(broker: Broker, tmp_path: Path) -> 
             text.replace("stock", "loyalty")
             .replace("Stock", "Loyalty")
             .replace("STOCK", "LOYALTY")
-            .replace("8002", "8004")
+            .replace("8002", "8005")
         )
         text = re.sub(r"from services.loyalty.api import router\n", "", text).replace(
             ", handlers, router)", ", handlers)"
@@ -113,7 +118,7 @@ async def test_the_five_steps_make_a_service(broker: Broker, tmp_path: Path) -> 
     service = subprocess.Popen([sys.executable, "-m", "services.loyalty.app"], cwd=scratch, env=environment)
     try:
         order = an_order([("A", 3)])
-        confirmed = OrderConfirmed(**order.model_dump(exclude={"placed_at"}), confirmed_at=order.placed_at)
+        confirmed = OrderConfirmed(**order.model_dump(), confirmed_at=order.placed_at)
         await broker.publish(confirmed)
         assert (await spy.collect(1))[0] == {"order_id": str(order.order_id), "customer_id": "ana", "points": 3}
     finally:

@@ -11,6 +11,7 @@ from services.stock.store import Reservation
 from shared.handler import NotYet, Poison, on
 from shared.service import Service
 from shared.unit import Unit
+from tests.running import reserved
 
 RESERVED = ("stock", "stock.reserved.v1")
 
@@ -28,7 +29,7 @@ async def on_order_placed(order: OrderPlaced, unit: Unit) -> StockReserved:
         if line.sku == "KILLER":
             os._exit(1)
     unit.add(Reservation(order_id=order.order_id, state="RESERVED", lines={}))
-    return StockReserved(order_id=order.order_id)
+    return reserved(order.order_id)
 
 
 async def count(service: Service, table: Any) -> int:

@@ -23,7 +23,7 @@ from shared.service import Service
 from shared.unit import Unit
 from tests.integration.hostile import publish_raw, short, table, table_of
 from tests.integration.reserving import RESERVED, count, on_order_placed
-from tests.running import Broker, an_order, module_of, running, until
+from tests.running import Broker, an_order, module_of, reserved, running, until
 
 
 async def test_a_message_sent_three_times_at_once_and_later_has_one_effect(broker: Broker, database_url: str) -> None:
@@ -299,7 +299,7 @@ async def test_a_handler_whose_own_task_was_cancelled_fails_and_does_not_end_its
     async def on_order_placed(order: OrderPlaced, unit: Unit) -> StockReserved:
         if order.lines[0].sku == "CANCELLED":
             raise asyncio.CancelledError
-        return StockReserved(order_id=order.order_id)
+        return reserved(order.order_id)
 
     spy = await broker.spy(RESERVED)
     async with running("stock", broker.url, f"sqlite:///{tmp_path}/s.db", module_of(on_order_placed)):

@@ -134,7 +134,7 @@ async def test_one_message_is_one_mail_however_often_it_comes(broker: Broker, da
 
 async def test_what_arrives_is_what_was_written(broker: Broker, database_url: str) -> None:
     server, order = Server(), an_order([("A", 3)])
-    about = order.model_dump(exclude={"placed_at"})
+    about = order.model_dump()
     confirmed = OrderConfirmed(**about, confirmed_at="2026-01-01T15:00:00Z")
     async with server.listening() as port, email(broker, database_url, port) as service:
         await broker.publish(confirmed, id_="caused\r\nBcc: x@evil.example", correlation_id="the-job")

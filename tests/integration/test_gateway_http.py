@@ -75,6 +75,20 @@ ROUTES = [
     ("GET", "/v1/products/A"),
     ("PUT", "/v1/products/A"),
     ("POST", "/v1/products/A/adjustments"),
+    ("POST", "/v1/reports"),
+    ("GET", "/v1/reports"),
+    ("POST", "/v1/reports/rebuild"),
+    ("GET", f"/v1/reports/{uuid7()}"),
+    ("DELETE", f"/v1/reports/{uuid7()}"),
+    ("POST", f"/v1/reports/{uuid7()}/link"),
+    ("DELETE", f"/v1/reports/{uuid7()}/link"),
+    ("GET", f"/v1/reports/{uuid7()}/download"),
+    ("GET", "/v1/notifications"),
+    ("GET", "/v1/notifications/events"),
+    ("POST", "/v1/notifications/read"),
+    ("POST", f"/v1/notifications/{uuid7()}/read"),
+    ("GET", "/v1/me/notifications"),
+    ("PUT", "/v1/me/notifications"),
 ]
 
 

@@ -11,28 +11,42 @@ import httpx
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, assume, settings
+from pydantic import ValidationError
 from schemathesis import Case
+from schemathesis.specs.openapi.checks import allow_header_conformance, unsupported_method
 
+from contracts.reports import ReportWish
 from services.gateway import handlers
 from services.gateway.api import router
+from services.reports.adapters import exporter
 from shared.service import Service
-from tests.running import settings_for, until
-from tests.serving import NO_BROKER, Served, serving, token
+from shared.tokens import issue_token
+from tests.running import SECRET, settings_for, until
+from tests.serving import NO_BROKER, Served, serving
 
 EXAMPLES = 15
-OPERATOR = {"Authorization": f"Bearer {token('olga', 'operator')}"}
+OLGA = issue_token(SECRET, subject="olga", role="operator", ttl=3600, email="olga@example.com")
+OPERATOR = {"Authorization": f"Bearer {OLGA}"}
 
 
 @asynccontextmanager
 async def _fleet(folder: str) -> AsyncIterator[Served]:
-    """The gateway with orders and stock behind it. No broker: what is asked is answered without one."""
+    """The gateway with orders, stock and reports behind it. No broker: what is asked is answered without one."""
     async with (
         serving("orders", NO_BROKER, f"sqlite:///{folder}/orders.db") as orders,
         serving("stock", NO_BROKER, f"sqlite:///{folder}/stock.db") as stock,
+        serving("reports", NO_BROKER, f"sqlite:///{folder}/reports.db", storage_url=f"{folder}/files") as reports,
         serving(
-            "gateway", NO_BROKER, f"sqlite:///{folder}/gateway.db", orders_url=orders.url, stock_url=stock.url
+            "gateway",
+            NO_BROKER,
+            f"sqlite:///{folder}/gateway.db",
+            orders_url=orders.url,
+            stock_url=stock.url,
+            reports_url=reports.url,
+            running_reports=1_000_000,
         ) as gateway,
     ):
+        exporter.configure(reports.service.settings, reports.service.database)  # type: ignore[arg-type]
         yield gateway
 
 
@@ -77,18 +91,33 @@ DOCUMENT = _document()
 schema = schemathesis.openapi.from_dict(DOCUMENT)
 
 
-@schema.exclude(path="/readyz").parametrize()  # without a broker it truthfully answers 503
+# Without a broker, readiness truthfully answers 503; and the stream of notifications never ends.
+@schema.exclude(path="/readyz").exclude(path="/v1/notifications/events").parametrize()
 @settings(
     max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
 )
-def test_every_answer_is_as_documented(case: Case, url: str) -> None:
+def test_every_answer_is_as_documented(case: Case[Any], url: str) -> None:
     assume(not {"starting_after", "ending_before"} <= set(case.query))  # what OpenAPI has no words for
     assume(set(case.query) <= {parameter.name for parameter in case.operation.query})  # passed over, by HTTP's custom
+    assume(not _contradicts_itself(case))
     assume(not _has_floats(case.body))  # to JSON Schema 2.0 is an integer; we want quantities and money written as such
     answer = case.call(base_url=url, headers=OPERATOR, timeout=40)
     if answer.status_code == 422 and answer.json()["code"] == "idempotency_key_reused":
         return  # the document cannot know which keys were used
-    case.validate_response(answer)
+    # As an id of a report, `rebuild` is just not found: that path answers to more than is documented of it.
+    methods = [unsupported_method, allow_header_conformance] if case.path == "/v1/reports/rebuild" else []
+    case.validate_response(answer, excluded_checks=methods)
+
+
+def _contradicts_itself(case: Case[Any]) -> bool:
+    """A report that fits the schema and asks for what does not go together: OpenAPI has no words for that either."""
+    if case.path != "/v1/reports" or case.method != "POST" or not case.meta or case.meta.generation.mode.is_negative:
+        return False
+    try:
+        ReportWish.model_validate(case.body)
+    except ValidationError:
+        return True
+    return False
 
 
 def _has_floats(value: object) -> bool:

@@ -11,12 +11,12 @@ from sqlalchemy import func, select, text
 from uuid_utils.compat import uuid7
 
 from contracts.jobs import JobProgressed
-from contracts.stock import StockLow, StockReserved
+from contracts.stock import StockLow
 from shared import outbox as module
 from shared.database import Database, Outage
 from shared.outbox import Outbox, outbox, processes
 from shared.publisher import Outgoing
-from tests.running import until
+from tests.running import reserved, until
 
 
 class Wire:
@@ -65,7 +65,7 @@ async def say(box: Outbox, number: int) -> list[str]:
     ids = []
     for _ in range(number):
         async with box.unit() as unit:
-            ids.append(unit.send(StockReserved(order_id=uuid7())).message_id)
+            ids.append(unit.send(reserved(uuid7())).message_id)
     return ids
 
 
@@ -223,7 +223,7 @@ async def test_old_ids_are_forgotten_in_small_steps_and_new_ones_kept(
 
 async def _say_and_fail(box: Outbox) -> None:
     async with box.unit() as unit:
-        unit.send(StockReserved(order_id=uuid7()))
+        unit.send(reserved(uuid7()))
         raise ZeroDivisionError
 
 
@@ -267,7 +267,7 @@ async def test_what_the_broker_refuses_does_not_keep_it_from_the_rest(
                 unit.send(StockLow(sku="A", name="a", available=0, threshold=1))
         for _ in range(3):
             async with box.unit() as unit:
-                good = unit.send(StockReserved(order_id=uuid7())).message_id
+                good = unit.send(reserved(uuid7())).message_id
             await until(lambda good=good: _is_in(good, wire.sent), "the good one")  # type: ignore[misc]
 
 

@@ -13,7 +13,7 @@ from contracts.stock import StockReserved
 from shared.handler import NotYet, Poison, on
 from shared.unit import Unit
 from tests.integration.reserving import RESERVED, on_order_placed
-from tests.running import Broker, an_order, module_of, running
+from tests.running import Broker, an_order, module_of, reserved, running
 
 
 async def test_a_message_that_comes_too_early_is_tried_again_until_its_time(broker: Broker, database_url: str) -> None:
@@ -25,7 +25,7 @@ async def test_a_message_that_comes_too_early_is_tried_again_until_its_time(brok
         attempts.append(unit.cause.attempt)
         if len(attempts) < 3:
             raise NotYet("wait for it")
-        return StockReserved(order_id=order.order_id)
+        return reserved(order.order_id)
 
     spy = await broker.spy(RESERVED)
     async with running("stock", broker.url, database_url, module_of(on_order_placed)):
@@ -63,7 +63,7 @@ async def test_a_dead_letter_that_is_sent_again_is_done(broker: Broker, database
     async def on_order_placed(order: OrderPlaced, unit: Unit) -> StockReserved:
         if broken:
             raise Poison("not today")
-        return StockReserved(order_id=order.order_id)
+        return reserved(order.order_id)
 
     spy = await broker.spy(RESERVED)
     async with running("stock", broker.url, database_url, module_of(on_order_placed)):

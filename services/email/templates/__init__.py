@@ -21,9 +21,26 @@ from jinja2.runtime import Context
 
 import contracts.base
 from contracts.base import Money, minor_digits
+from contracts.reports import ReportKind
 from services.email.domain import greeted, one_line, order_number
 
-Kind = Literal["placed", "confirmed", "rejected", "cancelled", "low_stock"]
+Kind = Literal["placed", "confirmed", "rejected", "cancelled", "low_stock", "report_ready", "report_failed"]
+REPORTS: dict[str, dict[ReportKind, str]] = {
+    "pt-BR": {
+        "orders": "pedidos",
+        "order-lines": "itens de pedidos",
+        "stock-movements": "movimentos de estoque",
+        "sales-summary": "resumo de vendas",
+    },
+    "en": {
+        "orders": "orders",
+        "order-lines": "order lines",
+        "stock-movements": "stock movements",
+        "sales-summary": "sales summary",
+    },
+}
+"""What people call the kinds of reports."""
+
 _HERE = Path(__file__).parent
 _TAG = re.compile(r"\{%.*?%\}", re.DOTALL)
 _HIDDEN_TAG = re.compile(r"<!--(\{%.*?%\})-->", re.DOTALL)
@@ -39,7 +56,7 @@ class Content:
 
 
 def render(kind: Kind, locale: str, *, shop: str, timezone: str, **about: Any) -> Content:
-    """Write a mail. `about` is the message that it tells of, as the templates name it: `order` or `stock`."""
+    """Write a mail. `about` is the message that it tells of, as the templates name it: `order`, `stock` or `report`."""
     html, text = _TEMPLATES[locale, kind]
     about |= {"shop": shop, "zone": ZoneInfo(timezone)}
     subject, _, body = text.render(about).partition("\n")
@@ -70,6 +87,21 @@ def _number(context: Context, number: int) -> str:
     return format_decimal(number, locale=context["locale"])
 
 
+@pass_context
+def _size(context: Context, bytes_: int) -> str:
+    """In decimal units, as programs that download have it."""
+    size, unit = float(bytes_), "B"
+    for larger in ("kB", "MB", "GB"):
+        if size >= 1000:
+            size, unit = size / 1000, larger
+    return f"{format_decimal(size, '#,##0.#', locale=context['locale'])}\N{NO-BREAK SPACE}{unit}"
+
+
+@pass_context
+def _report(context: Context, kind: ReportKind) -> str:
+    return REPORTS[context["language"]][kind]
+
+
 def _load() -> dict[tuple[str, str], tuple[Template, Template]]:
     """Every mail in every language, ready to be filled in."""
     once = Environment(
@@ -91,6 +123,8 @@ def _load() -> dict[tuple[str, str], tuple[Template, Template]]:
         "day": _day,
         "clock": _clock,
         "number": _number,
+        "size": _size,
+        "report": _report,
         "greeted": greeted,
         "short": order_number,
     }

@@ -52,6 +52,20 @@ async def test_each_operator_is_told_of_low_stock_in_a_mail_of_its_own() -> None
         assert first.order_id is None
 
 
+async def test_whoever_asked_for_a_report_is_told_how_it_ended() -> None:
+    async with Harness(handlers, Mail) as email:
+        ready, failed = news.report(locale="en"), news.report(reason="too_many_rows", recipient="bia@example.com")
+        said = await email.when(ready, failed, job="j")
+        first, second = sorted(await email.rows(Mail), key=lambda mail: mail.id)
+        assert [(mail.kind, mail.recipient, mail.locale) for mail in (first, second)] == [
+            ("report_ready", "ana@example.com", "en"),
+            ("report_failed", "bia@example.com", "pt-BR"),
+        ]
+        assert said == [DeliverMail(mail_id=first.id), DeliverMail(mail_id=second.id)]
+        assert {mail.correlation_id for mail in (first, second)} == {"j"}
+        assert first.message_id != second.message_id
+
+
 async def test_a_mail_that_the_server_takes_is_sent_and_not_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = []
 

@@ -1,12 +1,14 @@
 """What mails say, in both languages."""
 
+from html import escape
 from typing import Any, get_args
 
 import pytest
 
 from contracts.base import Locale, Message
 from contracts.orders import RejectedLine
-from services.email.templates import Content, Kind, render
+from contracts.reports import ReportKind
+from services.email.templates import REPORTS, Content, Kind, render
 from tests.unit.email import news
 
 ALL: dict[Kind, Message] = {
@@ -15,12 +17,15 @@ ALL: dict[Kind, Message] = {
     "cancelled": news.cancelled(),
     "rejected": news.rejected("out_of_stock", RejectedLine(sku="MUG-RARE", quantity=5, available=3)),
     "low_stock": news.low(),
+    "report_ready": news.report(),
+    "report_failed": news.report(reason="too_many_rows"),
 }
+ABOUT = {"low_stock": "stock", "report_ready": "report", "report_failed": "report"}
 EVERY = [(kind, locale) for kind in get_args(Kind) for locale in get_args(Locale)]
 
 
 def written(kind: Kind, locale: str, message: Message | None = None) -> Content:
-    about = {"stock" if kind == "low_stock" else "order": message or ALL[kind]}
+    about = {ABOUT.get(kind, "order"): message or ALL[kind]}
     return render(kind, locale, shop="Café do João", timezone="America/Sao_Paulo", **about)
 
 
@@ -47,6 +52,7 @@ def test_every_page_carries_its_style_itself_and_loads_nothing(kind: Kind, local
     assert "prefers-color-scheme: dark" in html
     assert "max-width: 480px" in html
     assert '<h1 style="' in html
+    html = html.replace(escape(news.LINK), "")  # leads somewhere, and loads nothing
     assert not any(mark in html for mark in ("<img", "<link", "<script", "http:", "https:", "url("))
 
 
@@ -120,3 +126,42 @@ def test_no_name_can_break_a_subject_line() -> None:
     content = written("low_stock", "en", news.low(name="Mug\u2028Bcc: x@evil.example\x85=?utf-8?q?=0aX:_y?="))
     assert len(content.subject.splitlines()) == 1
     assert "=?" not in content.subject
+
+
+def test_a_report_that_is_ready_says_how_large_it_is_and_until_when_the_link_is_good() -> None:
+    portuguese, english = written("report_ready", "pt-BR"), written("report_ready", "en")
+    assert portuguese.subject == "Seu relatório está pronto: pedidos"
+    assert english.subject == "Your report is ready: orders"
+    for word in ("Linhas: 1.250", "Tamanho: 1,2 MB", "até 21 de novembro de 2026 às 22:30", news.LINK):
+        assert word in flat(portuguese.text)
+    for word in ("Rows: 1,250", "Size: 1.2 MB", "until November 21, 2026 at 10:30 PM", news.LINK):
+        assert word in flat(english.text)
+    assert f'href="{escape(news.LINK)}"' in english.html
+
+
+@pytest.mark.parametrize("locale", get_args(Locale))
+def test_a_report_whose_link_was_revoked_is_told_of_without_one(locale: str) -> None:
+    content = written("report_ready", locale, news.report(link=None))
+    assert "https:" not in content.text + content.html
+    assert "2026" in content.text
+
+
+@pytest.mark.parametrize("locale", get_args(Locale))
+def test_a_report_that_failed_says_why_in_the_readers_own_words(locale: str) -> None:
+    reasons = ("too_many_rows", "storage_limit", "read_model_rebuilt", "export_failed")
+    texts = {written("report_failed", locale, news.report(reason=r, detail="No such file")).text for r in reasons}
+    assert len(texts) == len(reasons)
+    assert not any("No such file" in text for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (15_250_000_000, "15,2 GB"), (10**13, "10.000 GB")],
+)
+def test_a_size_is_written_as_people_read_it(size: int, expected: str) -> None:
+    assert f"Tamanho: {expected}" in flat(written("report_ready", "pt-BR", news.report(bytes=size)).text)
+
+
+@pytest.mark.parametrize("locale", get_args(Locale))
+def test_every_kind_of_report_has_a_name_in_every_language(locale: str) -> None:
+    assert set(REPORTS[locale]) == set(get_args(ReportKind))

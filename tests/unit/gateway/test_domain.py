@@ -8,10 +8,10 @@ from contracts.jobs import JobFailed, JobProgressed, JobRetrying
 from contracts.orders import OrderCancelRefused, OrderRejected, RejectedLine
 from services.gateway import domain
 from services.gateway.domain import Key, Move, Seen
+from tests.running import an_order
 
 ORDER = uuid7()
 REFUSED = OrderCancelRefused(order_id=ORDER, reason="already_cancelled")
-ANA = {"id": "ana", "name": "Ana", "email": "ana@example.com"}
 
 
 @pytest.mark.parametrize("status", [JobState.SUCCESS, JobState.FAILURE, JobState.CANCELLED])
@@ -36,8 +36,8 @@ def test_success_keeps_what_the_message_said() -> None:
 
 def test_a_failure_says_its_code_its_detail_and_the_rest() -> None:
     rejected = OrderRejected(
-        order_id=ORDER,
-        customer=ANA,
+        **an_order(order_id=ORDER).model_dump(),
+        currency="BRL",
         reason="out_of_stock",
         rejected_lines=(RejectedLine(sku="A", quantity=3, available=1),),
         rejected_at="2026-01-01T00:00:00Z",
@@ -57,7 +57,14 @@ def test_a_dead_lettered_command_says_why() -> None:
 
 def test_progress_is_kept_and_is_no_line_in_the_timeline() -> None:
     found = domain.move(JobState.PENDING, JobState.STARTED, JobProgressed(done=3, total=10, unit="rows"))
-    assert found == Move(JobState.STARTED, progress={"done": 3, "total": 10, "unit": "rows"}, is_milestone=False)
+    progress = {"done": 3, "total": 10, "unit": "rows", "rate": None, "seconds_left": None}
+    assert found == Move(JobState.STARTED, progress=progress, is_milestone=False)
+
+
+@pytest.mark.parametrize(("known", "is_news"), [(0, True), (3, True), (4, False)])
+def test_progress_never_goes_back(known: int, is_news: bool) -> None:
+    said = JobProgressed(done=3, total=10, unit="rows")
+    assert bool(domain.move(JobState.RETRY, JobState.STARTED, said, known)) == is_news
 
 
 @pytest.mark.parametrize(("message", "said"), [(JobRetrying(attempt=1, retry_in=5), JobState.RETRY)])
@@ -65,10 +72,20 @@ def test_a_retry_is_not_final(message: Message, said: JobState) -> None:
     assert domain.move(JobState.PENDING, said, message) == Move(JobState.RETRY)
 
 
-def test_only_running_jobs_that_place_orders_can_be_cancelled() -> None:
-    assert domain.refusal_to_cancel("order.place", JobState.PENDING) is None
-    assert domain.refusal_to_cancel("order.place", JobState.SUCCESS)
-    assert domain.refusal_to_cancel("order.cancel", JobState.PENDING)
+def test_only_running_jobs_that_make_something_can_be_cancelled() -> None:
+    for kind in ("order.place", "report.create"):
+        assert domain.refusal_to_cancel(kind, JobState.PENDING) is None
+        assert domain.refusal_to_cancel(kind, JobState.SUCCESS)
+    for kind in ("order.cancel", "report.cancel", "reports.rebuild"):
+        assert domain.refusal_to_cancel(kind, JobState.PENDING)
+
+
+@pytest.mark.parametrize(
+    ("kind", "resource"),
+    [("order.place", "order"), ("order.cancel", "order"), ("report.create", "report"), ("reports.rebuild", None)],
+)
+def test_the_first_part_of_a_kind_says_what_a_job_is_about(kind: str, resource: str | None) -> None:
+    assert domain.resource(kind) == resource
 
 
 @pytest.mark.parametrize(

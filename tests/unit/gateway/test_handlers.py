@@ -1,12 +1,15 @@
 """What moves a job, and what only looks as if it did."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 from uuid import UUID
 
 import pytest
 from uuid_utils.compat import uuid7
 
+from contracts.jobs import JobProgressed, JobRetrying
 from contracts.orders import OrderConfirmed
+from contracts.reports import ReadModelRebuilt, ReportCancelled, ReportReady
 from services.gateway import handlers
 from services.gateway.store import Job
 from shared.clock import now
@@ -20,21 +23,26 @@ async def gateway() -> AsyncIterator[Harness]:
         yield harness
 
 
-def a_job(order_id: UUID) -> Job:
+def a_job(resource_id: UUID, kind: str = "order.place") -> Job:
     at = now()
-    known = {"kind": "order.place", "owner": "ana", "status": "PENDING", "timeline": [], "revision": 1}
-    return Job(id=uuid7(), order_id=order_id, created_at=at, updated_at=at, **known)
+    known: dict[str, Any] = {"kind": kind, "owner": "ana", "status": "PENDING", "timeline": [], "revision": 1}
+    return Job(id=uuid7(), resource_id=resource_id, created_at=at, updated_at=at, **known)
+
+
+def about(job: Job) -> UUID:
+    assert job.resource_id
+    return job.resource_id
 
 
 def confirmed(order_id: UUID) -> OrderConfirmed:
     order = an_order(order_id=order_id)
-    return OrderConfirmed(**order.model_dump(exclude={"placed_at"}), confirmed_at=order.placed_at)
+    return OrderConfirmed(**order.model_dump(), confirmed_at=order.placed_at)
 
 
 async def test_the_orders_own_end_ends_its_job(gateway: Harness) -> None:
     job = a_job(uuid7())
     await gateway.given(job)
-    await gateway.when(confirmed(job.order_id), job=str(job.id))
+    await gateway.when(confirmed(about(job)), job=str(job.id))
     assert (await gateway.row(Job, job.id)).status == "SUCCESS"
 
 
@@ -50,5 +58,64 @@ async def test_another_spelling_of_the_jobs_id_is_another_id(gateway: Harness, s
     assert callable(spelling)
     job = a_job(uuid7())
     await gateway.given(job)
-    await gateway.when(confirmed(job.order_id), job=spelling(str(job.id)))
+    await gateway.when(confirmed(about(job)), job=spelling(str(job.id)))
     assert (await gateway.row(Job, job.id)).status == "PENDING"
+
+
+def ready(report_id: UUID) -> ReportReady:
+    known = {"kind": "orders", "format": "csv", "rows": 1, "bytes": 1, "sha256": "0f"}
+    return ReportReady(report_id=report_id, expires_at="2026-01-01T00:00:00Z", **known)
+
+
+async def test_the_reports_own_end_ends_its_job(gateway: Harness) -> None:
+    job = a_job(uuid7(), "report.create")
+    await gateway.given(job)
+    await gateway.when(ready(uuid7()), job=str(job.id))
+    assert (await gateway.row(Job, job.id)).status == "PENDING"
+    await gateway.when(ready(about(job)), job=str(job.id))
+    assert (await gateway.row(Job, job.id)).status == "SUCCESS"
+
+
+async def test_what_is_about_an_order_moves_no_job_about_a_report_even_if_they_share_an_id(gateway: Harness) -> None:
+    report, rebuild = a_job(uuid7(), "report.create"), a_job(uuid7(), "reports.rebuild")
+    rebuild.resource_id = None
+    await gateway.given(report, rebuild)
+    for job in (report, rebuild):
+        await gateway.when(confirmed(about(report)), job=str(job.id))
+        assert (await gateway.row(Job, job.id)).status == "PENDING"
+
+
+async def test_a_rebuild_ends_with_the_read_model(gateway: Harness) -> None:
+    job = a_job(uuid7(), "reports.rebuild")
+    job.resource_id = None
+    await gateway.given(job)
+    await gateway.when(ReadModelRebuilt(entries=3), job=str(job.id))
+    assert (await gateway.row(Job, job.id)).result == {"entries": 3}
+
+
+async def test_progress_that_comes_late_changes_nothing_and_a_retry_hides_none(gateway: Harness) -> None:
+    job = a_job(uuid7(), "report.create")
+    await gateway.given(job)
+    for message in (rows(200), rows(100), JobRetrying(attempt=1, retry_in=5)):
+        await gateway.when(message, job=str(job.id))
+    retrying = await gateway.row(Job, job.id)
+    assert (retrying.status, retrying.progress and retrying.progress["done"]) == ("RETRY", 200)
+    await gateway.when(rows(100), job=str(job.id))
+    assert (await gateway.row(Job, job.id)).revision == retrying.revision
+    await gateway.when(rows(200), job=str(job.id))
+    again = await gateway.row(Job, job.id)
+    assert (again.status, again.progress) == ("STARTED", rows(200).model_dump())
+
+
+def rows(done: int) -> JobProgressed:
+    return JobProgressed(done=done, total=1000, unit="rows", rate=50.0, seconds_left=16.0)
+
+
+async def test_cancelling_a_report_ends_both_jobs(gateway: Harness) -> None:
+    making = a_job(uuid7(), "report.create")
+    wish = a_job(about(making), "report.cancel")
+    await gateway.given(making, wish)
+    cancelled = ReportCancelled(report_id=about(making), report_job_id=str(making.id))
+    await gateway.when(cancelled, job=str(wish.id))
+    assert (await gateway.row(Job, making.id)).status == "CANCELLED"
+    assert (await gateway.row(Job, wish.id)).status == "SUCCESS"

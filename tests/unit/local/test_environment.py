@@ -39,8 +39,8 @@ def test_every_folder_that_can_be_started_is_a_service() -> None:
 
 def test_without_settings_ports_are_those_of_the_readme() -> None:
     assert Environment().claimed_ports() == {
-        "GATEWAY_PORT": 8000, "ORDERS_PORT": 8001, "STOCK_PORT": 8002, "EMAIL_PORT": 8003, "MALOTE_SMTP_PORT": 2580,
-        "MALOTE_AMQP_PORT": 5680, "MALOTE_MANAGEMENT_PORT": 15680, "MALOTE_DIST_PORT": 25680,
+        "GATEWAY_PORT": 8000, "ORDERS_PORT": 8001, "STOCK_PORT": 8002, "EMAIL_PORT": 8003, "REPORTS_PORT": 8004,
+        "MALOTE_SMTP_PORT": 2580, "MALOTE_AMQP_PORT": 5680, "MALOTE_MANAGEMENT_PORT": 15680, "MALOTE_DIST_PORT": 25680,
     }  # fmt: skip
 
 
@@ -52,6 +52,17 @@ def test_the_environment_wins_over_dotenv_and_dotenv_over_defaults(root: Path, m
     assert [here.port_of(name) for name in ("gateway", "orders", "stock", "email")] == [8000, 9001, 9102, 8003]
     assert here.data == root / "elsewhere"
     assert here.environment_of("gateway")["GATEWAY_ORDERS_URL"] == "http://127.0.0.1:9001"
+
+
+def test_reports_are_kept_in_the_data_folder_and_linked_to_at_the_gateway(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GATEWAY_PORT", "9000")
+    told = Environment().environment_of("reports")
+    assert told["REPORTS_STORAGE_URL"] == str(root / ".data/reports")
+    assert told["MALOTE_PUBLIC_URL"] == "http://127.0.0.1:9000"
+    monkeypatch.setenv("MALOTE_PUBLIC_URL", "https://shop.example")
+    assert Environment().environment_of("reports")["MALOTE_PUBLIC_URL"] == "https://shop.example"
 
 
 @pytest.mark.parametrize("value", ["0", "65536", "-1", "80x", "http"])

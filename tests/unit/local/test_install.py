@@ -109,3 +109,20 @@ def test_a_docker_client_without_an_engine_is_of_no_use(bare: Path) -> None:
     install.docker.cache_clear()
     assert install.docker()
     install.docker.cache_clear()
+
+
+def test_pango_is_installed_by_its_three_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed: list[str] = []
+    monkeypatch.setattr(install, "package", lambda *names: installed.extend(names))
+    monkeypatch.setattr("ctypes.util.find_library", lambda name: name if installed else None)
+    assert install.pango()
+    assert installed == ["libpango-1.0-0", "libpangoft2-1.0-0", "libharfbuzz-subset0"]
+
+
+def test_a_machine_without_pango_goes_on_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: str) -> None:
+        raise install.Missing("no network")
+
+    monkeypatch.setattr(install, "package", refuse)
+    monkeypatch.setattr("ctypes.util.find_library", lambda name: None)
+    assert not install.pango()

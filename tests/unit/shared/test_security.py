@@ -32,6 +32,22 @@ def test_a_good_token_says_who_calls(tokens: Tokens) -> None:
     assert tokens.verify(issue_token(SECRET, subject="eva", role="operator", ttl=60)).may_see("bia")
 
 
+def test_a_token_can_say_where_to_write_to(tokens: Tokens) -> None:
+    assert (
+        tokens.verify(issue_token(SECRET, subject="a", role="customer", ttl=60, email="a@b.example")).email
+        == "a@b.example"
+    )
+    assert tokens.verify(signed()).email is None
+
+
+@pytest.mark.parametrize(
+    "email", ["ana", "a@b.example\nBcc: x@y.example", "", 7, None, ["a@b.example"], "a@" + "b" * 300]
+)
+def test_an_address_that_is_none_is_passed_over_and_the_token_is_good(tokens: Tokens, email: Any) -> None:
+    caller = tokens.verify(signed(email=email))
+    assert (caller.subject, caller.email) == ("ana", None)
+
+
 def unsigned() -> str:
     return jwt.encode({"sub": "ana", "role": "operator", "exp": IN_AN_HOUR}, key="", algorithm="none")
 

@@ -6,9 +6,10 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from contracts.orders import OrderCancelled, OrderConfirmed, OrderPlaced, RejectedLine
-from contracts.stock import StockLow, StockRejected, StockReleased, StockReserved
+from contracts.stock import ReservedLine, StockLow, StockRejected, StockReleased, StockReserved, StockTaken
 from services.stock import handlers
 from services.stock.store import Product, Reservation
+from shared.clock import moment
 from shared.testing import Harness
 from tests.running import an_order
 
@@ -24,13 +25,15 @@ def a_product(sku: str, on_hand: int, low_threshold: int = 0) -> Product:
 
 
 def confirmed(order: OrderPlaced) -> OrderConfirmed:
-    fields = order.model_dump(exclude={"placed_at"})
-    return OrderConfirmed(**fields, confirmed_at=order.placed_at)
+    return OrderConfirmed(**order.model_dump(), confirmed_at=order.placed_at)
 
 
 def cancelled(order: OrderPlaced) -> OrderCancelled:
-    fields = order.model_dump(exclude={"placed_at"})
-    return OrderCancelled(**fields, cancelled_at=order.placed_at, order_job_id="job")
+    return OrderCancelled(**order.model_dump(), cancelled_at=order.placed_at, order_job_id="job")
+
+
+def held(**pieces: int) -> tuple[ReservedLine, ...]:
+    return tuple(ReservedLine(sku=sku, quantity=number) for sku, number in pieces.items())
 
 
 async def level(stock: Harness, sku: str) -> tuple[int, int]:
@@ -41,7 +44,9 @@ async def level(stock: Harness, sku: str) -> tuple[int, int]:
 async def test_all_lines_of_an_order_are_reserved(stock: Harness) -> None:
     await stock.given(a_product("A", 5), a_product("B", 5))
     order = an_order([("A", 2), ("B", 5)])
-    assert await stock.when(order) == [StockReserved(order_id=order.order_id)]
+    said = await stock.when(order)
+    reserved_at = moment((await stock.row(Reservation, order.order_id)).reserved_at or 0)
+    assert said == [StockReserved(order_id=order.order_id, lines=held(A=2, B=5), reserved_at=reserved_at)]
     assert (await level(stock, "A"), await level(stock, "B")) == ((5, 2), (5, 5))
 
 
@@ -64,7 +69,9 @@ async def test_a_confirmed_order_leaves_the_level(stock: Harness) -> None:
     await stock.given(a_product("A", 5))
     order = an_order([("A", 2)])
     await stock.when(order)
-    assert await stock.when(confirmed(order), confirmed(order)) == []
+    said = await stock.when(confirmed(order), confirmed(order))
+    taken_at = moment((await stock.row(Reservation, order.order_id)).taken_at or 0)
+    assert said == [StockTaken(order_id=order.order_id, lines=held(A=2), taken_at=taken_at)]
     assert await level(stock, "A") == (3, 0)
 
 
@@ -76,7 +83,10 @@ async def test_a_cancelled_order_gives_all_of_it_back_once(stock: Harness, was_c
     if was_confirmed:
         await stock.when(confirmed(order))
     said = await stock.when(cancelled(order), cancelled(order))
-    assert [type(message) for message in said] == [StockReleased]
+    released_at = moment((await stock.row(Reservation, order.order_id)).released_at or 0)
+    assert said == [
+        StockReleased(order_id=order.order_id, lines=held(A=2), was_taken=was_confirmed, released_at=released_at)
+    ]
     assert await level(stock, "A") == (5, 0)
 
 
@@ -107,3 +117,11 @@ async def test_running_low_is_said_once_for_each_fall(stock: Harness) -> None:
 
 async def test_an_unknown_order_id_is_nothing_to_confirm(stock: Harness) -> None:
     assert await stock.when(confirmed(an_order(order_id=uuid7()))) == []
+
+
+async def test_what_was_never_reserved_has_no_times(stock: Harness) -> None:
+    await stock.given(a_product("A", 1))
+    refused, unknown = an_order([("A", 2)]), an_order([("A", 1)])
+    await stock.when(refused, cancelled(refused), cancelled(unknown))
+    rows = await stock.rows(Reservation)
+    assert [(row.reserved_at, row.taken_at, row.released_at) for row in rows] == [(None, None, None)] * 2

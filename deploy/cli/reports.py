@@ -1,0 +1,307 @@
+"""malote reports: ask for exports, watch them, fetch them."""
+
+import asyncio
+import contextlib
+import json
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+import typer
+
+from deploy.cli.errors import Failed
+from deploy.cli.jobs import reason
+from deploy.cli.output import Json, Limit, Wait, at, console, end_of_job, plain, print_json, size, state, table
+
+app = typer.Typer(no_args_is_help=True)
+ReportId = Annotated[UUID, typer.Argument(metavar="REPORT_ID", show_default=False)]
+Watch = Annotated[bool, typer.Option("--watch", help="Show how far it is until it ends.")]
+Output = Annotated[Path | None, typer.Option(metavar="FILE", help="Fetch it to this file, or into this folder.")]
+Status = Literal["RUNNING", "READY", "FAILED", "CANCELLED", "EXPIRED"]
+Body = dict[str, Any]
+_INTERRUPTED = 130
+
+
+@app.command()
+def create(
+    kind: Annotated[
+        Literal["orders", "order-lines", "stock-movements", "sales-summary"], typer.Option(show_default=False)
+    ],
+    format_: Annotated[
+        Literal["csv", "jsonl", "parquet", "xlsx", "pdf", "html"],
+        typer.Option("--format", help="pdf and html: of a sales-summary."),
+    ] = "csv",
+    since: Annotated[str | None, typer.Option("--from", metavar="TIME", help="From then on: 2026-01-01.")] = None,
+    until: Annotated[str | None, typer.Option("--to", metavar="TIME", help="Up to then, without it.")] = None,
+    timezone: Annotated[str | None, typer.Option(help="As IANA names it; else America/Sao_Paulo.")] = None,
+    status: Annotated[Literal["PLACED", "CONFIRMED", "REJECTED", "CANCELLED"] | None, typer.Option()] = None,
+    sku: Annotated[str | None, typer.Option(help="Only this product.")] = None,
+    customer: Annotated[str | None, typer.Option(metavar="ID", help="Only this customer.")] = None,
+    delimiter: Annotated[Literal[",", ";"] | None, typer.Option(help="Of a csv; ; for spreadsheets in pt-BR.")] = None,
+    bom: Annotated[bool, typer.Option("--bom", help="Have Excel see that a csv is UTF-8.")] = False,
+    locale: Annotated[Literal["pt-BR", "en"] | None, typer.Option(help="The language of a pdf or html.")] = None,
+    watch: Watch = False,
+    wait: Wait = 0,
+    output: Output = None,
+    idempotency_key: Annotated[str | None, typer.Option(help="Sent again with the same one, it is one report.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Ask for a report. With --output it is waited for and fetched; Ctrl-C leaves it in the making."""
+    from deploy.cli.client import ask
+
+    filters = {"status": status, "sku": sku, "customer_id": customer}
+    options = {"delimiter": delimiter, "bom": bom or None, "locale": locale}
+    fields = {"from": since, "to": until, "timezone": timezone, "filters": _given(filters), "options": _given(options)}
+    wish = {"kind": kind, "format": format_, **_given(fields)}
+    if output:
+        _demand_folder(output)
+    is_followed = watch or (output is not None and not wait)
+    job = ask(lambda gateway: gateway.create_report(wish, key=idempotency_key, wait=0 if is_followed else wait))
+    if is_followed:
+        job = _follow(job, job["report_id"], is_silent=as_json or not watch)
+    if output and job["status"] == "SUCCESS":
+        job["file"] = str(_fetch(job["report_id"], output, as_json))
+    end_of_job(job, as_json, is_followed or wait > 0)
+    if not as_json:
+        _tell_result(job)
+
+
+@app.command("list")
+def list_(status: Annotated[Status | None, typer.Option()] = None, limit: Limit = 20, as_json: Json = False) -> None:
+    """The newest reports."""
+    from deploy.cli.client import ask
+
+    page = ask(lambda gateway: gateway.reports(limit, status))
+    if as_json:
+        print_json(page)
+        return
+    columns = ("report", "kind", "format", "status", ">rows", ">size", "created", "kept until")
+    console().print(table(columns, map(_row, page["data"])) if page["data"] else "no reports")
+
+
+@app.command()
+def show(report_id: ReportId, as_json: Json = False) -> None:
+    """One report: what was asked for, what became of it, and the link that works without a token."""
+    from deploy.cli.client import ask
+
+    report = ask(lambda gateway: gateway.report(report_id))
+    if as_json:
+        print_json(report)
+    else:
+        _describe(report)
+
+
+@app.command()
+def download(report_id: ReportId, output: Output = None, as_json: Json = False) -> None:
+    """Fetch a report's file, under its own name if none is given. A download that broke is gone on with."""
+    if output:
+        _demand_folder(output)
+    target = _fetch(report_id, output or Path(), as_json)
+    if as_json:
+        print_json({"report_id": str(report_id), "file": str(target)})
+    else:
+        typer.echo(target)
+
+
+@app.command()
+def cancel(report_id: ReportId, wait: Wait = 0, as_json: Json = False) -> None:
+    """Cancel a report in the making. With --wait, exit status 1 if it could not be cancelled in time."""
+    from deploy.cli.client import Gateway, ask
+
+    async def stop(gateway: Gateway) -> Body:
+        report = await gateway.report(report_id)
+        return await gateway.cancel_job(report["job_id"], wait=wait)
+
+    end_of_job(ask(stop), as_json, wait > 0)
+
+
+@app.command()
+def delete(report_id: ReportId) -> None:
+    """Remove a finished report before its time."""
+    from deploy.cli.client import ask
+
+    ask(lambda gateway: gateway.delete_report(report_id))
+    typer.echo(f"{report_id} is removed")
+
+
+@app.command()
+def link(
+    report_id: ReportId,
+    revoke: Annotated[bool, typer.Option("--revoke", help="Stop all links to it, and give no new one.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Print a new link to a report that works without a token; earlier ones stop."""
+    from deploy.cli.client import ask
+
+    if revoke:
+        ask(lambda gateway: gateway.revoke_link(report_id))
+        typer.echo(f"no link to {report_id} works any more", err=as_json)
+        return
+    made = ask(lambda gateway: gateway.link(report_id))
+    if as_json:
+        print_json(made)
+    else:
+        typer.echo(made["url"])
+
+
+@app.command()
+def rebuild(watch: Watch = False, wait: Wait = 0, as_json: Json = False) -> None:
+    """Fill the reports' read model again, from what orders and stock have. Exports in the making fail."""
+    from deploy.cli.client import ask
+
+    job = ask(lambda gateway: gateway.rebuild(wait=0 if watch else wait))
+    if watch:
+        job = _follow(job, None, is_silent=as_json)
+    end_of_job(job, as_json, watch or wait > 0)
+
+
+def rate(progress: Body) -> str:
+    """`120,000 of 1,000,000 rows, 250,000 rows/s, 4 s left`, as far as it is known."""
+    total = "" if progress["total"] is None else f" of {progress['total']:,}"
+    said = [f"{progress['done']:,}{total} {progress['unit']}"]
+    if progress.get("rate"):
+        said.append(f"{progress['rate']:,.0f} {progress['unit']}/s")
+    if progress.get("seconds_left") is not None:
+        said.append(f"{progress['seconds_left']:.0f} s left")
+    return ", ".join(said)
+
+
+def target_of(output: Path, report: Body) -> Path:
+    """The file that is meant: in a folder, it has the report's own name."""
+    return output / Path(report["filename"]).name if output.is_dir() else output
+
+
+def _given(fields: Body) -> Body:
+    return {name: value for name, value in fields.items() if value is not None and value != {}}
+
+
+def _demand_folder(output: Path) -> None:
+    if not output.is_dir() and not output.absolute().parent.is_dir():
+        raise typer.BadParameter(f"there is no folder {output.absolute().parent}", param_hint="--output")
+
+
+def _follow(job: Body, report_id: str | None, *, is_silent: bool) -> Body:
+    """Watch a job to its end; the job as `create` says it. Interrupted, it goes on without us."""
+    from deploy.cli.client import Gateway
+
+    async def go(show: Callable[[Body], None]) -> Body:
+        seen: Body = {}
+        async with Gateway.here() as gateway:
+            async for seen in gateway.watch(job["job_id"]):
+                show(seen)
+        return seen
+
+    try:
+        with _silence() if is_silent else _bar() if sys.stdout.isatty() else _lines() as show:
+            found = asyncio.run(go(show))
+    except KeyboardInterrupt:
+        cancels = f"; `malote reports cancel {report_id}` cancels it" if report_id else ""
+        typer.echo(f"\nit goes on: `malote jobs watch {job['job_id']}` watches it again{cancels}", err=True)
+        raise typer.Exit(_INTERRUPTED) from None
+    return job | {name: found[name] for name in ("status", "result", "error")}
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[Callable[[Body], None]]:
+    yield lambda _: None
+
+
+@contextlib.contextmanager
+def _lines() -> Iterator[Callable[[Body], None]]:
+    """A line for each change of state, and for how far it is once a second, where there is no terminal to redraw."""
+    told, told_at = "", 0.0
+
+    def show(job: Body) -> None:
+        nonlocal told, told_at
+        if job["status"] != told:
+            typer.echo(f"{job['status']}{reason(job)}")
+        if job["progress"] and not job["ended_at"] and time.monotonic() - told_at > 1:
+            told_at = time.monotonic()
+            typer.echo(rate(job["progress"]))
+        told = job["status"]
+
+    yield show
+
+
+@contextlib.contextmanager
+def _bar() -> Iterator[Callable[[Body], None]]:
+    """The bar moves with each part of the report."""
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[said]}"))
+    with Progress(*columns, console=console()) as bar:
+        task = bar.add_task("PENDING", total=None, said="")
+
+        def show(job: Body) -> None:
+            progress = job["progress"] or {"done": 0, "total": None, "unit": "rows"}
+            total = progress["total"]
+            if job["status"] == "SUCCESS":
+                total = progress["done"] = total or progress["done"] or 1
+            said = rate(progress) if job["progress"] else ""
+            bar.update(task, description=job["status"], total=total, completed=progress["done"], said=said)
+
+        yield show
+
+
+def _fetch(report_id: object, output: Path, as_json: bool) -> Path:
+    """Download a report; where it is then."""
+    from deploy.cli.client import Gateway, ask
+
+    async def fetch(gateway: Gateway) -> Path:
+        report = await gateway.report(report_id)
+        if report["status"] != "READY":
+            why = f": {report['detail']}" if report.get("detail") else ""
+            raise Failed(f"there is no file: the report is {report['status']}{why}")
+        target = target_of(output, report)
+        try:
+            async with _downloading(report, as_json) as seen:
+                await gateway.download(report, target, seen)
+        except OSError as error:
+            raise Failed(f"{target}: {error.strerror or error}") from error
+        return target
+
+    return ask(fetch)
+
+
+@contextlib.asynccontextmanager
+async def _downloading(report: Body, as_json: bool) -> AsyncIterator[Callable[[int], None]]:
+    """A bar of bytes on a terminal."""
+    if as_json or not sys.stdout.isatty():
+        yield lambda _: None
+        return
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn("downloading"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=console(), transient=True) as bar:
+        task = bar.add_task("", total=report["bytes"])
+        yield lambda there: bar.update(task, completed=there)
+
+
+def _tell_result(job: Body) -> None:
+    result = job.get("result") or {}
+    if "rows" in result:
+        typer.echo(f"rows   {result['rows']:,}\nsize   {size(result['bytes'])}\nsha256 {result['sha256']}")
+    if "file" in job:
+        typer.echo(f"file   {job['file']}")
+
+
+def _row(report: Body) -> Sequence[str]:
+    rows = "" if report["rows"] is None else f"{report['rows']:,}"
+    about = (report["id"], report["kind"], report["format"], state(report["status"]))
+    return *about, rows, size(report["bytes"]), at(report["created_at"]), at(report["expires_at"])
+
+
+def _describe(report: Body) -> None:
+    out, why = console(), ": ".join(filter(None, (report["reason"], report["detail"])))
+    out.print(f"report    {report['id']}\nstatus    {state(report['status'])}{plain(f' ({why})') if why else ''}")
+    out.print(f"wish      {json.dumps(report['wish'], ensure_ascii=False)}", markup=False)
+    out.print(f"job       {report['job_id']}\ncreated   {at(report['created_at'])}", markup=False)
+    if report["bytes"] is not None:
+        out.print(f"rows      {report['rows']:,}\nsize      {size(report['bytes'])}\nsha256    {report['sha256']}")
+    if report["expires_at"]:
+        out.print(f"kept till {at(report['expires_at'])}")
+    if report["link"]:
+        out.print(f"link      {report['link']['url']}", markup=False, soft_wrap=True)

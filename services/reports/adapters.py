@@ -1,0 +1,372 @@
+"""The outside world: object storage, and the database's own way to hand out many rows."""
+
+import asyncio
+import codecs
+import contextlib
+import csv
+import errno
+import hashlib
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterable, Iterator
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+import httpx
+import obstore
+from anyio import to_process
+from obstore.exceptions import BaseError
+from obstore.store import LocalStore, ObjectStore, from_url
+from sqlalchemy import text
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from contracts.base import minor_digits
+from contracts.reports import AssembleReport, ExportChunk, ReportWish, Source
+from services.reports import domain, store, templates
+from services.reports.domain import Part
+from services.reports.settings import ReportsSettings
+from services.reports.store import Key, Report, Rows
+from shared.database import Database
+from shared.handler import Poison
+from shared.tokens import issue_token
+
+BLOCK_BYTES = 1024 * 1024
+"""What is read at once: of a bucket, a request each."""
+
+PIECE_BYTES = 5 * 1024 * 1024
+"""What is written at once: the least that S3 takes as a piece of an object."""
+
+COPY_BYTES = 1024 * 1024
+"""What is taken from PostgreSQL before it is handed on."""
+
+BOM = codecs.BOM_UTF8
+PAGE_ENTRIES = 100
+TOKEN_SECONDS = 60
+
+
+class NotStored(Exception):
+    """The storage did not do what it was asked to; a later try may succeed. The text names no path and no key."""
+
+
+class Missing(Exception):
+    """There is no such object."""
+
+
+class Storage:
+    """Objects in a folder, or in a bucket. A write is whole or not at all. Raises `NotStored` and `Missing`."""
+
+    def __init__(self, url: str) -> None:
+        self._store: ObjectStore = _local(url) if url.startswith("file:") else from_url(url)
+
+    async def put(self, name: str, data: bytes | Path | AsyncIterator[bytes]) -> int:
+        """Write an object, in the place of an earlier one; how many bytes it has."""
+        blocks = _blocks(data) if isinstance(data, Path) else data  # the library would take a file into memory
+        with _plainly("writing"):
+            # One piece on its way at a time: it is all that there is of an object in memory.
+            await obstore.put_async(self._store, name, blocks, chunk_size=PIECE_BYTES, max_concurrency=1)
+        return await self.size(name)
+
+    async def save(self, name: str, target: Path) -> None:
+        """Copy an object to a file."""
+        with target.open("wb") as file:
+            async for some in self.stream(name):
+                await asyncio.to_thread(file.write, some)
+
+    async def stream(self, name: str) -> AsyncIterator[bytes]:
+        """A whole object, block by block."""
+        async for some in self.read(name, 0, await self.size(name) - 1):
+            yield some
+
+    async def size(self, name: str) -> int:
+        """How many bytes an object has."""
+        with _plainly("reading"):
+            return (await obstore.head_async(self._store, name))["size"]
+
+    async def read(self, name: str, first: int, last: int) -> AsyncIterator[bytes]:
+        """The bytes from `first` to `last`, both included, block by block. (The library's own stream of a file comes in
+        blocks of 8 KiB, and takes ten times as long.)"""
+        for start in range(first, last + 1, BLOCK_BYTES):
+            with _plainly("reading"):
+                end = min(start + BLOCK_BYTES, last + 1)
+                yield bytes(await obstore.get_range_async(self._store, name, start=start, end=end))
+
+    async def remove(self, prefix: str) -> None:
+        """Remove all objects whose names begin with `prefix`, which ends with a slash."""
+        with _plainly("removing"):
+            if isinstance(self._store, LocalStore):  # also what a killed process left half-written, which has no name
+                await asyncio.to_thread(_remove_folder, Path(str(self._store.prefix)) / prefix)
+                return
+            async for found in obstore.list(self._store, prefix):
+                names = [entry["path"] for entry in found]
+                with contextlib.suppress(Missing):  # by another process, at the same time
+                    await obstore.delete_async(self._store, names)
+
+
+async def _blocks(path: Path) -> AsyncIterator[bytes]:
+    with path.open("rb") as file:
+        while block := await asyncio.to_thread(file.read, BLOCK_BYTES):
+            yield block
+
+
+def _remove_folder(folder: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(folder)
+
+
+def _local(url: str) -> LocalStore:
+    return LocalStore(Path(unquote(urlsplit(url).path)), mkdir=True, automatic_cleanup=True)
+
+
+@contextlib.contextmanager
+def _plainly(doing: str) -> Iterator[None]:
+    """Say what failed without the paths, hosts and requests that the library's errors are full of."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise Missing("there is no such object") from error
+    except (BaseError, OSError) as error:
+        is_full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+        why = "no space is left" if is_full else "the storage does not do it now"
+        raise NotStored(f"{doing} a report's file failed: {why}") from error
+
+
+class Incomplete(Exception):
+    """A file is not what it should be."""
+
+
+class Stopped(Exception):
+    """An export came to a limit: `reason` is for programs, the text for people."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+class Owners:
+    """The services that own what the read model shows, asked as an operator."""
+
+    def __init__(self, settings: ReportsSettings) -> None:
+        self._settings = settings
+        self._client = httpx.AsyncClient(timeout=httpx.Timeout(10.0, connect=2.0), trust_env=False)
+
+    async def page(self, source: Source, after: str | None) -> tuple[list[dict[str, Any]], bool]:
+        """The next page of a source, and whether there is more after it. Raises `httpx.HTTPError` without an answer."""
+        owner = self._settings.orders_url if source == "orders" else self._settings.stock_url
+        params = {"limit": PAGE_ENTRIES} | ({"starting_after": after} if after else {})
+        headers = {"authorization": f"Bearer {self._token()}"}
+        answer = await self._client.get(f"{str(owner).rstrip('/')}/v1/{source}", params=params, headers=headers)
+        found = answer.raise_for_status().json()
+        return found["data"], found["has_more"]
+
+    def _token(self) -> str:
+        if self._settings.token:
+            return self._settings.token.get_secret_value()
+        if self._settings.jwt_secret:
+            secret = self._settings.jwt_secret.get_secret_value()
+            return issue_token(secret, subject="reports", role="operator", ttl=TOKEN_SECONDS)
+        raise Poison("reports has no token to read from orders and stock with: set REPORTS_TOKEN")
+
+
+class Exporter:
+    """Writes the parts of reports, and puts them together."""
+
+    settings: ReportsSettings
+    database: Database
+    storage: Storage
+    owners: Owners
+
+    def configure(self, settings: ReportsSettings, database: Database) -> None:
+        """Say where to read from, and where to write to."""
+        self.settings, self.database, self.storage = settings, database, Storage(settings.storage)
+        self.owners = Owners(settings)
+
+    async def write_part(self, report: Report, command: ExportChunk) -> Part:
+        """Write one part; again, it is the same. Raises `Stopped` at a limit."""
+        wish = ReportWish.model_validate(report.wish)
+        write = self._write_days if wish.kind == "sales-summary" else self._write_rows
+        part = await write(wish, report, command)
+        async with self.database.reading() as session:
+            await self._check(session, report, command, part)
+        return part
+
+    async def assemble(self, report: Report, command: AssembleReport) -> tuple[int, str]:
+        """Put the parts together; the file's size and SHA-256. Raises `Incomplete`, and `Stopped` for a pdf that this
+        machine cannot write."""
+        if command.total not in (None, command.rows):
+            raise Incomplete(f"{command.rows} rows were written where {command.total} were counted")
+        wish, name = ReportWish.model_validate(report.wish), domain.result_name(report.id)
+        names = [domain.part_name(report.id, part) for part in range(command.parts)]
+        if wish.format in templates.CONCATENATED:
+            digest = hashlib.sha256()
+            return await self.storage.put(name, self._hashed(names, digest)), digest.hexdigest()
+        with tempfile.TemporaryDirectory(prefix="report-") as folder, _plainly("assembling"):
+            target = Path(folder) / "result"
+            for number, part in enumerate(names):
+                await self.storage.save(part, Path(folder) / f"{number:06}")
+            try:
+                await to_process.run_sync(templates.assemble_files, Path(folder), command.parts, wish, target)
+            except templates.PangoMissing as error:
+                raise Stopped("cannot_write_pdf", str(error)) from error
+            sha256 = await asyncio.to_thread(_sha256, target)
+            return await self.storage.put(name, target), sha256
+
+    async def remove(self, report_id: UUID, *, result: bool) -> None:
+        """Remove a report's parts, and with `result` all that there is of it."""
+        await self.storage.remove(domain.folder(report_id) if result else domain.parts(report_id))
+
+    async def _hashed(self, names: list[str], digest: Any) -> AsyncIterator[bytes]:
+        for name in names:
+            async for some in self.storage.stream(name):
+                await asyncio.to_thread(digest.update, some)
+                yield some
+
+    async def _check(self, session: AsyncSession, report: Report, command: ExportChunk, part: Part) -> None:
+        if await store.emptied_at(session) > report.revision:  # asked after reading: it may have been empty by then
+            raise Stopped("read_model_rebuilt", "What it shows was rebuilt meanwhile; ask for it again.")
+        if (part.total or command.done + part.rows) > self.settings.row_limit:
+            raise Stopped("too_many_rows", f"A report has at most {self.settings.row_limit} rows; narrow it down.")
+        limit = self.settings.storage_limit_mb
+        if await store.stored_bytes(session, report.owner) + command.bytes + part.bytes > limit * 1_000_000:
+            raise Stopped("storage_limit", f"Your reports may take {limit} MB in all; delete one, or wait.")
+
+    # -- rows -----------------------------------------------------------------------------------------------------
+
+    async def _write_rows(self, wish: ReportWish, report: Report, command: ExportChunk) -> Part:
+        found = store.rows(wish, report.revision)
+        limit = domain.part_rows(wish, report.chunk_rows, command.done)
+        by_the_database = wish.format == "csv" and not self.database.is_sqlite
+        # Each on a connection of its own: the long read waits for no other.
+        size, (last, number), total = await asyncio.gather(
+            (self._copy if by_the_database else self._format)(found, wish, command, limit),
+            self._end(found, command.after, limit),
+            self._total(found, command),
+        )
+        is_last = not number or command.done + number >= total
+        return Part(number, size, total, None if is_last else last, command.done + number, total)
+
+    async def _end(self, found: Rows, after: Key, limit: int) -> tuple[Key, int]:
+        async with self.database.reading() as session:
+            row = (await session.execute(found.end_of_part(after, limit))).first()
+        return (store.plain_key(row[:-1]), row[-1]) if row else ((), 0)
+
+    async def _total(self, found: Rows, command: ExportChunk) -> int:
+        if command.total is not None:
+            return command.total
+        async with self.database.reading() as session:
+            return int(await session.scalar(found.count()) or 0)
+
+    async def _copy(self, found: Rows, wish: ReportWish, command: ExportChunk, limit: int) -> int:
+        """From PostgreSQL, which formats it, into the storage: Python sees no row, and no part is ever in memory."""
+        query, options = store.printed(found, wish).part(command.after, limit), wish.options
+        mark = BOM if options.bom and command.part == 0 else b""
+        rows = self._copied(query, wish.timezone, mark, delimiter=options.delimiter, header=command.part == 0)
+        return await self.storage.put(domain.part_name(command.report_id, command.part), rows)
+
+    async def _format(self, found: Rows, wish: ReportWish, command: ExportChunk, limit: int) -> int:
+        """In a process of its own, which the lanes of this one do not wait for."""
+        query = found.part(command.after, limit)
+        with tempfile.TemporaryDirectory(prefix="report-") as folder, _plainly("formatting"):
+            target = Path(folder) / "part"
+            if self.database.is_sqlite:
+                database, plain = str(self.database.url.database), _plain(query, sqlite.dialect())
+                await to_process.run_sync(templates.write_part_of, database, plain, wish, command.done, target)
+            else:
+                raw = Path(folder) / "raw"
+                with raw.open("wb") as file:
+                    async for some in self._copied(query, "UTC"):
+                        file.write(some)
+                await to_process.run_sync(templates.write_part, raw, wish, command.done, target)
+            return await self.storage.put(domain.part_name(command.report_id, command.part), target)
+
+    async def _copied(self, query: Any, timezone: str, mark: bytes = b"", **options: Any) -> AsyncIterator[bytes]:
+        """What PostgreSQL's COPY says, after `mark`, in blocks. It waits while the reader does."""
+        blocks: asyncio.Queue[bytes | None] = asyncio.Queue(maxsize=1)
+        block = bytearray(mark)
+        some: bytes | None = b""
+
+        async def take(more: bytes) -> None:
+            block.extend(more)
+            if len(block) >= COPY_BYTES:
+                await blocks.put(bytes(block))
+                block.clear()
+
+        async def copy(connection: Any) -> None:
+            plain = _plain(query, postgresql.dialect())  # type: ignore[no-untyped-call]
+            try:
+                await connection.copy_from_query(plain, output=take, format="csv", **options)
+            finally:
+                await blocks.put(None)
+
+        async with self.database.reading() as session:
+            await session.execute(text("SELECT set_config('TimeZone', :zone, true)"), {"zone": timezone})
+            connection = await (await session.connection()).get_raw_connection()
+            copying = asyncio.create_task(copy(connection.driver_connection))
+            try:
+                while (some := await blocks.get()) is not None:
+                    yield some
+            finally:
+                while some is not None:  # the reader has left: the connection is of use only once all is said
+                    some = await blocks.get()
+                await copying
+        yield bytes(block)
+
+    # -- days -----------------------------------------------------------------------------------------------------
+
+    async def _write_days(self, wish: ReportWish, report: Report, command: ExportChunk) -> Part:
+        zone = ZoneInfo(wish.timezone)
+        async with self.database.reading() as session:
+            bounds = command.after or await self._bounds(session, wish, report.revision, zone)
+            if not bounds:
+                return Part(0, await self._summarized([], wish, command), 0, None, 0, 0)
+            first, last = (date.fromisoformat(str(bound)) for bound in bounds)
+            left = (last - first).days + 1
+            days = domain.days(first, wish.timezone, min(domain.SUMMARY_DAYS, left))
+            found = (await session.execute(store.summary(wish, report.revision, days))).all()
+        following = first + timedelta(days=domain.SUMMARY_DAYS)
+        after = (following.isoformat(), last.isoformat()) if following <= last else None
+        before = command.part * domain.SUMMARY_DAYS
+        done = before + min(domain.SUMMARY_DAYS, left)
+        size = await self._summarized(found, wish, command)
+        return Part(len(found), size, None, after, done, before + left, "days")
+
+    async def _summarized(self, found: Iterable[Any], wish: ReportWish, command: ExportChunk) -> int:
+        with tempfile.TemporaryDirectory(prefix="report-") as folder, _plainly("formatting"):
+            raw, target = Path(folder) / "raw", Path(folder) / "part"
+            with raw.open("w", newline="", encoding="utf-8") as file:
+                csv.writer(file, lineterminator="\n").writerows(map(_summed, found))
+            await to_process.run_sync(templates.write_part, raw, wish, command.done, target)
+            return await self.storage.put(domain.part_name(command.report_id, command.part), target)
+
+    async def _bounds(self, session: AsyncSession, wish: ReportWish, revision: int, zone: ZoneInfo) -> Key:
+        """The first and the last day of a summary, as its chunks carry them; empty if there are no orders."""
+        bounds = (await session.execute(store.placed_between(wish, revision))).one()
+        if bounds[0] is None:
+            return ()
+        return tuple(datetime.fromtimestamp(at / 1000, UTC).astimezone(zone).date().isoformat() for at in bounds)
+
+
+def _summed(row: Any) -> tuple[Any, ...]:
+    revenue = Decimal(int(row.revenue)).scaleb(-minor_digits(row.currency))
+    share = Decimal(row.rejected_orders) / row.orders
+    counts = (row.orders, row.pieces, f"{revenue:f}", row.rejected_orders, f"{share:.4f}")
+    return (row.day, row.sku, row.name, row.currency, *counts)
+
+
+def _plain(query: Any, dialect: Any) -> str:
+    """A query with its values written out, for what takes no parameters."""
+    return str(query.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+exporter = Exporter()
+"""This process's one; `app.py` configures it."""

@@ -1,0 +1,365 @@
+"""Reports, their files, and what was told of them, over HTTP.
+
+A file is opened by its owner's token or by a link that is signed; either way what is sent is what was checked when it
+was made, or nothing.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from email.utils import formatdate
+from typing import Annotated, Any, cast
+
+import structlog
+from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from pydantic import BaseModel
+
+from contracts.http import LinkView, NoticeChoice, NotificationPage, NotificationView, ReportView
+from contracts.reports import RemoveReportFiles, ReportStatus
+from services.reports import domain, store
+from services.reports.adapters import Missing, NotStored, exporter
+from services.reports.domain import Unsatisfiable
+from services.reports.store import Choice, Notification, Report, Seen
+from services.reports.templates import MEDIA_TYPES
+from shared.clock import moment, now
+from shared.database import is_outage
+from shared.http import Cursor, CursorOf, IdOf, Page, Problem, paginate
+from shared.security import Caller, CallerOf, CallerOrLink
+from shared.service import Running, Service
+from shared.unit import UnitOfWork
+
+log = structlog.get_logger(__name__)
+
+TIDY_SECONDS = 60.0
+_SECONDS = re.compile(r"[1-9][0-9]{0,11}")
+FROM_HTML = "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+"""What a page of ours may do where it is shown: nothing but show itself."""
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """What goes on in the background."""
+    service: Service = app.state.service
+    works = (store.news.poll(service.database), _tidy(service))
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _tidy(service: Service) -> None:
+    """End what has been kept for its time, and forget what ended long ago, now and then, for ever."""
+    while True:
+        await asyncio.sleep(TIDY_SECONDS)
+        try:
+            while await expire(service):
+                pass
+            await store.forget(service.database, exporter.settings.keep_days)
+        except Exception as error:
+            if not is_outage(error):
+                log.exception("cannot tidy up reports")
+
+
+async def expire(service: Service) -> int:
+    """Remove the files of some reports that were kept for their time; return how many. Call again until it is none."""
+    async with service.outbox.unit() as unit:
+        overdue = await store.overdue(unit.session)
+        for report in overdue:
+            _remove(report, unit)
+    return len(overdue)
+
+
+def _remove(report: Report, unit: UnitOfWork) -> None:
+    """The link keeps its key: whoever follows it is told that the report is gone, not that the link is wrong."""
+    report.status, report.expires_at = "EXPIRED", min(report.expires_at or now(), now())
+    unit.send(RemoveReportFiles(report_id=report.id, result=True))
+
+
+router = APIRouter(prefix="/v1", lifespan=lifespan)
+
+
+# -- reports ----------------------------------------------------------------------------------------------------------
+
+
+class ReportCursor(Cursor):
+    """Which reports."""
+
+    status: ReportStatus | None = None
+
+
+@router.get("/reports", tags=["reports"])
+async def list_reports(service: Running, who: CallerOf, cursor: Annotated[ReportCursor, Query()]) -> Page[ReportView]:
+    """The caller's reports, newest first; an operator sees everyone's."""
+    async with service.database.reading() as session:
+        query = store.reports(None if who.is_operator else who.subject, cursor.status)
+        rows, has_more = await paginate(session, query, Report.id, cursor)
+    return Page(data=[_view(row) for row in rows], has_more=has_more)
+
+
+async def _visible(report_id: IdOf, service: Running, who: CallerOf) -> Report:
+    async with service.database.reading() as session:
+        return _theirs(await session.get(Report, report_id), who)
+
+
+ReportOf = Annotated[Report, Depends(_visible)]
+
+
+@router.get("/reports/{report_id}", tags=["reports"])
+async def show_report(report: ReportOf) -> ReportView:
+    """One report."""
+    return _view(report)
+
+
+@router.delete("/reports/{report_id}", status_code=204, tags=["reports"])
+async def remove_report(report_id: IdOf, request: Request, service: Running, who: CallerOf) -> None:
+    """Remove a report's file before its time. Once more is as good as once."""
+    async with service.outbox.unit(request.scope["traceparent"]) as unit:
+        report = _theirs(await store.report(unit.session, report_id), who)
+        if report.status == "RUNNING":
+            raise Problem(409, "report_running", "The report is being made: cancel its job instead.")
+        if report.status == "READY":
+            _remove(report, unit)
+
+
+@router.post("/reports/{report_id}/link", tags=["reports"])
+async def renew_link(report_id: IdOf, service: Running, who: CallerOf) -> LinkView:
+    """A new signed link; earlier ones stop working."""
+    async with service.database.transaction() as session:
+        report = _ready(_theirs(await store.report(session, report_id), who))
+        report.link_key = store.new_link_key()
+    link = _link(report)
+    assert link, "it was just given a key"
+    return link
+
+
+@router.delete("/reports/{report_id}/link", status_code=204, tags=["reports"])
+async def revoke_link(report_id: IdOf, service: Running, who: CallerOf) -> None:
+    """Stop all signed links to a report."""
+    async with service.database.transaction() as session:
+        _theirs(await store.report(session, report_id), who).link_key = None
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
+class Link(BaseModel):
+    """What a signed link carries, as text: whatever is wrong with it, the link is."""
+
+    expires: str = ""
+    signature: str | None = None
+
+
+@router.head("/reports/{report_id}/download", include_in_schema=False)
+@router.get("/reports/{report_id}/download", response_class=Response, tags=["reports"])
+async def download(
+    report_id: IdOf, request: Request, service: Running, who: CallerOrLink, link: Annotated[Link, Query()]
+) -> Response:
+    """The file of a report: to whom it belongs, or to whom a signed link was given."""
+    async with service.database.reading() as session:
+        row = await session.get(Report, report_id)
+    if who is None or link.signature is not None:
+        return await _file(_ready(_linked(row, link)), request, "private, no-store")
+    return await _file(_ready(_theirs(row, who)), request, "private, no-cache")
+
+
+async def _file(report: Report, request: Request, caching: str) -> Response:
+    """The file, or the range of it that was asked for (RFC 9110, 13 and 14)."""
+    size, etag = report.bytes or 0, f'"{report.sha256}"'
+    modified = formatdate((report.ended_at or 0) / 1000, usegmt=True)
+    headers = {
+        "ETag": etag,
+        "Last-Modified": modified,
+        "Accept-Ranges": "bytes",
+        "Cache-Control": caching,
+        "X-Content-Type-Options": "nosniff",
+        "Content-Disposition": f'attachment; filename="{report.filename}"',
+    }
+    if report.wish["format"] == "html":
+        headers["Content-Security-Policy"] = FROM_HTML
+    if _is_known(",".join(request.headers.getlist("if-none-match")), etag):
+        return Response(status_code=304, headers=headers)
+    await _demand_stored(report)
+    try:
+        wanted = None
+        if request.headers.get("if-range", etag) in (etag, modified):
+            wanted = domain.byte_range(request.headers.get("range"), size)
+    except Unsatisfiable as error:
+        at_most = {"Content-Range": f"bytes */{size}"}
+        raise Problem(416, "range_not_satisfiable", f"There is no such range: {error}.", headers=at_most) from error
+    first, last = wanted or (0, size - 1)
+    headers["Content-Length"] = str(last - first + 1)
+    if wanted:
+        headers["Content-Range"] = f"bytes {first}-{last}/{size}"
+    status, media = (206 if wanted else 200), MEDIA_TYPES[report.wish["format"]]
+    if request.method == "HEAD":
+        return Response(status_code=status, headers=headers, media_type=media)
+    chunks = exporter.storage.read(domain.result_name(report.id), first, last)
+    return StreamingResponse(chunks, status, headers, media)
+
+
+async def _demand_stored(report: Report) -> None:
+    """Nothing is sent before it is known that all can be. Raises `Problem` 503.
+
+    A file that is missing is not said to be gone: it should be there, and somebody may put it back.
+    """
+    try:
+        size = await exporter.storage.size(domain.result_name(report.id))
+    except Missing:
+        size = None
+    except NotStored as error:
+        log.warning("a report's file cannot be read", report_id=str(report.id), why=str(error))
+        raise Problem(503, "storage_unavailable", "The file cannot be read now; try again.") from error
+    if size != report.bytes:
+        log.error("a report's file is not as it was made", report_id=str(report.id), bytes=size, made=report.bytes)
+        raise Problem(503, "file_missing", "The file is not in its place, and it has been logged; try again later.")
+
+
+# -- notifications ----------------------------------------------------------------------------------------------------
+
+
+@router.get("/notifications", tags=["notifications"])
+async def list_notifications(service: Running, who: CallerOf, cursor: CursorOf) -> NotificationPage:
+    """What the caller was told, newest first, and how much of it is unread."""
+    async with service.database.reading() as session:
+        rows, has_more = await paginate(session, store.notifications(who.subject), Notification.id, cursor)
+        unread = await store.unread(session, who.subject)
+    return NotificationPage(data=tuple(map(_notice, rows)), has_more=has_more, unread=unread)
+
+
+@router.post("/notifications/read", status_code=204, tags=["notifications"])
+async def read_all(service: Running, who: CallerOf) -> None:
+    """Mark all that the caller was told as read."""
+    async with service.database.transaction() as session:
+        await store.read_all(session, who.subject)
+
+
+@router.post("/notifications/{notification_id}/read", tags=["notifications"])
+async def read_one(notification_id: IdOf, service: Running, who: CallerOf) -> NotificationView:
+    """Mark one as read. The time is that of the first time."""
+    async with service.database.transaction() as session:
+        row = await session.get(Notification, notification_id)
+        if row is None or row.reader != who.subject:
+            raise Problem(404, "notification_not_found", f"There is no notification {notification_id}.")
+        row.read_at = row.read_at or now()
+    return _notice(row)
+
+
+async def _seen(service: Running, who: CallerOf, last_event_id: Annotated[str | None, Header()] = None) -> Seen:
+    """Known before the stream begins, so that whoever has its headers misses nothing."""
+    async with service.database.reading() as session:
+        return await store.seen(session, who.subject, last_event_id)
+
+
+@router.get("/notifications/events", response_class=EventSourceResponse, tags=["notifications"])
+async def follow_notifications(
+    service: Running, who: CallerOf, seen: Annotated[Seen, Depends(_seen)]
+) -> AsyncIterator[ServerSentEvent]:
+    """What the caller is told from now on, or after the event of that id."""
+    with store.news.of(who.subject) as changed:
+        while True:
+            changed.clear()
+            async with service.database.reading() as session:
+                news, seen = await store.told_since(session, who.subject, seen)
+            for row in news:
+                yield ServerSentEvent(event="notification", data=_notice(row), id=str(row.id))
+            if not news:
+                await changed.wait()
+
+
+@router.get("/me/notifications", tags=["notifications"])
+async def show_choice(service: Running, who: CallerOf) -> NoticeChoice:
+    """How the caller wants to be told; without a choice, in every way that there is."""
+    async with service.database.reading() as session:
+        row = await session.get(Choice, who.subject)
+    return (
+        NoticeChoice.model_validate(row.model_dump(exclude={"reader"})) if row else NoticeChoice(mail=bool(who.email))
+    )
+
+
+@router.put("/me/notifications", tags=["notifications"])
+async def choose(choice: NoticeChoice, service: Running, who: CallerOf) -> NoticeChoice:
+    """Choose how to be told. Mail needs an address: one that is given here, or the token's."""
+    if choice.mail and not (choice.email or who.email):
+        raise Problem(422, "no_address", "Mail needs an address: give `email`, or a token with one.")
+    async with service.database.transaction() as session:
+        await store.keep_choice(session, who.subject, choice)
+    return choice
+
+
+# -- below the routes -------------------------------------------------------------------------------------------------
+
+
+def _theirs(report: Report | None, who: Caller) -> Report:
+    if report is None or not who.may_see(report.owner):
+        raise Problem(404, "report_not_found", "There is no such report.")
+    return report
+
+
+def _linked(report: Report | None, link: Link) -> Report:
+    """The report that a signed link opens. One link is as wrong as another: nothing is said of what exists."""
+    expires = int(link.expires) if _SECONDS.fullmatch(link.expires) else 0
+    signature = link.signature if link.signature and link.signature.isascii() else ""
+    if report is None or not expires or not domain.is_signed(report.link_key, report.id, expires, signature):
+        raise Problem(403, "link_invalid", "The link is not valid: it was changed, or revoked.")
+    if expires * 1000 <= now():
+        raise Problem(410, "link_expired", "The link has expired.")
+    return report
+
+
+def _ready(report: Report) -> Report:
+    if report.status == "EXPIRED" or (report.status == "READY" and (report.expires_at or 0) <= now()):
+        raise Problem(410, "report_expired", "The report was kept for its time and is gone; ask for it again.")
+    if report.status != "READY":
+        what = f" ({report.detail})" if report.detail else ""
+        raise Problem(409, f"report_{report.status.lower()}", f"There is no file: the report is {report.status}{what}.")
+    return report
+
+
+def _is_known(header: str, etag: str) -> bool:
+    """Whether `If-None-Match` names what we have (RFC 9110, 13.1.2: weakly compared)."""
+    given = [tag.strip().removeprefix("W/") for tag in header.split(",")]
+    return etag in given or given == ["*"]
+
+
+def _public_url() -> str:
+    return str(exporter.settings.public_url).rstrip("/")
+
+
+def _link(report: Report) -> LinkView | None:
+    url = domain.link(_public_url(), report)
+    return LinkView(url=url, expires_at=moment((report.expires_at or 0) // 1000 * 1000)) if url else None
+
+
+def _view(report: Report) -> ReportView:
+    is_ready = report.status == "READY"
+    return ReportView(
+        id=report.id,
+        kind=report.wish["kind"],
+        format=report.wish["format"],
+        status=cast(ReportStatus, report.status),
+        wish=cast(Any, report.wish),
+        owner=report.owner,
+        job_id=report.job_id,
+        filename=report.filename,
+        rows=report.rows,
+        bytes=report.bytes,
+        sha256=report.sha256,
+        download_url=f"{_public_url()}/v1/reports/{report.id}/download" if is_ready else None,
+        link=_link(report) if is_ready else None,
+        reason=report.reason,
+        detail=report.detail,
+        created_at=moment(report.created_at),
+        ended_at=moment(report.ended_at) if report.ended_at else None,
+        expires_at=moment(report.expires_at) if report.expires_at else None,
+    )
+
+
+def _notice(row: Notification) -> NotificationView:
+    times = {"created_at": moment(row.created_at), "read_at": moment(row.read_at) if row.read_at else None}
+    return NotificationView(id=row.id, **row.content, **times)

@@ -1,0 +1,14 @@
+"""The reports service, wired together."""
+
+if __name__ == "__main__":  # a process that formats a part reads this file too, and needs none of it
+    from services.reports import handlers
+    from services.reports.adapters import exporter
+    from services.reports.api import router
+    from services.reports.settings import ReportsSettings
+    from shared.service import Service
+    from shared.settings import load
+
+    settings = load(ReportsSettings)
+    service = Service(settings, handlers, router)
+    exporter.configure(settings, service.database)
+    service.run()

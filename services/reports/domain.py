@@ -1,0 +1,267 @@
+"""What reports decide: what is kept of each fact, where an export's parts are cut, what a link is worth. Pure."""
+
+import hashlib
+import hmac
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from typing import Any, Literal, Protocol
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+from contracts.base import minor_digits
+from contracts.http import AdjustmentView, OrderView, ReservationView
+from contracts.jobs import JobProgressed
+from contracts.orders import OrderCancelled, OrderConfirmed, OrderPlaced, OrderRejected
+from contracts.reports import COLUMNS as COLUMNS
+from contracts.reports import (
+    AssembleReport,
+    ExportChunk,
+    FetchPage,
+    ProjectPage,
+    ReadModelRebuilt,
+    RebuildReadModel,
+    ReportWish,
+    Source,
+)
+from contracts.reports import Column as Column
+from contracts.stock import StockAdjusted, StockReleased, StockReserved, StockTaken
+
+SHEET_ROWS = 1_048_575
+"""Rows of an xlsx sheet below its header (ECMA-376 readers take 1,048,576 in all)."""
+
+SLOWER = {"jsonl": 4, "parquet": 4, "xlsx": 20}
+"""How much longer than in a csv a row takes: by so much a part is smaller, for no message may take long."""
+
+SUMMARY_DAYS = 31
+"""A part of a sales summary is so many days."""
+
+FORMULA_STARTS = (0x3D, 0x2B, 0x2D, 0x40, 0xFF1D, 0xFF0B, 0xFF0D, 0xFF20, 0x09, 0x0A, 0x0D)
+"""The code points of = + - @, of their full-width forms, and of tab, LF and CR: a spreadsheet program may run a text
+that begins with one. In a CSV such a text, but no number, gets a ' in front (OWASP, "CSV Injection")."""
+
+
+def part_rows(wish: ReportWish, chunk_rows: int, done: int) -> int:
+    """How many rows the part after `done` rows may have. No part of an xlsx crosses from one sheet to the next."""
+    rows = max(1, chunk_rows // SLOWER.get(wish.format, 1))
+    return min(rows, SHEET_ROWS - done % SHEET_ROWS) if wish.format == "xlsx" else rows
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part that is written: its rows and bytes, where the next one begins (None after the last), and how far the
+    export is with it."""
+
+    rows: int
+    bytes: int
+    total: int | None
+    after: tuple[int | str, ...] | None
+    done: int
+    of: int
+    unit: Literal["rows", "days"] = "rows"
+
+
+def following(command: ExportChunk, part: Part) -> ExportChunk | AssembleReport:
+    """What comes after a part: the next, or all of them together."""
+    rows, number = command.done + part.rows, command.part + 1
+    if part.after is None:
+        return AssembleReport(report_id=command.report_id, parts=number, rows=rows, total=part.total)
+    size = command.bytes + part.bytes
+    return ExportChunk(
+        report_id=command.report_id, part=number, after=part.after, done=rows, bytes=size, total=part.total
+    )
+
+
+def progress(part: Part, elapsed: int) -> JobProgressed:
+    """How far an export is after so many milliseconds."""
+    rate = part.done / max(elapsed, 1) * 1000
+    left = (part.of - part.done) / rate if rate else None
+    return JobProgressed(done=part.done, total=part.of, unit=part.unit, rate=rate, seconds_left=left)
+
+
+def days(first: date, zone: str, number: int) -> Iterator[tuple[date, int, int]]:
+    """So many local days: each with its beginning and end (exclusive) in epoch milliseconds.
+
+    A day is as long as it is there: 23 or 25 hours where clocks are changed.
+    """
+    for day in (first + timedelta(days=n) for n in range(number)):
+        yield day, _midnight(day, zone), _midnight(day + timedelta(days=1), zone)
+
+
+def _midnight(day: date, zone: str) -> int:
+    return milliseconds(datetime(day.year, day.month, day.day, tzinfo=ZoneInfo(zone)))
+
+
+def milliseconds(at: datetime) -> int:
+    """Epoch milliseconds of an aware time."""
+    return round(at.timestamp() * 1000)
+
+
+def filename(wish: ReportWish, report_id: UUID, created: datetime) -> str:
+    """What a download is called: `orders-2026-11-02-4d5e6f.csv`."""
+    day = created.astimezone(ZoneInfo(wish.timezone)).date()
+    return f"{wish.kind}-{day}-{report_id.hex[-6:]}.{wish.format}"
+
+
+def folder(report_id: UUID) -> str:
+    """Where all of a report's objects are kept."""
+    return f"{report_id}/"
+
+
+def parts(report_id: UUID) -> str:
+    """Where its parts are, while it is made."""
+    return f"{folder(report_id)}parts/"
+
+
+def part_name(report_id: UUID, part: int) -> str:
+    """The object of a part: the same however often it is written."""
+    return f"{parts(report_id)}{part:06}"
+
+
+def result_name(report_id: UUID) -> str:
+    """The object of a finished report."""
+    return f"{folder(report_id)}result"
+
+
+def signature(link_key: str, report_id: UUID, expires: int) -> str:
+    """What a link to a report carries: an HMAC-SHA256 of the report and the link's end (epoch seconds), in hex.
+
+    The key is the report's own. Taking it away, or giving another, revokes every link.
+    """
+    return hmac.new(link_key.encode(), f"{report_id}.{expires}".encode(), hashlib.sha256).hexdigest()
+
+
+def is_signed(link_key: str | None, report_id: UUID, expires: int, given: str) -> bool:
+    """Whether a signature is the one of this link."""
+    expected = signature(link_key or "", report_id, expires)
+    return bool(link_key) and hmac.compare_digest(expected.encode(), given.encode("utf-8", "replace"))
+
+
+class Linked(Protocol):
+    """What a link is made of."""
+
+    id: UUID
+    link_key: str | None
+    expires_at: int | None
+
+
+def link(public_url: str, report: Linked) -> str | None:
+    """The address under which a report can be had without a token; None if it was revoked."""
+    if not report.link_key or report.expires_at is None:
+        return None
+    expires = report.expires_at // 1000
+    signed = f"expires={expires}&signature={signature(report.link_key, report.id, expires)}"
+    return f"{public_url.rstrip('/')}/v1/reports/{report.id}/download?{signed}"
+
+
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
+
+
+class Unsatisfiable(ValueError):
+    """A range that begins after the end (RFC 9110, 14.4): answered 416."""
+
+
+def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
+    """The first and last byte that a `Range` header asks for (RFC 9110, 14.2); None: send all.
+
+    More than one range, and what cannot be understood, is passed over, as the RFC allows. Raises `Unsatisfiable`.
+    """
+    found = _RANGE.fullmatch((header or "").strip())
+    if not found or not (found[1] or found[2]):
+        return None
+    if not found[1]:
+        first, last = max(0, size - int(found[2])), size - 1
+    else:
+        first, last = int(found[1]), min(int(found[2]) if found[2] else size - 1, size - 1)
+        if found[2] and int(found[2]) < first:
+            return None
+    if first > last:
+        raise Unsatisfiable(f"the file has {size} bytes")
+    return first, last
+
+
+# -- the read model ---------------------------------------------------------------------------------------------------
+
+OrderFact = OrderPlaced | OrderConfirmed | OrderRejected | OrderCancelled | OrderView
+StockFact = StockReserved | StockTaken | StockReleased | StockAdjusted | ReservationView | AdjustmentView
+Projected = OrderFact | StockFact | ProjectPage | RebuildReadModel
+KEYS: dict[Source, str] = {"orders": "id", "reservations": "order_id", "adjustments": "id"}
+"""Which field of a source's entries its pages go by, in the order in which the sources are asked."""
+
+_VIEWS: dict[str, type[OrderView | ReservationView | AdjustmentView]] = {
+    "orders": OrderView,
+    "reservations": ReservationView,
+    "adjustments": AdjustmentView,
+}
+
+
+def facts(message: Projected) -> list[OrderFact | StockFact]:
+    """What a message says of orders and of stock. Raises `pydantic.ValidationError` if a page cannot be read."""
+    if isinstance(message, ProjectPage):
+        return [_VIEWS[message.source].model_validate(entry, extra="ignore") for entry in message.entries]
+    return [] if isinstance(message, RebuildReadModel) else [message]
+
+
+def order_id(fact: OrderFact) -> UUID:
+    """The order that a fact is about."""
+    return fact.id if isinstance(fact, OrderView) else fact.order_id
+
+
+def turns(fact: OrderFact) -> dict[str, int]:
+    """What became of an order, and when (epoch milliseconds), as far as a fact says."""
+    times = {name: getattr(fact, f"{name}_at", None) for name in ("confirmed", "rejected", "cancelled")}
+    return {name: milliseconds(at) for name, at in times.items() if at}
+
+
+def movements(fact: StockFact) -> dict[str, dict[str, Any]]:
+    """The movements that a fact tells of, by their ids. Those are made from what moved, so each is known again."""
+    if isinstance(fact, StockAdjusted | AdjustmentView):
+        id_ = fact.adjustment_id if isinstance(fact, StockAdjusted) else fact.id
+        how = {"kind": "adjusted", "on_hand": fact.delta, "reserved": 0}
+        why = {"reason": fact.reason, "adjusted_by": fact.adjusted_by}
+        return {str(id_): {"sku": fact.sku, "moved_at": milliseconds(fact.adjusted_at), **how, **why}}
+    return {
+        f"{fact.order_id}.{kind}.{line.sku}": {
+            "sku": line.sku,
+            "moved_at": milliseconds(at),
+            "kind": kind,
+            "on_hand": on_hand * line.quantity,
+            "reserved": reserved * line.quantity,
+            "order_id": fact.order_id,
+        }
+        for kind, at, on_hand, reserved in _steps(fact)
+        for line in fact.lines
+    }
+
+
+def _steps(
+    fact: StockReserved | StockTaken | StockReleased | ReservationView,
+) -> Iterator[tuple[str, datetime, int, int]]:
+    """What happened to an order's pieces, when, and what each of them did to on hand and reserved."""
+    reserved_at, taken_at, released_at = (
+        getattr(fact, name, None) for name in ("reserved_at", "taken_at", "released_at")
+    )
+    if reserved_at:
+        yield "reserved", reserved_at, 0, 1
+    if taken_at:
+        yield "taken", taken_at, -1, -1
+    if released_at:
+        was_taken = fact.was_taken if isinstance(fact, StockReleased) else taken_at is not None
+        yield "released", released_at, int(was_taken), int(was_taken) - 1
+
+
+def major(amount: int, currency: str) -> str:
+    """An amount in minor units as a decimal in major ones: `69.90`."""
+    return f"{Decimal(amount).scaleb(-minor_digits(currency)):f}"
+
+
+def next_page(page: FetchPage, entries: Sequence[dict[str, Any]], has_more: bool) -> FetchPage | ReadModelRebuilt:
+    """What follows a page: the source's next one, the next source's first, or the end."""
+    done = page.done + len(entries)
+    if has_more:
+        return FetchPage(source=page.source, after=entries[-1][KEYS[page.source]], done=done)
+    sources = list(KEYS)
+    following = sources[sources.index(page.source) + 1 :]
+    return FetchPage(source=following[0], done=done) if following else ReadModelRebuilt(entries=done)

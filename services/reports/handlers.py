@@ -1,0 +1,240 @@
+"""What reports does: keep its read model, make exports, and tell whoever waits for them."""
+
+from contracts.base import Message
+from contracts.email import MailReport
+from contracts.jobs import JobFailed, JobProgressed
+from contracts.orders import OrderCancelled, OrderConfirmed, OrderPlaced, OrderRejected
+from contracts.reports import (
+    AssembleReport,
+    CancelReport,
+    CreateReport,
+    ExportChunk,
+    ExportStopped,
+    FetchPage,
+    ProjectPage,
+    ReadModelRebuilt,
+    RebuildReadModel,
+    RemoveReportFiles,
+    ReportAssembled,
+    ReportCancelled,
+    ReportCancelRefused,
+    ReportFailed,
+    ReportReady,
+)
+from contracts.stock import StockAdjusted, StockReleased, StockReserved, StockTaken
+from services.reports import domain
+from services.reports.adapters import Stopped, exporter
+from services.reports.domain import OrderFact, StockFact
+from services.reports.store import (
+    Choice,
+    ExportCommand,
+    Movement,
+    Order,
+    ReadModel,
+    Report,
+    about,
+    asked,
+    ending,
+    failing,
+    finish,
+    new_notification,
+    new_order,
+    new_report,
+    news,
+    theirs,
+    touched,
+)
+from shared.clock import moment, now
+from shared.handler import NotYet, on
+from shared.unit import Unit, UnitOfWork
+
+AT_ONCE = 4
+
+# -- the read model ---------------------------------------------------------------------------------------------------
+
+
+@on(OrderPlaced, OrderConfirmed, OrderRejected, OrderCancelled, loads=touched)
+async def on_order_event(event: OrderPlaced | OrderConfirmed | OrderRejected | OrderCancelled, unit: Unit) -> None:
+    """Keep what an event says of its order."""
+    _keep(event, unit)
+
+
+@on(StockReserved, StockTaken, StockReleased, StockAdjusted, loads=touched)
+async def on_stock_event(event: StockReserved | StockTaken | StockReleased | StockAdjusted, unit: Unit) -> None:
+    """Keep what an event says of levels."""
+    _keep(event, unit)
+
+
+@on(RebuildReadModel, loads=touched)
+async def on_rebuild_read_model(_: RebuildReadModel, unit: Unit) -> FetchPage:
+    """The read model was emptied when it was loaded. Whatever is said from now on is kept beside what is fetched."""
+    return FetchPage(source="orders")
+
+
+@on(FetchPage, concurrency=1)
+async def on_fetch_page(page: FetchPage, unit: Unit) -> list[Message]:
+    """Ask the service that owns it for a page."""
+    entries, has_more = await exporter.owners.page(page.source, page.after)
+    then = domain.next_page(page, entries, has_more)
+    progress = JobProgressed(done=page.done + len(entries), unit="entries")
+    return [ProjectPage(source=page.source, entries=tuple(entries), then=then), progress]
+
+
+@on(ProjectPage, loads=touched)
+async def on_project_page(page: ProjectPage, unit: Unit) -> FetchPage | ReadModelRebuilt:
+    """Keep what a page says, just like events."""
+    for fact in domain.facts(page):
+        _keep(fact, unit)
+    if isinstance(page.then, ReadModelRebuilt):
+        _model(unit).filled_at = _model(unit).revision
+    return page.then
+
+
+def _keep(fact: OrderFact | StockFact, unit: UnitOfWork) -> None:
+    """Keep what is not known yet. What is known stays as it is, so facts may come twice and in any order."""
+    revision = _model(unit).revision
+    if isinstance(fact, OrderFact):
+        _keep_order(fact, revision, unit)
+        return
+    for id_, movement in domain.movements(fact).items():
+        if not unit.get(Movement, id_):
+            unit.add(Movement(id=id_, revision=revision, **movement))
+
+
+def _model(unit: UnitOfWork) -> ReadModel:
+    model = unit.get(ReadModel, 1)
+    assert model, "the migration makes it, and the loaders load it"
+    return model
+
+
+def _keep_order(fact: OrderFact, revision: int, unit: UnitOfWork) -> None:
+    order = unit.get(Order, domain.order_id(fact))
+    if order is None:
+        order, lines = new_order(fact, revision)
+        for row in (order, *lines):
+            unit.add(row)
+    for name, at in domain.turns(fact).items():
+        if getattr(order, f"{name}_at") is None:
+            setattr(order, f"{name}_at", at)
+            setattr(order, f"{name}_revision", revision)
+    order.reason = order.reason or getattr(fact, "reason", None)
+
+
+# -- a report is made -------------------------------------------------------------------------------------------------
+
+
+@on(CreateReport, loads=asked)
+async def on_create_report(command: CreateReport, unit: Unit) -> list[Message]:
+    """Write down what is asked for, and of which moment; then begin with the first part."""
+    if unit.get(Report, command.report_id):
+        return []
+    model = _model(unit)
+    report = new_report(command, model.revision, exporter.settings.chunk_rows, unit.job_id)
+    unit.add(report)
+    if model.emptied_at > model.filled_at:
+        return _fail(report, "read_model_rebuilding", "What it would show is being rebuilt; ask again later.", unit)
+    return [ExportChunk(report_id=command.report_id, part=0)]
+
+
+@on(ExportChunk, loads=theirs, concurrency=AT_ONCE)
+async def on_export_chunk(command: ExportChunk, unit: Unit) -> list[Message]:
+    """Write one part, and go on with the next: a chain of short messages, so that no export holds up another."""
+    report = unit.get(Report, command.report_id)
+    if report is None or report.status != "RUNNING":
+        return [_clean(command, report)]
+    try:
+        part = await exporter.write_part(report, command)
+    except Stopped as stopped:
+        return [ExportStopped(report_id=report.id, reason=stopped.reason, detail=str(stopped))]
+    return [domain.progress(part, now() - report.created_at), domain.following(command, part)]
+
+
+@on(AssembleReport, loads=theirs, concurrency=AT_ONCE)
+async def on_assemble_report(
+    command: AssembleReport, unit: Unit
+) -> ReportAssembled | ExportStopped | RemoveReportFiles:
+    """Put the parts together. What is half done when the process dies is done again, from the same parts."""
+    report = unit.get(Report, command.report_id)
+    if report is None or report.status != "RUNNING":
+        return _clean(command, report)
+    try:
+        size, sha256 = await exporter.assemble(report, command)
+    except Stopped as stopped:
+        return ExportStopped(report_id=report.id, reason=stopped.reason, detail=str(stopped))
+    return ReportAssembled(report_id=report.id, rows=command.rows, bytes=size, sha256=sha256)
+
+
+@on(RemoveReportFiles, concurrency=AT_ONCE)
+async def on_remove_report_files(command: RemoveReportFiles, unit: Unit) -> None:
+    """Remove parts that nobody needs any more, and the result if it is not to be had either."""
+    await exporter.remove(command.report_id, result=command.result)
+
+
+# -- a report ends ----------------------------------------------------------------------------------------------------
+
+
+@on(ReportAssembled, loads=ending)
+async def on_report_assembled(event: ReportAssembled, unit: Unit) -> list[Message]:
+    """The file is there: let it be downloaded, unless the report was cancelled meanwhile."""
+    report = unit.get(Report, event.report_id)
+    if report is None or report.status != "RUNNING":
+        return [_clean(event, report)]
+    expires_at = finish(report, event, exporter.settings.keep_days)
+    ends = {"rows": event.rows, "bytes": event.bytes, "sha256": event.sha256}
+    ready = ReportReady(**about(report), **ends, expires_at=moment(expires_at))
+    return [ready, *_tell(report, ready, unit), RemoveReportFiles(report_id=report.id, result=False)]
+
+
+@on(ExportStopped, loads=ending)
+async def on_export_stopped(event: ExportStopped, unit: Unit) -> list[Message]:
+    """The export came to a limit."""
+    return _fail(unit.get(Report, event.report_id), event.reason, event.detail, unit)
+
+
+@on(JobFailed, loads_jobs=failing)
+async def on_job_failed(event: JobFailed, unit: Unit) -> list[Message]:
+    """A message of the export's chain was given up."""
+    found = next((report for report in unit.all(Report) if report.job_id == unit.job_id), None)
+    return _fail(found, "export_failed", event.detail, unit)
+
+
+@on(CancelReport, loads=ending)
+async def on_cancel_report(command: CancelReport, unit: Unit) -> list[Message]:
+    """Cancel what is not finished; always answer, because a job waits for it."""
+    report = unit.get(Report, command.report_id)
+    if report is None:
+        raise NotYet(f"report {command.report_id} is not asked for yet")
+    if report.status != "RUNNING":
+        return [ReportCancelRefused(report_id=report.id, reason=f"already_{report.status.lower()}")]
+    report.status, report.ended_at = "CANCELLED", now()
+    cancelled = ReportCancelled(report_id=report.id, report_job_id=report.job_id)
+    return [cancelled, RemoveReportFiles(report_id=report.id, result=True)]
+
+
+def _clean(message: ExportCommand | ReportAssembled, report: Report | None) -> RemoveReportFiles:
+    is_ready = report is not None and report.status == "READY"
+    return RemoveReportFiles(report_id=message.report_id, result=not is_ready)
+
+
+def _fail(report: Report | None, reason: str, detail: str, unit: UnitOfWork) -> list[Message]:
+    if report is None or report.status != "RUNNING":
+        return []
+    report.status, report.reason, report.detail, report.ended_at = "FAILED", reason, detail, now()
+    failed = ReportFailed(report_id=report.id, reason=reason, detail=detail)
+    return [failed, *_tell(report, failed, unit), RemoveReportFiles(report_id=report.id, result=True)]
+
+
+def _tell(report: Report, said: ReportReady | ReportFailed, unit: UnitOfWork) -> list[Message]:
+    """Tell the owner in the ways that it chose; without a choice, in every way that we know of."""
+    choice = unit.get(Choice, report.owner) or Choice(reader=report.owner, mail=True, in_app=True, locale="pt-BR")
+    if choice.in_app:
+        unit.add(new_notification(report, said))
+        news.announce(unit.session, report.owner)
+    address = choice.email or report.email
+    if not (choice.mail and address):
+        return []
+    link = domain.link(str(exporter.settings.public_url), report) if report.status == "READY" else None
+    ends = {"rows": report.rows, "bytes": report.bytes, "reason": report.reason, "detail": report.detail}
+    expires_at = moment(report.expires_at) if report.expires_at else None
+    mail = about(report) | ends | {"recipient": address, "locale": choice.locale}
+    return [MailReport(**mail, link=link, expires_at=expires_at)]

@@ -1,0 +1,48 @@
+"""What the reports service can be told."""
+
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import Field, HttpUrl, SecretStr
+from pydantic_settings import SettingsConfigDict
+
+from shared.settings import ServiceSettings
+
+
+class ReportsSettings(ServiceSettings):
+    """`REPORTS_*`."""
+
+    model_config = SettingsConfigDict(env_prefix="REPORTS_")
+    name: ClassVar[str] = "reports"
+
+    port: int = Field(default=8004, ge=0, le=65535, description="The port that HTTP listens on; 0 takes a free one.")
+    storage_url: str = Field(
+        default="",
+        description="Where files are kept: a folder, or s3://bucket/prefix (with AWS_* as credentials); "
+        "empty: .data/reports",
+    )
+    chunk_rows: int = Field(
+        default=200_000,
+        ge=1,
+        le=1_000_000,
+        description="Rows in one part of a csv; in a jsonl or parquet a quarter of it, in an xlsx a twentieth.",
+    )
+    row_limit: int = Field(default=10_000_000, ge=1, description="Rows in one report, at the most.")
+    storage_limit_mb: int = Field(default=2_000, ge=1, description="What one caller's reports may take, in 10^6 bytes.")
+    keep_days: float = Field(default=7.0, gt=0, description="How long a finished report is kept.")
+    public_url: HttpUrl = Field(
+        default=HttpUrl("http://127.0.0.1:8000"), description="The gateway as customers reach it, for links in mails."
+    )
+    orders_url: HttpUrl = Field(default=HttpUrl("http://127.0.0.1:8001"), description="Where orders answers HTTP.")
+    stock_url: HttpUrl = Field(default=HttpUrl("http://127.0.0.1:8002"), description="Where stock answers HTTP.")
+    token: SecretStr | None = Field(
+        default=None,
+        description="An operator's token, for reading from orders and stock; empty: made from JWT_SECRET.",
+    )
+
+    @property
+    def storage(self) -> str:
+        """The storage's URL, with the default filled in."""
+        if "://" in self.storage_url:
+            return self.storage_url
+        return Path(self.storage_url or ".data/reports").resolve().as_uri()

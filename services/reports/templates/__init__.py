@@ -1,0 +1,85 @@
+"""How reports are written: bytes in, bytes or a file out. Pure, and made to be run in processes of their own.
+
+The libraries are imported where they are used: whoever only asks for a media type pays for none of them.
+"""
+
+import csv
+import shutil
+import sqlite3
+from collections.abc import Iterable
+from contextlib import closing
+from pathlib import Path
+
+from contracts.reports import PAGES, ReportWish
+
+MEDIA_TYPES: dict[str, str] = {
+    "csv": "text/csv; charset=utf-8",
+    "jsonl": "application/jsonl",
+    "parquet": "application/vnd.apache.parquet",
+    "xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+    "pdf": "application/pdf",
+    "html": "text/html; charset=utf-8",
+}
+CONCATENATED = ("csv", "jsonl")
+"""The formats whose parts, put one behind the other, are the file."""
+
+
+class PangoMissing(Exception):
+    """This machine lacks what a pdf is written with; the text says what to install."""
+
+
+def write_part(raw: Path, wish: ReportWish, first_row: int, target: Path) -> None:
+    """Write a part of the file, from raw rows: RFC 4180 without a header, in the columns of the report's kind.
+
+    `first_row` counts the report's rows from 0. The part with row 0 has the header, where the format has one.
+    """
+    from services.reports.templates import tables
+
+    with raw.open("rb") as rows, target.open("wb") as file:
+        match wish.format:
+            case "csv":
+                tables.write_csv_part(rows, wish, first_row == 0, file)
+            case "jsonl":
+                tables.write_jsonl_part(rows, wish, file)
+            case "parquet":
+                tables.write_parquet_part(rows, wish, file)
+            case "xlsx":
+                tables.write_xlsx_part(rows, wish, first_row, file)
+            case _:
+                shutil.copyfileobj(rows, file)
+
+
+def write_part_of(database: str, query: str, wish: ReportWish, first_row: int, target: Path) -> None:
+    """Write a part of the file, from the rows that a query finds in a SQLite database."""
+    raw, address = target.with_name("raw"), f"{Path(database).resolve().as_uri()}?mode=ro"
+    with (
+        closing(sqlite3.connect(address, uri=True)) as connection,
+        raw.open("w", newline="", encoding="utf-8") as file,
+    ):
+        connection.execute("PRAGMA busy_timeout=10000")
+        csv.writer(file, lineterminator="\n").writerows(connection.execute(query))
+    write_part(raw, wish, first_row, target)
+
+
+def assemble(parts: Iterable[bytes], wish: ReportWish, target: Path) -> None:
+    """Write the file from its parts in their order, one in memory at a time.
+
+    Raises `PangoMissing` where this machine cannot write a pdf.
+    """
+    if wish.format in PAGES:
+        from services.reports.templates import summary
+
+        summary.write(parts, wish, target)
+    elif wish.format in CONCATENATED:
+        with target.open("wb") as file:
+            file.writelines(parts)
+    else:
+        from services.reports.templates import tables
+
+        write = tables.write_parquet if wish.format == "parquet" else tables.write_xlsx
+        write(parts, wish, target)
+
+
+def assemble_files(folder: Path, number: int, wish: ReportWish, target: Path) -> None:
+    """`assemble` with the parts as files, `000000` and on."""
+    assemble(((folder / f"{each:06}").read_bytes() for each in range(number)), wish, target)

@@ -1,0 +1,69 @@
+"""Lets clients wait for something to change without each of them asking the database again and again."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Generic, TypeVar
+
+import structlog
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from shared.database import Database, is_outage
+
+log = structlog.get_logger(__name__)
+
+POLL_SECONDS = 1.0
+Key = TypeVar("Key")
+Revisions = Callable[[AsyncSession, Collection[Key]], Awaitable[Mapping[Key, Any]]]
+
+
+class Changes(Generic[Key]):
+    """Wakes those who wait for a key: at once when this process changed it, within a second when another did.
+
+    `revisions(session, keys)` says, by one query, in which state each key is: a value that differs once it changed.
+    """
+
+    def __init__(self, revisions: Revisions[Key]) -> None:
+        self._revisions = revisions
+        self._waiting: dict[Key, set[asyncio.Event]] = {}
+
+    @contextmanager
+    def of(self, key: Key) -> Iterator[asyncio.Event]:
+        """An event that is set when the key may have changed. Take it, then read, then wait."""
+        changed = asyncio.Event()
+        self._waiting.setdefault(key, set()).add(changed)
+        try:
+            yield changed
+        finally:
+            self._waiting[key].discard(changed)
+            if not self._waiting[key]:
+                del self._waiting[key]
+
+    def announce(self, session: AsyncSession, key: Key) -> None:
+        """Wake those who wait for a key, once the session has committed."""
+        if key in self._waiting:
+            event.listen(session.sync_session, "after_commit", lambda _: self._wake(key), once=True)
+
+    def _wake(self, key: Key) -> None:
+        for changed in self._waiting.get(key, ()):
+            changed.set()
+
+    async def poll(self, database: Database) -> None:
+        """See what other processes changed, for ever: one query for all who wait, none while nobody does."""
+        seen: Mapping[Key, Any] = {}
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            if not self._waiting:
+                continue
+            try:
+                async with database.reading() as session:
+                    found = await self._revisions(session, list(self._waiting))
+            except Exception as error:
+                if not is_outage(error):
+                    log.exception("cannot look for changes")
+                continue
+            for key, revision in found.items():
+                if seen.get(key) != revision:
+                    self._wake(key)
+            seen = found

@@ -1,0 +1,262 @@
+"""The sales summary's page: what it says in both languages, and what its pictures show."""
+
+import base64
+import html
+import importlib.abc
+import io
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from pypdf import PdfReader
+
+from contracts.reports import ReportWish
+from deploy.local import install
+from services.reports.templates import PangoMissing, assemble
+
+Row = tuple[str, ...]
+FIRST = date(2026, 1, 1)
+MONTH: dict[str, Any] = {"from": "2026-01-01T00:00:00", "to": "2026-02-01T00:00:00"}
+LONG_SKU = "W" * 40
+DECEMBER: list[Row] = [
+    ("2026-01-01", "COFFEE_1KG", "Café $x_1$, 1 kg", "BRL", "4", "9", "123456.70", "1", "0.2500"),
+    ("2026-01-03", "COFFEE_1KG", "Café $y_2$, 1 kg", "BRL", "6", "5", "43.30", "3", "0.5000"),
+    ("2026-01-03", LONG_SKU, "<script>alert(1)</script> & ☕", "BRL", "10", "1000", "1000.00", "0", "0.0000"),
+]
+
+
+@pytest.fixture(scope="module")
+def _pango() -> None:
+    if not install.pango():
+        pytest.skip("this machine has no Pango, and we may not install it")
+
+
+def written(rows: Sequence[Row], target: Path, format_: str = "html", locale: str = "en", **about: Any) -> bytes:
+    wish = {"kind": "sales-summary", "format": format_, "options": {"locale": locale}} | about
+    lines = (",".join('"' + field.replace('"', '""') + '"' for field in row) + "\n" for row in rows)
+    assemble([line.encode() for line in lines], ReportWish.model_validate(wish), target)
+    return target.read_bytes()
+
+
+def page(rows: Sequence[Row], target: Path, locale: str = "en", **about: Any) -> str:
+    return written(rows, target, "html", locale, **about).decode()
+
+
+def flat(text: str) -> str:
+    """What is read, with ordinary blanks."""
+    body = re.sub(r"<(style|title)\b.*?</\1>", "", text, flags=re.DOTALL)
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", body)).split())
+
+
+def pictures(text: str) -> list[str]:
+    """The charts as SVG, light before dark."""
+    found = re.findall(r'<img src="data:image/svg\+xml;base64,([^"]+)"', text)
+    dark = re.findall(r'srcset="data:image/svg\+xml;base64,([^"]+)"', text)
+    assert len(found) == len(dark)
+    return [base64.b64decode(picture).decode() for picture in [*found, *dark]]
+
+
+def labels(picture: str) -> list[str]:
+    """The texts of a chart: matplotlib notes them beside their outlines."""
+    ElementTree.fromstring(picture)
+    return [" ".join(html.unescape(text).split()) for text in re.findall(r"<!-- (.*?) -->", picture)]
+
+
+def letters(tree: ElementTree.Element) -> Iterator[tuple[float, float]]:
+    """Where each letter of a chart begins, in points from its upper left corner."""
+    for group in tree.iter("{http://www.w3.org/2000/svg}g"):
+        if moved := re.fullmatch(
+            r"translate\(([\d.-]+) ([\d.-]+)\) scale\(([\d.-]+) [\d.-]+\)", group.get("transform") or ""
+        ):
+            x, y, scale = map(float, moved.groups())
+            for use in group.iter("{http://www.w3.org/2000/svg}use"):
+                inner = re.search(r"translate\(([\d.-]+)", use.get("transform") or "")
+                yield x + scale * float(inner[1] if inner else use.get("x") or 0), y
+
+
+def many(days: int, currencies: Sequence[str] = ("BRL",)) -> list[Row]:
+    return [
+        (str(FIRST + timedelta(days=day)), f"SKU-{currency}", "Name", currency, "4", "3", str(1000 + day), "1", "0.25")
+        for day in range(days)
+        for currency in currencies
+    ]
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "report"
+
+
+def test_the_totals_are_those_of_the_rows(target: Path) -> None:
+    text = flat(page(DECEMBER, target, "en", **MONTH))
+    assert "Sales summary January 1, 2026 to January 31, 2026 Times in America/Sao_Paulo" in text
+    assert "Revenue in BRL R$124,500.00 Pieces sold 1,014 Order lines 20 Rejected lines 20.0%" in text
+    assert "COFFEE_1KG Café $y_2$, 1 kg R$123,500.00 14 10 40.0%" in text
+    text = flat(page(DECEMBER, target, "pt-BR", **MONTH))
+    assert "Resumo de vendas 1 de janeiro de 2026 a 31 de janeiro de 2026 Horário de America/Sao_Paulo" in text
+    assert "Receita em BRL R$ 124.500,00 Unidades vendidas 1.014 Itens de pedido 20 Itens recusados 20,0%" in text
+
+
+@pytest.mark.parametrize(
+    ("about", "said"),
+    [
+        ({}, "All orders"),
+        ({"from": "2026-01-05T00:00:00"}, "Since January 5, 2026"),
+        ({"to": "2026-01-05T00:00:00"}, "Until January 4, 2026"),
+        ({"from": "2026-01-05T12:30:00-03:00", "to": "2026-01-06T00:00:00"}, "Jan 5, 2026, 12:30:00 PM to Jan 6, 2026"),
+        ({"from": "2026-01-05T03:00:00Z", "to": "2026-01-06T03:00:00Z"}, "January 5, 2026 to January 5, 2026"),
+        ({"filters": {"sku": "MUG"}}, "All orders · MUG only"),
+    ],
+)
+def test_the_period_is_said_as_it_was_asked_for(about: dict[str, Any], said: str, target: Path) -> None:
+    assert said in flat(page(DECEMBER, target, **about))
+
+
+@pytest.mark.parametrize(("locale", "empty"), [("en", "No orders in this period."), ("pt-BR", "Nenhum pedido neste")])
+def test_without_orders_it_says_so(locale: str, empty: str, target: Path) -> None:
+    text = page([], target, locale, **MONTH)
+    assert empty in text
+    assert "<img" not in text
+
+
+def test_it_is_one_file_for_every_screen(target: Path) -> None:
+    text = page(DECEMBER, target, "pt-BR")
+    assert '<html lang="pt-BR">' in text
+    assert "width=device-width" in text
+    assert "prefers-color-scheme: dark" in text
+    assert not re.search(r"""(?:src|srcset|href)="(?!data:)|url\(|@import|<script|<link""", text)
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; ☕" in text
+    assert len(re.findall(r'alt="[^"]{20,}"', text)) == text.count("<img") == 3
+
+
+def test_axes_are_labelled_in_the_language_and_names_are_not_read_as_formulas(target: Path) -> None:
+    by_day, top, rejected, *dark = (labels(picture) for picture in pictures(page(DECEMBER, target, "pt-BR")))
+    assert by_day == ["1 de jan.", "2 de jan.", "3 de jan.", "0", "50 mil", "100 mil"]
+    assert top == ["COFFEE_1KG", "R$ 123,5 mil", LONG_SKU, "R$ 1.000,00"]
+    assert rejected == ["1 de jan.", "2 de jan.", "3 de jan.", "0%", "10%", "20%"]
+    assert dark == [by_day, top, rejected]
+    by_day, top, _, *_ = (labels(picture) for picture in pictures(page(DECEMBER, target, "en")))
+    assert by_day == ["Jan 1", "Jan 2", "Jan 3", "0", "50K", "100K"]
+    assert top == ["COFFEE_1KG", "R$123.5K", LONG_SKU, "R$1,000.00"]
+
+
+def test_no_letters_leave_a_picture(target: Path) -> None:
+    """A ranking with the longest names and amounts is the widest."""
+    rows = [("2026-01-01", f"{'W' * 38}{n}", "", "BRL", "1", "1", f"99{n}99.99", "0", "0") for n in range(10, 18)]
+    for picture in pictures(page(rows, target)):
+        tree = ElementTree.fromstring(picture)
+        *_, width, height = map(float, (tree.get("viewBox") or "").split())
+        places = list(letters(tree))
+        assert len(places) > 10
+        assert all(0 <= x <= width - 4 and 4 <= y <= height for x, y in places)
+
+
+@pytest.mark.parametrize(("days", "ticks"), [(1, 1), (2, 2), (31, 4), (62, 4), (63, 4), (180, 4), (400, 4), (3000, 4)])
+def test_however_many_days_few_are_named(days: int, ticks: int, target: Path) -> None:
+    by_day = labels(pictures(page(many(days), target))[0])
+    named = [label for label in by_day if re.match(r"[A-Z][a-z]{2} \d", label)]
+    assert len(named) == len(set(named)) == ticks
+    assert all(re.search(r"\d{4}$", label) for label in named) == (days > 180)
+
+
+def test_each_currency_has_its_own_charts(target: Path) -> None:
+    text = page(many(2, ("BRL", "JPY", "USD")), target)
+    titles = re.findall(r"<h2>(.*?)</h2>", text)
+    assert titles == [
+        "Revenue per day (BRL)", "Products by revenue (BRL)", "Revenue per day (JPY)", "Products by revenue (JPY)",
+        "Revenue per day (USD)", "Products by revenue (USD)", "Rejected lines per day (% of lines)", "By product",
+    ]  # fmt: skip
+    assert "Revenue in BRL R$2,001.00 Revenue in JPY ¥2,001 Revenue in USD $2,001.00" in flat(text)
+
+
+def test_a_currency_that_brought_nothing_has_no_chart(target: Path) -> None:
+    text = page([("2026-01-01", "MUG", "", "BRL", "2", "0", "", "2", "1.0")], target)
+    assert re.findall(r"<h2>(.*?)</h2>", text) == ["Rejected lines per day (% of lines)", "By product"]
+    assert "Revenue in BRL R$0.00" in flat(text)
+    assert "100.0%" in text
+
+
+def test_a_long_table_says_how_many_more_there_are(target: Path) -> None:
+    rows = [("2026-01-01", f"SKU-{n}", "", "BRL", "1", str(n), "1", "0", "0") for n in range(1234)]
+    text = page(rows, target)
+    assert text.count("<tr><td>") == 200
+    assert "SKU-1233" in text
+    assert ">SKU-1033<" not in text
+    assert "and 1,034 more" in text
+
+
+# -- pdf --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("_pango")
+@pytest.mark.parametrize(
+    ("locale", "title", "said"),
+    [
+        ("pt-BR", "Resumo de vendas", ["R$ 124.500,00", "Receita por dia (BRL)", "Página 1 de 1", "40,0%"]),
+        ("en", "Sales summary", ["R$124,500.00", "Revenue per day (BRL)", "Page 1 of 1", "40.0%"]),
+    ],
+)
+def test_pdf_says_the_same(locale: str, title: str, said: list[str], target: Path) -> None:
+    found = PdfReader(io.BytesIO(written(DECEMBER, target, "pdf", locale, **MONTH)))
+    text = " ".join(" ".join(page.extract_text() for page in found.pages).split())
+    assert all(each in text for each in [title, "COFFEE_1KG", "Café $y_2$, 1 kg", "<script>", *said]), text
+    assert found.metadata
+    assert (found.metadata.title or "").startswith(title)
+    assert found.trailer["/Root"]["/Lang"] == locale
+    fonts = {name for page in found.pages for name in _fonts(page)}
+    assert any("DejaVu" in name for name in fonts), fonts
+
+
+@pytest.mark.usefixtures("_pango")
+def test_a_long_pdf_numbers_its_pages_and_repeats_the_tables_head(target: Path) -> None:
+    rows = [("2026-01-01", f"SKU-{n}", "Name", "BRL", "1", str(n), "1", "0", "0") for n in range(90)]
+    pages = [page.extract_text() for page in PdfReader(io.BytesIO(written(rows, target, "pdf"))).pages]
+    assert len(pages) > 2
+    assert all(f"Page {number} of {len(pages)}" in text for number, text in enumerate(pages, start=1))
+    assert all("Rejected lines" in text for text in pages)
+
+
+@pytest.mark.usefixtures("_pango")
+@pytest.mark.parametrize("format_", ["html", "pdf"])
+def test_the_same_rows_are_the_same_bytes_in_another_process(format_: str, target: Path) -> None:
+    script = (
+        "import pathlib, sys; from tests.unit.reports.test_summary import DECEMBER, written;"
+        f"written(DECEMBER, pathlib.Path(sys.argv[1]), {format_!r})"
+    )
+    first = written(DECEMBER, target, format_)
+    subprocess.run([sys.executable, "-c", script, str(target)], check=True, env={"PYTHONHASHSEED": "7"})
+    assert target.read_bytes() == first
+
+
+class _NoPango(importlib.abc.MetaPathFinder):
+    """What cffi does on a machine without the library."""
+
+    def find_spec(self, fullname: str, *_: object) -> None:
+        if fullname == "weasyprint":
+            raise OSError("cannot load library 'libpango-1.0-0'")
+
+
+@pytest.fixture
+def _without_pango(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "weasyprint"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [_NoPango(), *sys.meta_path])
+
+
+@pytest.mark.usefixtures("_without_pango")
+def test_without_pango_a_pdf_fails_in_words_and_html_is_written(target: Path) -> None:
+    with pytest.raises(PangoMissing, match=r"^A pdf needs Pango.*apt-get install libpango-1\.0-0 .*ask for html\.$"):
+        written(DECEMBER, target, "pdf")
+    assert not target.exists()
+    assert page(DECEMBER, target)
+
+
+def _fonts(page: Any) -> Iterator[str]:
+    for font in page["/Resources"].get("/Font", {}).values():
+        yield font.get_object()["/BaseFont"]
