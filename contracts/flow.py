@@ -67,7 +67,7 @@ FLOW: dict[type[Message], tuple[str, ...]] = {
     # a report is made: chunk by chunk, then assembled
     CreateReport:        ("reports",),
     ExportChunk:         ("reports.export",),
-    AssembleReport:      ("reports.export",),
+    AssembleReport:      ("reports.assembly",),
     ReportAssembled:     ("reports",),
     ExportStopped:       ("reports",),
     CancelReport:        ("reports",),

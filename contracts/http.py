@@ -131,7 +131,7 @@ class ReservationView(Contract):
 
     order_id: UUID = Field(examples=[_ORDER_ID])
     lines: tuple[ReservedLine, ...]
-    reserved_at: AwareDatetime
+    reserved_at: AwareDatetime | None = None
     taken_at: AwareDatetime | None = None
     released_at: AwareDatetime | None = None
 

@@ -1,7 +1,7 @@
 """What the reports service owns: what can be asked for, the chain of commands that makes an export, and how it ends."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 from zoneinfo import ZoneInfo, available_timezones
@@ -29,7 +29,8 @@ FILTERS: dict[str, tuple[str, ...]] = {
 
 @cache
 def _zones() -> set[str]:
-    return available_timezones()  # reads a tree of files each time
+    """Those with a name that means the same on every machine. Listing them reads a tree of files."""
+    return available_timezones() - {"localtime", "Factory"}
 
 
 class Filters(Contract):
@@ -100,7 +101,8 @@ class ReportWish(Contract):
     @classmethod
     def _comes_after(cls, value: datetime | None, info: ValidationInfo) -> datetime | None:
         since = info.data.get("since")
-        if value and since and value.tzinfo and since.tzinfo and value <= since:
+        # As instants: two times of one zone are compared by what clocks show there, which can go back.
+        if value and since and value.tzinfo and since.tzinfo and value.astimezone(UTC) <= since.astimezone(UTC):
             raise ValueError("to must be later than from")
         return value
 
@@ -223,7 +225,7 @@ class CancelReport(Command):
 class ExportChunk(Command):
     """Write one part of a report: the rows after the key `after`, as many as go into a part.
 
-    The whole state of the export is in here, so a repeat writes the same part again.
+    Beside the report itself, all that the part depends on is in here, so a repeat writes the same part again.
     """
 
     key: ClassVar[str] = "report.export.v1"
@@ -244,8 +246,9 @@ class AssembleReport(Command):
     carries_job: ClassVar[bool] = True
 
     report_id: UUID
-    parts: int = Field(ge=1)
+    parts: int = Field(ge=1, le=1_000_000)
     rows: int = Field(ge=0)
+    bytes: int = Field(ge=0, description="Bytes in all parts.")
     total: int | None = Field(default=None, ge=0, description="Rows that were counted at first; None: not counted.")
 
 
@@ -355,6 +358,7 @@ class FetchPage(Command):
     source: Source
     after: str | None = None
     done: int = Field(default=0, ge=0, description="Entries fetched so far, of all sources.")
+    since: int = Field(ge=0, description="The revision at which the read model was emptied for this rebuild.")
 
 
 class ReadModelRebuilt(Event):
@@ -378,5 +382,6 @@ class ProjectPage(Command):
     carries_job: ClassVar[bool] = True
 
     source: Source
+    since: int = Field(ge=0, description="As of the `FetchPage` that brought it.")
     entries: tuple[dict[str, Any], ...]
     then: FetchPage | ReadModelRebuilt

@@ -54,11 +54,11 @@ class Changes(Generic[Key]):
         seen: Mapping[Key, Any] = {}
         while True:
             await asyncio.sleep(POLL_SECONDS)
-            if not self._waiting:
+            if not (waiting := list(self._waiting)):
                 continue
             try:
                 async with database.reading() as session:
-                    found = await self._revisions(session, list(self._waiting))
+                    found = await self._revisions(session, waiting)
             except Exception as error:
                 if not is_outage(error):
                     log.exception("cannot look for changes")

@@ -118,7 +118,10 @@ async def _on_problem(request: Request, error: Exception) -> JSONResponse:
 
 async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    found = [FieldProblem(pointer=_pointer(p["loc"]), code=p["type"], detail=p["msg"]) for p in error.errors()[:20]]
+    found = [
+        FieldProblem(pointer=_pointer(p["loc"]), code=p["type"], detail=p["msg"].removeprefix("Value error, "))
+        for p in error.errors()[:20]
+    ]
     # A list that is "too short" because its only item is wrong is no second mistake.
     found = [p for p in found if not any(other.pointer.startswith(f"{p.pointer}/") for other in found)]
     if any(problem.code == "json_invalid" for problem in found):

@@ -111,4 +111,4 @@ def short(mail_id: str) -> str:
 
 def _part(mail: EmailMessage, subtype: str) -> str:
     part = mail.get_body((subtype,))
-    return str(part.get_content()) if part else ""
+    return str(part.get_content()).replace("\r\n", "\n") if part else ""  # a pipe wants no line ends of mail

@@ -6,9 +6,10 @@ import contextlib
 import csv
 import errno
 import hashlib
+import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -19,11 +20,12 @@ from zoneinfo import ZoneInfo
 
 import httpx
 import obstore
+import psutil
+import structlog
 from anyio import to_process
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 from sqlalchemy import text
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from contracts.base import minor_digits
@@ -36,6 +38,8 @@ from shared.database import Database
 from shared.handler import Poison
 from shared.tokens import issue_token
 
+log = structlog.get_logger(__name__)
+
 BLOCK_BYTES = 1024 * 1024
 """What is read at once: of a bucket, a request each."""
 
@@ -45,6 +49,10 @@ PIECE_BYTES = 5 * 1024 * 1024
 COPY_BYTES = 1024 * 1024
 """What is taken from PostgreSQL before it is handed on."""
 
+COPY_SECONDS = 600.0
+"""How long a part may take on its way from the database to the storage."""
+
+SCRATCH = "malote-report-"
 BOM = codecs.BOM_UTF8
 PAGE_ENTRIES = 100
 TOKEN_SECONDS = 60
@@ -115,8 +123,11 @@ async def _blocks(path: Path) -> AsyncIterator[bytes]:
 
 
 def _remove_folder(folder: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(folder)
+    def fail(_: Any, __: Any, failure: Any) -> None:
+        if not isinstance(failure[1], FileNotFoundError):  # another one removes it too
+            raise failure[1]
+
+    shutil.rmtree(folder, onerror=fail)
 
 
 def _local(url: str) -> LocalStore:
@@ -136,6 +147,44 @@ def _plainly(doing: str) -> Iterator[None]:
         raise NotStored(f"{doing} a report's file failed: {why}") from error
 
 
+@contextlib.contextmanager
+def _for_customers(doing: str) -> Iterator[None]:
+    """Whoever asked for a report is told why it failed: of an error that nobody foresaw, only that it is in the log."""
+    try:
+        yield
+    except (NotStored, Incomplete, Stopped):
+        raise
+    except Exception as error:
+        is_full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+        why = "no space is left" if is_full else "the service's operator finds the reason in its log"
+        log.warning("export: failed", doing=doing, exc_info=error)
+        raise Incomplete(f"{doing} failed: {why}") from error
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    """A folder of this process, gone at the end; what a killed process left is removed by the next one."""
+    with tempfile.TemporaryDirectory(prefix=f"{SCRATCH}{os.getpid()}-") as folder:
+        yield Path(folder)
+
+
+def _remove_scratch_of_the_dead() -> None:
+    for folder in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*-*"):
+        owner = folder.name.removeprefix(SCRATCH).partition("-")[0]
+        if owner.isdecimal() and not psutil.pid_exists(int(owner)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _all(*work: Coroutine[Any, Any, Any]) -> list[Any]:
+    """The results of work that is done at once. If some fails, the rest comes to its end first: a part must not appear
+    after its failure was told."""
+    results = await asyncio.gather(*work, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results
+
+
 class Incomplete(Exception):
     """A file is not what it should be."""
 
@@ -146,6 +195,57 @@ class Stopped(Exception):
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
         self.reason = reason
+
+
+class Copied:
+    """What a COPY says, block by block. Its reader may leave at any time; its connection is busy until all is said."""
+
+    def __init__(self, mark: bytes) -> None:
+        self._blocks: asyncio.Queue[bytes | None] = asyncio.Queue(maxsize=1)
+        self._block, self._is_wanted = bytearray(mark), True
+
+    def begin(self, connection: Any, query: str, options: dict[str, Any]) -> None:
+        self._copying = asyncio.create_task(self._copy(connection, query, options))
+
+    async def _copy(self, connection: Any, query: str, options: dict[str, Any]) -> str:
+        try:
+            said = await connection.copy_from_query(
+                query, output=self._take, format="csv", timeout=COPY_SECONDS, **options
+            )
+            await self._hand_over()
+            return str(said)
+        finally:
+            if self._is_wanted:
+                await self._blocks.put(None)
+
+    async def _take(self, more: bytes) -> None:
+        if self._is_wanted:
+            self._block.extend(more)
+            if len(self._block) >= COPY_BYTES:
+                await self._hand_over()
+
+    async def _hand_over(self) -> None:
+        if self._is_wanted and self._block:
+            await self._blocks.put(bytes(self._block))
+            self._block.clear()
+
+    async def blocks(self) -> AsyncIterator[bytes]:
+        """All blocks. Raises what the COPY raises."""
+        while (some := await self._blocks.get()) is not None:
+            yield some
+        await self._copying
+
+    async def rows(self) -> int:
+        """How many rows it said: `COPY 200000`."""
+        return int((await self._copying).split()[-1])
+
+    async def end(self) -> None:
+        """Come to the end, whatever was read of it."""
+        self._is_wanted = False
+        while not self._copying.done():
+            with contextlib.suppress(asyncio.QueueEmpty):  # whoever waits to hand over a block waits no more
+                self._blocks.get_nowait()
+            await asyncio.wait([self._copying], timeout=0.05)
 
 
 class Owners:
@@ -185,32 +285,41 @@ class Exporter:
         """Say where to read from, and where to write to."""
         self.settings, self.database, self.storage = settings, database, Storage(settings.storage)
         self.owners = Owners(settings)
+        _remove_scratch_of_the_dead()
 
     async def write_part(self, report: Report, command: ExportChunk) -> Part:
-        """Write one part; again, it is the same. Raises `Stopped` at a limit."""
+        """Write one part; again, it is the same. Raises `Stopped` at a limit, `NotStored` and `Incomplete`."""
         wish = ReportWish.model_validate(report.wish)
         write = self._write_days if wish.kind == "sales-summary" else self._write_rows
-        part = await write(wish, report, command)
-        async with self.database.reading() as session:
-            await self._check(session, report, command, part)
+        with _for_customers("making a part of the report"):
+            part = await write(wish, report, command)
+            async with self.database.reading() as session:
+                await self._check(session, report, command, part)
         return part
 
     async def assemble(self, report: Report, command: AssembleReport) -> tuple[int, str]:
-        """Put the parts together; the file's size and SHA-256. Raises `Incomplete`, and `Stopped` for a pdf that this
-        machine cannot write."""
+        """Put the parts together; the file's size and SHA-256. Raises `NotStored` and `Incomplete`, and `Stopped` for a
+        pdf that this machine cannot write."""
         if command.total not in (None, command.rows):
             raise Incomplete(f"{command.rows} rows were written where {command.total} were counted")
         wish, name = ReportWish.model_validate(report.wish), domain.result_name(report.id)
         names = [domain.part_name(report.id, part) for part in range(command.parts)]
-        if wish.format in templates.CONCATENATED:
+        with _for_customers("putting the report together"):
+            if wish.format not in templates.CONCATENATED:
+                return await self._assemble(names, wish, name)
             digest = hashlib.sha256()
-            return await self.storage.put(name, self._hashed(names, digest)), digest.hexdigest()
-        with tempfile.TemporaryDirectory(prefix="report-") as folder, _plainly("assembling"):
-            target = Path(folder) / "result"
+            size = await self.storage.put(name, self._hashed(names, digest))
+        if size != command.bytes:
+            raise Incomplete(f"the file has {size} bytes where its parts had {command.bytes}")
+        return size, digest.hexdigest()
+
+    async def _assemble(self, names: list[str], wish: ReportWish, name: str) -> tuple[int, str]:
+        with _scratch() as folder:
+            target = folder / "result"
             for number, part in enumerate(names):
-                await self.storage.save(part, Path(folder) / f"{number:06}")
+                await self.storage.save(part, folder / f"{number:06}")
             try:
-                await to_process.run_sync(templates.assemble_files, Path(folder), command.parts, wish, target)
+                await to_process.run_sync(templates.assemble_files, folder, len(names), wish, target)
             except templates.PangoMissing as error:
                 raise Stopped("cannot_write_pdf", str(error)) from error
             sha256 = await asyncio.to_thread(_sha256, target)
@@ -231,9 +340,14 @@ class Exporter:
             raise Stopped("read_model_rebuilt", "What it shows was rebuilt meanwhile; ask for it again.")
         if (part.total or command.done + part.rows) > self.settings.row_limit:
             raise Stopped("too_many_rows", f"A report has at most {self.settings.row_limit} rows; narrow it down.")
+        stored = await store.stored_bytes(session, report.owner)
+        if stored + command.bytes + part.bytes > self.settings.storage_limit_mb * 1_000_000:
+            raise self.too_much()
+
+    def too_much(self) -> Stopped:
+        """What is said where a caller's reports take more than they may."""
         limit = self.settings.storage_limit_mb
-        if await store.stored_bytes(session, report.owner) + command.bytes + part.bytes > limit * 1_000_000:
-            raise Stopped("storage_limit", f"Your reports may take {limit} MB in all; delete one, or wait.")
+        return Stopped("storage_limit", f"Your reports may take {limit} MB in all; delete one, or wait.")
 
     # -- rows -----------------------------------------------------------------------------------------------------
 
@@ -242,11 +356,13 @@ class Exporter:
         limit = domain.part_rows(wish, report.chunk_rows, command.done)
         by_the_database = wish.format == "csv" and not self.database.is_sqlite
         # Each on a connection of its own: the long read waits for no other.
-        size, (last, number), total = await asyncio.gather(
+        (written, size), (last, number), total = await _all(
             (self._copy if by_the_database else self._format)(found, wish, command, limit),
             self._end(found, command.after, limit),
             self._total(found, command),
         )
+        if written != number:
+            raise Incomplete(f"{written} rows were written where {number} were counted")
         is_last = not number or command.done + number >= total
         return Part(number, size, total, None if is_last else last, command.done + number, total)
 
@@ -261,87 +377,68 @@ class Exporter:
         async with self.database.reading() as session:
             return int(await session.scalar(found.count()) or 0)
 
-    async def _copy(self, found: Rows, wish: ReportWish, command: ExportChunk, limit: int) -> int:
-        """From PostgreSQL, which formats it, into the storage: Python sees no row, and no part is ever in memory."""
+    async def _copy(self, found: Rows, wish: ReportWish, command: ExportChunk, limit: int) -> tuple[int, int]:
+        """From PostgreSQL, which formats it, into the storage: Python sees no row, and holds a few blocks at a time.
+        How many rows and bytes."""
         query, options = store.printed(found, wish).part(command.after, limit), wish.options
         mark = BOM if options.bom and command.part == 0 else b""
-        rows = self._copied(query, wish.timezone, mark, delimiter=options.delimiter, header=command.part == 0)
-        return await self.storage.put(domain.part_name(command.report_id, command.part), rows)
+        how = {"delimiter": options.delimiter, "header": command.part == 0}
+        async with self._copying(query, wish.timezone, mark, **how) as copied:
+            size = await self.storage.put(domain.part_name(command.report_id, command.part), copied.blocks())
+            return await copied.rows(), size
 
-    async def _format(self, found: Rows, wish: ReportWish, command: ExportChunk, limit: int) -> int:
-        """In a process of its own, which the lanes of this one do not wait for."""
+    async def _format(self, found: Rows, wish: ReportWish, command: ExportChunk, limit: int) -> tuple[int, int]:
+        """In a process of its own, which the lanes of this one do not wait for. How many rows and bytes."""
         query = found.part(command.after, limit)
-        with tempfile.TemporaryDirectory(prefix="report-") as folder, _plainly("formatting"):
-            target = Path(folder) / "part"
+        with _scratch() as folder:
+            raw, target = folder / "raw", folder / "part"
             if self.database.is_sqlite:
-                database, plain = str(self.database.url.database), _plain(query, sqlite.dialect())
-                await to_process.run_sync(templates.write_part_of, database, plain, wish, command.done, target)
+                async with self.database.reading() as session:
+                    database, plain = str(self.database.url.database), _plain(query, session)
+                work = to_process.run_sync(templates.write_part_of, database, plain, wish, command.done, target)
             else:
-                raw = Path(folder) / "raw"
-                with raw.open("wb") as file:
-                    async for some in self._copied(query, "UTC"):
-                        file.write(some)
-                await to_process.run_sync(templates.write_part, raw, wish, command.done, target)
-            return await self.storage.put(domain.part_name(command.report_id, command.part), target)
+                async with self._copying(query, "UTC") as copied:
+                    with raw.open("wb") as file:
+                        async for some in copied.blocks():
+                            file.write(some)
+                work = to_process.run_sync(templates.write_part, raw, wish, command.done, target)
+            written = await work
+            return written, await self.storage.put(domain.part_name(command.report_id, command.part), target)
 
-    async def _copied(self, query: Any, timezone: str, mark: bytes = b"", **options: Any) -> AsyncIterator[bytes]:
-        """What PostgreSQL's COPY says, after `mark`, in blocks. It waits while the reader does."""
-        blocks: asyncio.Queue[bytes | None] = asyncio.Queue(maxsize=1)
-        block = bytearray(mark)
-        some: bytes | None = b""
-
-        async def take(more: bytes) -> None:
-            block.extend(more)
-            if len(block) >= COPY_BYTES:
-                await blocks.put(bytes(block))
-                block.clear()
-
-        async def copy(connection: Any) -> None:
-            plain = _plain(query, postgresql.dialect())  # type: ignore[no-untyped-call]
-            try:
-                await connection.copy_from_query(plain, output=take, format="csv", **options)
-            finally:
-                await blocks.put(None)
-
+    @contextlib.asynccontextmanager
+    async def _copying(self, query: Any, timezone: str, mark: bytes = b"", **options: Any) -> AsyncIterator[Copied]:
+        """PostgreSQL's COPY at work, inside the block; what it says comes after `mark`."""
         async with self.database.reading() as session:
-            await session.execute(text("SELECT set_config('TimeZone', :zone, true)"), {"zone": timezone})
-            connection = await (await session.connection()).get_raw_connection()
-            copying = asyncio.create_task(copy(connection.driver_connection))
+            # ISO, whatever the database was told: the format of a report is ours to say.
+            told = text("SELECT set_config('TimeZone', :zone, true), set_config('DateStyle', 'ISO', true)")
+            await session.execute(told, {"zone": timezone})
+            connection = (await (await session.connection()).get_raw_connection()).driver_connection
+            copied = Copied(mark)
+            copied.begin(connection, _plain(query, session), options)
             try:
-                while (some := await blocks.get()) is not None:
-                    yield some
+                yield copied
             finally:
-                while some is not None:  # the reader has left: the connection is of use only once all is said
-                    some = await blocks.get()
-                await copying
-        yield bytes(block)
+                await copied.end()
 
     # -- days -----------------------------------------------------------------------------------------------------
 
     async def _write_days(self, wish: ReportWish, report: Report, command: ExportChunk) -> Part:
         zone = ZoneInfo(wish.timezone)
-        async with self.database.reading() as session:
-            bounds = command.after or await self._bounds(session, wish, report.revision, zone)
-            if not bounds:
-                return Part(0, await self._summarized([], wish, command), 0, None, 0, 0)
-            first, last = (date.fromisoformat(str(bound)) for bound in bounds)
-            left = (last - first).days + 1
-            days = domain.days(first, wish.timezone, min(domain.SUMMARY_DAYS, left))
-            found = (await session.execute(store.summary(wish, report.revision, days))).all()
+        with _scratch() as folder:
+            raw, target = folder / "raw", folder / "part"
+            async with self.database.reading() as session:
+                bounds = command.after or await self._bounds(session, wish, report.revision, zone)
+                first, last = (date.fromisoformat(str(bound)) for bound in bounds or ("1970-01-02", "1970-01-01"))
+                left = (last - first).days + 1
+                days = list(domain.days(first, wish.timezone, min(domain.SUMMARY_DAYS, left)))
+                number = await _save_summary(session, store.summary(wish, report.revision, days), raw) if days else 0
+            raw.touch()
+            await to_process.run_sync(templates.write_part, raw, wish, command.done, target)
+            size = await self.storage.put(domain.part_name(command.report_id, command.part), target)
         following = first + timedelta(days=domain.SUMMARY_DAYS)
         after = (following.isoformat(), last.isoformat()) if following <= last else None
         before = command.part * domain.SUMMARY_DAYS
-        done = before + min(domain.SUMMARY_DAYS, left)
-        size = await self._summarized(found, wish, command)
-        return Part(len(found), size, None, after, done, before + left, "days")
-
-    async def _summarized(self, found: Iterable[Any], wish: ReportWish, command: ExportChunk) -> int:
-        with tempfile.TemporaryDirectory(prefix="report-") as folder, _plainly("formatting"):
-            raw, target = Path(folder) / "raw", Path(folder) / "part"
-            with raw.open("w", newline="", encoding="utf-8") as file:
-                csv.writer(file, lineterminator="\n").writerows(map(_summed, found))
-            await to_process.run_sync(templates.write_part, raw, wish, command.done, target)
-            return await self.storage.put(domain.part_name(command.report_id, command.part), target)
+        return Part(number, size, None, after, before + len(days), before + left, "days")
 
     async def _bounds(self, session: AsyncSession, wish: ReportWish, revision: int, zone: ZoneInfo) -> Key:
         """The first and the last day of a summary, as its chunks carry them; empty if there are no orders."""
@@ -351,6 +448,18 @@ class Exporter:
         return tuple(datetime.fromtimestamp(at / 1000, UTC).astimezone(zone).date().isoformat() for at in bounds)
 
 
+async def _save_summary(session: AsyncSession, query: Any, target: Path) -> int:
+    """Write a summary's raw rows, some at a time: other lanes run in between. How many there are."""
+    number = 0
+    with target.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        async for some in (await session.stream(query)).partitions(1_000):
+            writer.writerows(map(_summed, some))
+            number += len(some)
+            await asyncio.sleep(0)
+    return number
+
+
 def _summed(row: Any) -> tuple[Any, ...]:
     revenue = Decimal(int(row.revenue)).scaleb(-minor_digits(row.currency))
     share = Decimal(row.rejected_orders) / row.orders
@@ -358,9 +467,10 @@ def _summed(row: Any) -> tuple[Any, ...]:
     return (row.day, row.sku, row.name, row.currency, *counts)
 
 
-def _plain(query: Any, dialect: Any) -> str:
-    """A query with its values written out, for what takes no parameters."""
-    return str(query.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
+def _plain(query: Any, session: AsyncSession) -> str:
+    """A query with its values written out, for what takes no parameters. How they are quoted, a dialect knows only once
+    it is connected: whether a backslash stands for itself is a setting of the server."""
+    return str(query.compile(dialect=session.get_bind().dialect, compile_kwargs={"literal_binds": True}))
 
 
 def _sha256(path: Path) -> str:

@@ -65,10 +65,9 @@ class Part:
 
 def following(command: ExportChunk, part: Part) -> ExportChunk | AssembleReport:
     """What comes after a part: the next, or all of them together."""
-    rows, number = command.done + part.rows, command.part + 1
+    rows, number, size = command.done + part.rows, command.part + 1, command.bytes + part.bytes
     if part.after is None:
-        return AssembleReport(report_id=command.report_id, parts=number, rows=rows, total=part.total)
-    size = command.bytes + part.bytes
+        return AssembleReport(report_id=command.report_id, parts=number, rows=rows, bytes=size, total=part.total)
     return ExportChunk(
         report_id=command.report_id, part=number, after=part.after, done=rows, bytes=size, total=part.total
     )
@@ -259,9 +258,9 @@ def major(amount: int, currency: str) -> str:
 
 def next_page(page: FetchPage, entries: Sequence[dict[str, Any]], has_more: bool) -> FetchPage | ReadModelRebuilt:
     """What follows a page: the source's next one, the next source's first, or the end."""
-    done = page.done + len(entries)
+    done, since = page.done + len(entries), page.since
     if has_more:
-        return FetchPage(source=page.source, after=entries[-1][KEYS[page.source]], done=done)
+        return FetchPage(source=page.source, after=entries[-1][KEYS[page.source]], done=done, since=since)
     sources = list(KEYS)
     following = sources[sources.index(page.source) + 1 :]
-    return FetchPage(source=following[0], done=done) if following else ReadModelRebuilt(entries=done)
+    return FetchPage(source=following[0], done=done, since=since) if following else ReadModelRebuilt(entries=done)

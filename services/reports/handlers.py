@@ -1,6 +1,6 @@
 """What reports does: keep its read model, make exports, and tell whoever waits for them."""
 
-from contracts.base import Message
+from contracts.base import UUID, Message
 from contracts.email import MailReport
 from contracts.jobs import JobFailed, JobProgressed
 from contracts.orders import OrderCancelled, OrderConfirmed, OrderPlaced, OrderRejected
@@ -27,7 +27,6 @@ from services.reports.adapters import Stopped, exporter
 from services.reports.domain import OrderFact, StockFact
 from services.reports.store import (
     Choice,
-    ExportCommand,
     Movement,
     Order,
     ReadModel,
@@ -68,7 +67,7 @@ async def on_stock_event(event: StockReserved | StockTaken | StockReleased | Sto
 @on(RebuildReadModel, loads=touched)
 async def on_rebuild_read_model(_: RebuildReadModel, unit: Unit) -> FetchPage:
     """The read model was emptied when it was loaded. Whatever is said from now on is kept beside what is fetched."""
-    return FetchPage(source="orders")
+    return FetchPage(source="orders", since=_model(unit).emptied_at)
 
 
 @on(FetchPage, concurrency=1)
@@ -77,7 +76,7 @@ async def on_fetch_page(page: FetchPage, unit: Unit) -> list[Message]:
     entries, has_more = await exporter.owners.page(page.source, page.after)
     then = domain.next_page(page, entries, has_more)
     progress = JobProgressed(done=page.done + len(entries), unit="entries")
-    return [ProjectPage(source=page.source, entries=tuple(entries), then=then), progress]
+    return [ProjectPage(source=page.source, since=page.since, entries=tuple(entries), then=then), progress]
 
 
 @on(ProjectPage, loads=touched)
@@ -85,8 +84,9 @@ async def on_project_page(page: ProjectPage, unit: Unit) -> FetchPage | ReadMode
     """Keep what a page says, just like events."""
     for fact in domain.facts(page):
         _keep(fact, unit)
-    if isinstance(page.then, ReadModelRebuilt):
-        _model(unit).filled_at = _model(unit).revision
+    model = _model(unit)
+    if isinstance(page.then, ReadModelRebuilt) and page.since == model.emptied_at:  # not emptied again meanwhile
+        model.filled_at = model.revision
     return page.then
 
 
@@ -132,7 +132,8 @@ async def on_create_report(command: CreateReport, unit: Unit) -> list[Message]:
     report = new_report(command, model.revision, exporter.settings.chunk_rows, unit.job_id)
     unit.add(report)
     if model.emptied_at > model.filled_at:
-        return _fail(report, "read_model_rebuilding", "What it would show is being rebuilt; ask again later.", unit)
+        detail = "What it would show is not filled again yet; ask later. An operator sees how far `reports.rebuild` is."
+        return _fail(report, "read_model_rebuilding", detail, unit)
     return [ExportChunk(report_id=command.report_id, part=0)]
 
 
@@ -141,7 +142,7 @@ async def on_export_chunk(command: ExportChunk, unit: Unit) -> list[Message]:
     """Write one part, and go on with the next: a chain of short messages, so that no export holds up another."""
     report = unit.get(Report, command.report_id)
     if report is None or report.status != "RUNNING":
-        return [_clean(command, report)]
+        return [_clean(command.report_id, report)]
     try:
         part = await exporter.write_part(report, command)
     except Stopped as stopped:
@@ -149,14 +150,14 @@ async def on_export_chunk(command: ExportChunk, unit: Unit) -> list[Message]:
     return [domain.progress(part, now() - report.created_at), domain.following(command, part)]
 
 
-@on(AssembleReport, loads=theirs, concurrency=AT_ONCE)
+@on(AssembleReport, loads=theirs, concurrency=2)
 async def on_assemble_report(
     command: AssembleReport, unit: Unit
 ) -> ReportAssembled | ExportStopped | RemoveReportFiles:
     """Put the parts together. What is half done when the process dies is done again, from the same parts."""
     report = unit.get(Report, command.report_id)
     if report is None or report.status != "RUNNING":
-        return _clean(command, report)
+        return _clean(command.report_id, report)
     try:
         size, sha256 = await exporter.assemble(report, command)
     except Stopped as stopped:
@@ -178,7 +179,12 @@ async def on_report_assembled(event: ReportAssembled, unit: Unit) -> list[Messag
     """The file is there: let it be downloaded, unless the report was cancelled meanwhile."""
     report = unit.get(Report, event.report_id)
     if report is None or report.status != "RUNNING":
-        return [_clean(event, report)]
+        return [_clean(event.report_id, report)]
+    kept = [other for other in unit.all(Report) if other.owner == report.owner and other.status == "READY"]
+    stored = sum(other.bytes or 0 for other in kept)
+    if stored + event.bytes > exporter.settings.storage_limit_mb * 1_000_000:
+        stopped = exporter.too_much()
+        return _fail(report, stopped.reason, str(stopped), unit)
     expires_at = finish(report, event, exporter.settings.keep_days)
     ends = {"rows": event.rows, "bytes": event.bytes, "sha256": event.sha256}
     ready = ReportReady(**about(report), **ends, expires_at=moment(expires_at))
@@ -211,14 +217,16 @@ async def on_cancel_report(command: CancelReport, unit: Unit) -> list[Message]:
     return [cancelled, RemoveReportFiles(report_id=report.id, result=True)]
 
 
-def _clean(message: ExportCommand | ReportAssembled, report: Report | None) -> RemoveReportFiles:
+def _clean(report_id: UUID, report: Report | None) -> RemoveReportFiles:
     is_ready = report is not None and report.status == "READY"
-    return RemoveReportFiles(report_id=message.report_id, result=not is_ready)
+    return RemoveReportFiles(report_id=report_id, result=not is_ready)
 
 
 def _fail(report: Report | None, reason: str, detail: str, unit: UnitOfWork) -> list[Message]:
-    if report is None or report.status != "RUNNING":
+    if report is None:
         return []
+    if report.status != "RUNNING":  # it was cancelled while a part was written that must not stay
+        return [_clean(report.id, report)]
     report.status, report.reason, report.detail, report.ended_at = "FAILED", reason, detail, now()
     failed = ReportFailed(report_id=report.id, reason=reason, detail=detail)
     return [failed, *_tell(report, failed, unit), RemoveReportFiles(report_id=report.id, result=True)]

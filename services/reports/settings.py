@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import ClassVar
 
-from pydantic import Field, HttpUrl, SecretStr
+from pydantic import Field, HttpUrl, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from shared.settings import ServiceSettings
@@ -18,7 +18,7 @@ class ReportsSettings(ServiceSettings):
     port: int = Field(default=8004, ge=0, le=65535, description="The port that HTTP listens on; 0 takes a free one.")
     storage_url: str = Field(
         default="",
-        description="Where files are kept: a folder, or s3://bucket/prefix (with AWS_* as credentials); "
+        description="Where files are kept: a folder, or s3://bucket/prefix (with AWS_* as credentials), gs://, az://; "
         "empty: .data/reports",
     )
     chunk_rows: int = Field(
@@ -29,7 +29,7 @@ class ReportsSettings(ServiceSettings):
     )
     row_limit: int = Field(default=10_000_000, ge=1, description="Rows in one report, at the most.")
     storage_limit_mb: int = Field(default=2_000, ge=1, description="What one caller's reports may take, in 10^6 bytes.")
-    keep_days: float = Field(default=7.0, gt=0, description="How long a finished report is kept.")
+    keep_days: float = Field(default=7.0, gt=0, le=3650, description="How long a finished report is kept.")
     public_url: HttpUrl = Field(
         default=HttpUrl("http://127.0.0.1:8000"), description="The gateway as customers reach it, for links in mails."
     )
@@ -39,6 +39,14 @@ class ReportsSettings(ServiceSettings):
         default=None,
         description="An operator's token, for reading from orders and stock; empty: made from JWT_SECRET.",
     )
+
+    @field_validator("storage_url")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        scheme, _, rest = value.rpartition("://")
+        if scheme not in ("", "file", "s3", "gs", "az") or (scheme not in ("", "file") and not rest.strip("/")):
+            raise ValueError(f"{value!r} is neither a folder nor a bucket, such as s3://exports/malote")
+        return value
 
     @property
     def storage(self) -> str:

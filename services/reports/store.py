@@ -443,8 +443,12 @@ async def theirs(session: AsyncSession, commands: Sequence[ExportCommand]) -> It
 async def ending(
     session: AsyncSession, messages: Sequence[ReportAssembled | ExportStopped | CancelReport]
 ) -> Iterable[SQLModel]:
-    """The reports that end, and how their owners want to be told."""
-    return await _with_choices(session, await load(session, Report, (m.report_id for m in messages), lock=True))
+    """The reports that end, what their owners have beside them, and how they want to be told."""
+    found = await load(session, Report, (m.report_id for m in messages), lock=True)
+    table: Any = Report
+    kept = select(Report).where(table.owner.in_({report.owner for report in found}), table.status == "READY")
+    stored = (await session.scalars(kept.order_by(table.id).with_for_update())).all()
+    return [*stored, *await _with_choices(session, found)]
 
 
 async def failing(session: AsyncSession, job_ids: Collection[str]) -> Iterable[SQLModel]:

@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import JSON, BigInteger, CheckConstraint, Column, String, select
+from sqlalchemy import JSON, BigInteger, CheckConstraint, Column, String, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
@@ -121,9 +121,9 @@ async def products(session: AsyncSession, limit: int, after: str | None, before:
 
 
 def reservations() -> Any:
-    """What orders reserved."""
-    reserved_at: Any = Reservation.reserved_at
-    return select(Reservation).where(reserved_at.is_not(None))
+    """What orders did to the levels, as far as it was written down when."""
+    times: tuple[Any, ...] = (Reservation.reserved_at, Reservation.taken_at, Reservation.released_at)
+    return select(Reservation).where(or_(*(at.is_not(None) for at in times)))
 
 
 def adjustments() -> Any:

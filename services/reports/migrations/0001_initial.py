@@ -67,6 +67,7 @@ def upgrade() -> None:
     )
     # The orders in which exports read: by time, and by key where times are the same.
     op.create_index("ix_orders_placed_at", "orders", ["placed_at", "id"])
+    op.create_index("ix_orders_customer_id", "orders", ["customer_id", "placed_at", "id"])  # whoever asks for its own
     op.create_index("ix_order_lines_placed_at", "order_lines", ["placed_at", "order_id", "sku"])
     op.create_index("ix_stock_movements_moved_at", "stock_movements", ["moved_at", "id"])
     op.create_table(

@@ -28,28 +28,30 @@ class PangoMissing(Exception):
     """This machine lacks what a pdf is written with; the text says what to install."""
 
 
-def write_part(raw: Path, wish: ReportWish, first_row: int, target: Path) -> None:
+def write_part(raw: Path, wish: ReportWish, first_row: int, target: Path) -> int:
     """Write a part of the file, from raw rows: RFC 4180 without a header, in the columns of the report's kind.
 
     `first_row` counts the report's rows from 0. The part with row 0 has the header, where the format has one.
+    Returns how many rows were written; of a page, which is not written yet, 0.
     """
     from services.reports.templates import tables
 
     with raw.open("rb") as rows, target.open("wb") as file:
         match wish.format:
             case "csv":
-                tables.write_csv_part(rows, wish, first_row == 0, file)
+                return tables.write_csv_part(rows, wish, first_row == 0, file)
             case "jsonl":
-                tables.write_jsonl_part(rows, wish, file)
+                return tables.write_jsonl_part(rows, wish, file)
             case "parquet":
-                tables.write_parquet_part(rows, wish, file)
+                return tables.write_parquet_part(rows, wish, file)
             case "xlsx":
-                tables.write_xlsx_part(rows, wish, first_row, file)
+                return tables.write_xlsx_part(rows, wish, first_row, file)
             case _:
                 shutil.copyfileobj(rows, file)
+                return 0
 
 
-def write_part_of(database: str, query: str, wish: ReportWish, first_row: int, target: Path) -> None:
+def write_part_of(database: str, query: str, wish: ReportWish, first_row: int, target: Path) -> int:
     """Write a part of the file, from the rows that a query finds in a SQLite database."""
     raw, address = target.with_name("raw"), f"{Path(database).resolve().as_uri()}?mode=ro"
     with (
@@ -58,7 +60,7 @@ def write_part_of(database: str, query: str, wish: ReportWish, first_row: int, t
     ):
         connection.execute("PRAGMA busy_timeout=10000")
         csv.writer(file, lineterminator="\n").writerows(connection.execute(query))
-    write_part(raw, wish, first_row, target)
+    return write_part(raw, wish, first_row, target)
 
 
 def assemble(parts: Iterable[bytes], wish: ReportWish, target: Path) -> None:

@@ -33,7 +33,7 @@ _EPOCH = date(1970, 1, 1).toordinal()
 _EXCEL_EPOCH = 25_569
 """1970-01-01 as the number that a workbook has for it."""
 _SHEET = "xl/worksheets/sheet{}.xml"
-_PART = struct.Struct(">II")
+_PART = struct.Struct(">III")
 _BLOCK = 1024 * 1024
 _ZIP_BYTES = 2**31 - 1
 """Above this, an archive's entry is written in a way that not every program reads."""
@@ -44,8 +44,10 @@ _WIDTHS = {"text": 16, "integer": 10, "money": 14, "time": 20, "day": 12, "share
 _FORMULA_STARTS = frozenset(map(chr, FORMULA_STARTS))
 
 
-def write_csv_part(raw: IO[bytes], wish: ReportWish, has_header: bool, target: IO[bytes]) -> None:
-    """RFC 4180 as PostgreSQL's COPY writes it: LF ends a row, a field is quoted only where it must be."""
+def write_csv_part(raw: IO[bytes], wish: ReportWish, has_header: bool, target: IO[bytes]) -> int:
+    """RFC 4180 as PostgreSQL's COPY writes it: LF ends a row, a field is quoted only where it must be.
+
+    Returns how many rows, as its siblings do."""
     columns, lines = COLUMNS[wish.kind], _Lines()
     writer = csv.writer(lines, delimiter=wish.options.delimiter, lineterminator="\r\n")
     clock = Clock(wish.timezone)
@@ -54,20 +56,26 @@ def write_csv_part(raw: IO[bytes], wish: ReportWish, has_header: bool, target: I
         target.write(codecs.BOM_UTF8 if wish.options.bom else b"")
         writer.writerow([column.name for column in columns])
         target.write(lines.take())
+    number = 0
     for batch in _columns(raw):
         writer.writerows(zip(*(turn(values) for turn, values in zip(turns, batch, strict=True)), strict=True))
         target.write(lines.take())
+        number += len(batch[0])
+    return number
 
 
-def write_jsonl_part(raw: IO[bytes], wish: ReportWish, target: IO[bytes]) -> None:
+def write_jsonl_part(raw: IO[bytes], wish: ReportWish, target: IO[bytes]) -> int:
     """An object a row. Money is text, for a reader that keeps numbers as doubles would change it."""
     columns = COLUMNS[wish.kind]
     names = [column.name for column in columns]
     clock = Clock(wish.timezone)
     turns = [_json(column, clock) for column in columns]
+    number = 0
     for batch in _columns(raw):
         rows = zip(*(map(turn, values) for turn, values in zip(turns, batch, strict=True)), strict=True)
         target.writelines(orjson.dumps(dict(zip(names, row, strict=True)), option=_LINE) for row in rows)
+        number += len(batch[0])
+    return number
 
 
 class Clock:
@@ -184,7 +192,7 @@ def _json(column: Column, clock: Clock) -> Callable[[str], str | int | float | N
 # -- parquet ----------------------------------------------------------------------------------------------------------
 
 
-def write_parquet_part(raw: IO[bytes], wish: ReportWish, target: IO[bytes]) -> None:
+def write_parquet_part(raw: IO[bytes], wish: ReportWish, target: IO[bytes]) -> int:
     """A file of one row group."""
     import pyarrow as pa
     from pyarrow import csv, parquet
@@ -200,6 +208,7 @@ def write_parquet_part(raw: IO[bytes], wish: ReportWish, target: IO[bytes]) -> N
             convert_options=csv.ConvertOptions(column_types=read_as, null_values=[""], strings_can_be_null=True),
         ).cast(schema)
     parquet.write_table(table, target, compression="zstd", row_group_size=max(1, table.num_rows))
+    return int(table.num_rows)
 
 
 def write_parquet(parts: Iterable[bytes], wish: ReportWish, target: Path) -> None:
@@ -232,12 +241,21 @@ def _schema(wish: ReportWish) -> "pa.Schema":
 # -- xlsx -------------------------------------------------------------------------------------------------------------
 
 
-def write_xlsx_part(raw: IO[bytes], wish: ReportWish, first_row: int, target: IO[bytes]) -> None:
-    """The XML of some rows of a sheet, as xlsxwriter makes it, compressed, behind their number and its size.
+def write_xlsx_part(raw: IO[bytes], wish: ReportWish, first_row: int, target: IO[bytes]) -> int:
+    """The XML of some rows, as xlsxwriter makes it, compressed, behind their number and its sizes: once for each sheet
+    that they are on.
 
     Text is written as text. No program runs it as a formula, so it stays as it is and reads back equal.
     """
-    file, clock, row = io.BytesIO(), Clock(wish.timezone), first_row % domain.SHEET_ROWS
+    rows, done, number = read_rows(raw), first_row, -1
+    while number and (number < 0 or done % domain.SHEET_ROWS == 0):  # what ends at a border may go on behind it
+        number = _write_rows(islice(rows, domain.SHEET_ROWS - done % domain.SHEET_ROWS), wish, done, target)
+        done += number
+    return done - first_row
+
+
+def _write_rows(rows: Iterable[list[str]], wish: ReportWish, done: int, target: IO[bytes]) -> int:
+    file, clock, row = io.BytesIO(), Clock(wish.timezone), done % domain.SHEET_ROWS
     columns = COLUMNS[wish.kind]
     workbook, formats = _workbook(file)
     sheet = workbook.add_worksheet()
@@ -245,7 +263,7 @@ def write_xlsx_part(raw: IO[bytes], wish: ReportWish, first_row: int, target: IO
     names = [column.name for column in columns]
     currency = names.index("currency") if "currency" in names else 0
     writes = [_cell(column, sheet, formats, clock) for column in columns]
-    for values in read_rows(raw):
+    for values in rows:
         row += 1
         for column, (write, value) in enumerate(zip(writes, values, strict=True)):
             if value:
@@ -254,7 +272,9 @@ def write_xlsx_part(raw: IO[bytes], wish: ReportWish, first_row: int, target: IO
     with ZipFile(file) as archive:
         xml = archive.read(_SHEET.format(1))
     xml = xml[_end_of_first_row(xml) : xml.index(b"</sheetData>")]
-    target.write(_PART.pack(row - first_row % domain.SHEET_ROWS, len(xml)) + zlib.compress(xml, 1))
+    stored, number = zlib.compress(xml, 1), row - done % domain.SHEET_ROWS
+    target.write(_PART.pack(number, len(xml), len(stored)) + stored)
+    return number
 
 
 def write_xlsx(parts: Iterable[bytes], wish: ReportWish, target: Path) -> None:
@@ -263,9 +283,8 @@ def write_xlsx(parts: Iterable[bytes], wish: ReportWish, target: Path) -> None:
     with TemporaryFile(dir=target.parent) as spool, ZipFile(target, "w", ZIP_DEFLATED, compresslevel=1) as archive:
         sheets: list[list[_Part]] = [[]]
         done = 0
-        for stored in parts:
+        for number, size, stored in (found for part in parts for found in _in_sheets(part)):
             spool.write(stored)
-            number, size = _PART.unpack_from(stored)
             if number and done // domain.SHEET_ROWS == len(sheets):
                 sheets.append([])
             sheets[-1].append(_Part(number, size, len(stored)))
@@ -284,8 +303,17 @@ def write_xlsx(parts: Iterable[bytes], wish: ReportWish, target: Path) -> None:
                 file.write(xml[xml.index(b"</sheetData>") if rows else 0 :])
 
 
+def _in_sheets(part: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """What a part has of each sheet: how many rows, how many bytes they are as XML, and as stored."""
+    start = 0
+    while start < len(part):
+        number, size, stored = _PART.unpack_from(part, start)
+        start += _PART.size + stored
+        yield number, size, part[start - stored : start]
+
+
 class _Part(NamedTuple):
-    """A part of a sheet: how many rows, and how many bytes as XML and as stored."""
+    """Some rows of a sheet: how many, and how many bytes as XML and as stored."""
 
     number: int
     size: int
@@ -360,7 +388,7 @@ def _end_of_first_row(xml: bytes) -> int:
 
 def _inflate(part: bytes, file: IO[bytes]) -> None:
     """Write a part's XML without having all of it in memory."""
-    stream, left = zlib.decompressobj(), part[_PART.size :]
+    stream, left = zlib.decompressobj(), part
     while xml := stream.decompress(left, _BLOCK):
         file.write(xml)
         left = stream.unconsumed_tail

@@ -46,7 +46,7 @@ def test_the_last_part_is_followed_by_assembling() -> None:
     followed = domain.following(command, Part(100, 500, 1_000, (7, "x"), 400, 1_000))
     assert followed == ExportChunk(report_id=REPORT, part=4, after=(7, "x"), done=400, bytes=1_500, total=1_000)
     last = domain.following(command, Part(100, 500, 400, None, 400, 400))
-    assert last.model_dump() == {"report_id": REPORT, "parts": 4, "rows": 400, "total": 400}
+    assert last.model_dump() == {"report_id": REPORT, "parts": 4, "rows": 400, "bytes": 1_500, "total": 400}
 
 
 def test_progress_says_how_fast_and_how_long() -> None:

@@ -206,7 +206,7 @@ async def test_what_is_given_back_before_it_was_taken_is_only_reserved_no_more(r
 async def test_a_rebuild_keeps_what_comes_in_the_same_batch_before_and_after_it(reports: Harness) -> None:
     old, before, after = an_order(), an_order(), an_order()
     await reports.when(old)
-    assert await reports.when(before, RebuildReadModel(), after) == [FetchPage(source="orders")]
+    assert await reports.when(before, RebuildReadModel(), after) == [FetchPage(source="orders", since=2)]
     assert {row.id for row in await reports.rows(Order)} == {before.order_id, after.order_id}
     assert len(await reports.rows(Line)) == 2
     model = await reports.row(ReadModel, 1)
@@ -217,7 +217,7 @@ async def test_a_page_changes_nothing_that_events_said_and_adds_what_they_did_no
     order = an_order()
     confirmed = OrderConfirmed(**order.model_dump(), confirmed_at=AT)
     entry = _as_entry(order, confirmed_at=AT)
-    page = ProjectPage(source="orders", entries=(entry, entry), then=ReadModelRebuilt(entries=2))
+    page = ProjectPage(source="orders", since=0, entries=(entry, entry), then=ReadModelRebuilt(entries=2))
     await reports.when(order)
     assert await reports.when(page) == [ReadModelRebuilt(entries=2)]
     first = await known(reports, revisions=True)
@@ -229,21 +229,23 @@ async def test_a_page_changes_nothing_that_events_said_and_adds_what_they_did_no
 async def test_a_field_that_an_owner_added_to_its_entries_is_passed_over(reports: Harness) -> None:
     order = an_order()
     entry = _as_entry(order, colour="red")
-    await reports.when(ProjectPage(source="orders", entries=(entry,), then=FetchPage(source="reservations")))
+    await reports.when(
+        ProjectPage(source="orders", since=0, entries=(entry,), then=FetchPage(source="reservations", since=0))
+    )
     assert (await reports.row(Order, order.order_id)).pieces == 1
 
 
 def test_the_sources_are_asked_one_after_the_other_and_the_end_says_how_many_entries_there_were() -> None:
     a, b = ({"id": "a", "order_id": "a"}, {"id": "b", "order_id": "b"})
-    asked: list[FetchPage | ReadModelRebuilt] = [FetchPage(source="orders")]
+    asked: list[FetchPage | ReadModelRebuilt] = [FetchPage(source="orders", since=7)]
     for entries, has_more in (([a], True), ([b], False), ([a], True), ([], False), ([], False)):
         assert isinstance(asked[-1], FetchPage)
         asked.append(domain.next_page(asked[-1], entries, has_more))
     assert asked[1:] == [
-        FetchPage(source="orders", after="a", done=1),
-        FetchPage(source="reservations", done=2),
-        FetchPage(source="reservations", after="a", done=3),
-        FetchPage(source="adjustments", done=3),
+        FetchPage(source="orders", after="a", done=1, since=7),
+        FetchPage(source="reservations", done=2, since=7),
+        FetchPage(source="reservations", after="a", done=3, since=7),
+        FetchPage(source="adjustments", done=3, since=7),
         ReadModelRebuilt(entries=3),
     ]
 
@@ -253,3 +255,18 @@ def _as_entry(order: OrderPlaced, **more: Any) -> dict[str, Any]:
     fields = order.model_dump(mode="json")
     known = {"id": fields.pop("order_id"), "status": "PLACED", "currency": "BRL", "job_id": "job"}
     return fields | known | {name: str(value) for name, value in more.items()}
+
+
+async def test_the_end_of_a_rebuild_that_another_one_overtook_does_not_make_the_read_model_whole(
+    reports: Harness,
+) -> None:
+    last = ProjectPage(source="adjustments", since=2, entries=(), then=ReadModelRebuilt(entries=0))
+    await reports.when(RebuildReadModel())
+    await reports.when(RebuildReadModel())
+    emptied = (await reports.row(ReadModel, 1)).emptied_at
+    await reports.when(last.model_copy(update={"since": emptied - 1}))
+    model = await reports.row(ReadModel, 1)
+    assert model.emptied_at > model.filled_at
+    await reports.when(last.model_copy(update={"since": emptied}))
+    model = await reports.row(ReadModel, 1)
+    assert model.filled_at > model.emptied_at

@@ -317,6 +317,8 @@ def test_more_rows_than_a_sheet_takes_go_on_in_further_sheets(target: Path, monk
         ["id-4", "id-5", "id-6", "id-7"],
         ["id-8"],
     ]
+    file(rows, wish("stock-movements", "xlsx", "UTC"), target)
+    assert [len(sheet) for sheet in cells(target)] == [4, 4, 1], "one part, which crosses two borders"
     file(rows[:8], wish("stock-movements", "xlsx", "UTC"), target, [4, 4])
     assert len(openpyxl.load_workbook(target).sheetnames) == 2
 
