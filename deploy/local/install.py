@@ -8,8 +8,11 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from subprocess import PIPE, STDOUT
+
+from deploy.local.files import alone
 
 _RABBITMQ = (
     "/usr/lib/rabbitmq/bin/rabbitmq-server",
@@ -147,15 +150,17 @@ def package(*names: str) -> None:
         return
     command, name = [*prefix, "sh", "-c", _APT, "install", *names], " ".join(names)
     last: list[str] = []
-    _tell(f"installing {name} from the system's packages")
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=PIPE, stderr=STDOUT, text=True) as apt:
-        for line in apt.stdout or ():
-            last = [*last[-9:], line.rstrip()]
-            if sys.stderr.isatty():
-                _tell(f"installing {name}: {line.strip()[:80]}")
-    if apt.returncode != 0:
-        raise Missing("\n".join([f"apt-get could not install {name}:", *last]))
-    _tell(f"installed {name}\n")
+    # One at a time on this machine: apt-get waits for the lock of its packages, but not for that of its lists.
+    with alone(Path(tempfile.gettempdir()) / "malote-install.lock"):
+        _tell(f"installing {name} from the system's packages")
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=PIPE, stderr=STDOUT, text=True) as apt:
+            for line in apt.stdout or ():
+                last = [*last[-9:], line.rstrip()]
+                if sys.stderr.isatty():
+                    _tell(f"installing {name}: {line.strip()[:80]}")
+        if apt.returncode != 0:
+            raise Missing("\n".join([f"apt-get could not install {name}:", *last]))
+        _tell(f"installed {name}\n")
 
 
 def _tell(text: str) -> None:

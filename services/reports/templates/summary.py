@@ -155,7 +155,8 @@ def write(parts: Iterable[bytes], wish: ReportWish, target: Path) -> None:
 def page(summary: Summary, wish: ReportWish) -> str:
     """The page as one html file that needs nothing else."""
     language = Language(wish.options.locale)
-    products = sorted(summary.products.items(), key=lambda item: (-item[1].pieces, item[0]))
+    products = sorted(summary.products.items(), key=lambda item: (item[0][1], -item[1].revenue, item[0]))
+    revenue = {currency: sum(days.values()) for currency, days in sorted(summary.revenue.items())}
     return _TEMPLATE.render(
         say=language,
         words=language.words,
@@ -165,7 +166,7 @@ def page(summary: Summary, wish: ReportWish) -> str:
         zone=wish.timezone,
         sku=wish.filters.sku,
         total=summary.total,
-        revenue={currency: sum(days.values()) for currency, days in sorted(summary.revenue.items())},
+        revenue={currency: amount for currency, amount in revenue.items() if amount} or revenue,
         charts=_charts(summary, language, has_dark=wish.format == "html"),
         products=products[:TABLE_ROWS],
         more=len(products) - TABLE_ROWS,

@@ -183,7 +183,7 @@ def test_a_currency_that_brought_nothing_has_no_chart(target: Path) -> None:
 
 
 def test_a_long_table_says_how_many_more_there_are(target: Path) -> None:
-    rows = [("2026-01-01", f"SKU-{n}", "", "BRL", "1", str(n), "1", "0", "0") for n in range(1234)]
+    rows = [("2026-01-01", f"SKU-{n}", "", "BRL", "1", "1", str(n), "0", "0") for n in range(1234)]
     text = page(rows, target)
     assert text.count("<tr><td>") == 200
     assert "SKU-1233" in text
