@@ -111,7 +111,8 @@ def test_notifications_are_said_as_they_come(shop: Fleet, tmp_path: Path) -> Non
     said = tmp_path / "said"
     with said.open("w") as out:
         command = [".venv/bin/malote", "notifications", "--follow", "--json"]
-        following = subprocess.Popen(command, cwd=ROOT, env=shop.environment, stdout=out)
+        # A shell starts what is in its background with interrupts ignored, and all that it starts inherits that.
+        following = subprocess.Popen(command, cwd=ROOT, env=shop.environment, stdout=out, preexec_fn=_interruptible)
     try:  # again, because it cannot be seen from outside that the stream has begun
         create = ".venv/bin/malote reports create --kind orders --wait 30"
         shop.run("timeout", "60", "bash", "-c", f"until test -s {said}; do {create}; done")
@@ -120,6 +121,10 @@ def test_notifications_are_said_as_they_come(shop: Fleet, tmp_path: Path) -> Non
     finally:
         following.kill()
     assert json.loads(said.read_text().splitlines()[0])["message"] == "report.ready.v1"
+
+
+def _interruptible() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_who_wants_no_notifications_gets_none(shop: Fleet) -> None:
