@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Coroutine, Iterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -242,10 +242,9 @@ class Copied:
     async def end(self) -> None:
         """Come to the end, whatever was read of it."""
         self._is_wanted = False
-        while not self._copying.done():
-            with contextlib.suppress(asyncio.QueueEmpty):  # whoever waits to hand over a block waits no more
-                self._blocks.get_nowait()
-            await asyncio.wait([self._copying], timeout=0.05)
+        if not self._blocks.empty():  # one block may wait to be handed over; after it, none does
+            self._blocks.get_nowait()
+        await asyncio.gather(self._copying, return_exceptions=True)
 
 
 class Owners:
@@ -353,7 +352,7 @@ class Exporter:
 
     async def _write_rows(self, wish: ReportWish, report: Report, command: ExportChunk) -> Part:
         found = store.rows(wish, report.revision)
-        limit = domain.part_rows(wish, report.chunk_rows, command.done)
+        limit = domain.part_rows(wish, report.chunk_rows)
         by_the_database = wish.format == "csv" and not self.database.is_sqlite
         # Each on a connection of its own: the long read waits for no other.
         (written, size), (last, number), total = await _all(
@@ -423,25 +422,21 @@ class Exporter:
     # -- days -----------------------------------------------------------------------------------------------------
 
     async def _write_days(self, wish: ReportWish, report: Report, command: ExportChunk) -> Part:
-        zone = ZoneInfo(wish.timezone)
         with _scratch() as folder:
             raw, target = folder / "raw", folder / "part"
             async with self.database.reading() as session:
-                bounds = command.after or await self._bounds(session, wish, report.revision, zone)
-                first, last = (date.fromisoformat(str(bound)) for bound in bounds or ("1970-01-02", "1970-01-01"))
-                left = (last - first).days + 1
-                days = list(domain.days(first, wish.timezone, min(domain.SUMMARY_DAYS, left)))
+                bounds = command.after or await self._bounds(session, wish, report.revision)
+                days, after, left = domain.part_days(bounds, wish.timezone)
+                raw.touch()
                 number = await _save_summary(session, store.summary(wish, report.revision, days), raw) if days else 0
-            raw.touch()
             await to_process.run_sync(templates.write_part, raw, wish, command.done, target)
             size = await self.storage.put(domain.part_name(command.report_id, command.part), target)
-        following = first + timedelta(days=domain.SUMMARY_DAYS)
-        after = (following.isoformat(), last.isoformat()) if following <= last else None
         before = command.part * domain.SUMMARY_DAYS
         return Part(number, size, None, after, before + len(days), before + left, "days")
 
-    async def _bounds(self, session: AsyncSession, wish: ReportWish, revision: int, zone: ZoneInfo) -> Key:
+    async def _bounds(self, session: AsyncSession, wish: ReportWish, revision: int) -> Key:
         """The first and the last day of a summary, as its chunks carry them; empty if there are no orders."""
+        zone = ZoneInfo(wish.timezone)
         bounds = (await session.execute(store.placed_between(wish, revision))).one()
         if bounds[0] is None:
             return ()

@@ -277,9 +277,9 @@ async def show_choice(service: Running, who: CallerOf) -> NoticeChoice:
     """How the caller wants to be told; without a choice, in every way that there is."""
     async with service.database.reading() as session:
         row = await session.get(Choice, who.subject)
-    return (
-        NoticeChoice.model_validate(row.model_dump(exclude={"reader"})) if row else NoticeChoice(mail=bool(who.email))
-    )
+    if row is None:
+        return NoticeChoice(mail=bool(who.email))
+    return NoticeChoice.model_validate(row.model_dump(exclude={"reader"}))
 
 
 @router.put("/me/notifications", tags=["notifications"])

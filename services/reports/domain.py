@@ -15,7 +15,6 @@ from contracts.base import minor_digits
 from contracts.http import AdjustmentView, OrderView, ReservationView
 from contracts.jobs import JobProgressed
 from contracts.orders import OrderCancelled, OrderConfirmed, OrderPlaced, OrderRejected
-from contracts.reports import COLUMNS as COLUMNS
 from contracts.reports import (
     AssembleReport,
     ExportChunk,
@@ -26,7 +25,6 @@ from contracts.reports import (
     ReportWish,
     Source,
 )
-from contracts.reports import Column as Column
 from contracts.stock import StockAdjusted, StockReleased, StockReserved, StockTaken
 
 SHEET_ROWS = 1_048_575
@@ -43,10 +41,9 @@ FORMULA_STARTS = (0x3D, 0x2B, 0x2D, 0x40, 0xFF1D, 0xFF0B, 0xFF0D, 0xFF20, 0x09, 
 that begins with one. In a CSV such a text, but no number, gets a ' in front (OWASP, "CSV Injection")."""
 
 
-def part_rows(wish: ReportWish, chunk_rows: int, done: int) -> int:
-    """How many rows the part after `done` rows may have. No part of an xlsx crosses from one sheet to the next."""
-    rows = max(1, chunk_rows // SLOWER.get(wish.format, 1))
-    return min(rows, SHEET_ROWS - done % SHEET_ROWS) if wish.format == "xlsx" else rows
+def part_rows(wish: ReportWish, chunk_rows: int) -> int:
+    """How many rows a part may have."""
+    return max(1, chunk_rows // SLOWER.get(wish.format, 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +75,18 @@ def progress(part: Part, elapsed: int) -> JobProgressed:
     rate = part.done / max(elapsed, 1) * 1000
     left = (part.of - part.done) / rate if rate else None
     return JobProgressed(done=part.done, total=part.of, unit=part.unit, rate=rate, seconds_left=left)
+
+
+def part_days(after: Sequence[int | str], zone: str) -> tuple[list[tuple[date, int, int]], tuple[str, str] | None, int]:
+    """The days of a summary's part, given the first and the last that are left; what is left then (None: nothing), and
+    how many days were left before."""
+    if not after:
+        return [], None, 0
+    first, last = (date.fromisoformat(str(day)) for day in after)
+    left = (last - first).days + 1
+    following = first + timedelta(days=SUMMARY_DAYS)
+    found = list(days(first, zone, min(SUMMARY_DAYS, left)))
+    return found, (following.isoformat(), last.isoformat()) if following <= last else None, left
 
 
 def days(first: date, zone: str, number: int) -> Iterator[tuple[date, int, int]]:

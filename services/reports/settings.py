@@ -18,7 +18,7 @@ class ReportsSettings(ServiceSettings):
     port: int = Field(default=8004, ge=0, le=65535, description="The port that HTTP listens on; 0 takes a free one.")
     storage_url: str = Field(
         default="",
-        description="Where files are kept: a folder, or s3://bucket/prefix (with AWS_* as credentials), gs://, az://; "
+        description="Where files are kept: a folder, or s3://bucket/prefix (with AWS_* as credentials); "
         "empty: .data/reports",
     )
     chunk_rows: int = Field(
@@ -44,7 +44,7 @@ class ReportsSettings(ServiceSettings):
     @classmethod
     def _is_known(cls, value: str) -> str:
         scheme, _, rest = value.rpartition("://")
-        if scheme not in ("", "file", "s3", "gs", "az") or (scheme not in ("", "file") and not rest.strip("/")):
+        if scheme not in ("", "file", "s3") or (scheme == "s3" and not rest.strip("/")):
             raise ValueError(f"{value!r} is neither a folder nor a bucket, such as s3://exports/malote")
         return value
 

@@ -44,20 +44,20 @@ from contracts.base import Money
 from contracts.http import NoticeChoice, OrderView
 from contracts.orders import OrderRejected
 from contracts.reports import (
+    COLUMNS,
     AssembleReport,
     CancelReport,
     CreateReport,
     ExportChunk,
     ExportStopped,
     RebuildReadModel,
-    RemoveReportFiles,
     ReportAssembled,
     ReportFailed,
     ReportReady,
     ReportWish,
 )
 from services.reports import domain
-from services.reports.domain import COLUMNS, FORMULA_STARTS, OrderFact, Projected, StockFact, milliseconds
+from services.reports.domain import FORMULA_STARTS, OrderFact, Projected, StockFact, milliseconds
 from shared.changes import Changes
 from shared.clock import moment, now
 from shared.database import Database, load
@@ -425,8 +425,6 @@ def _hyphenate_id(element: Any, compiler: Any, **how: Any) -> str:
 
 # -- exports ----------------------------------------------------------------------------------------------------------
 
-ExportCommand = ExportChunk | AssembleReport | RemoveReportFiles
-
 
 async def asked(session: AsyncSession, commands: Sequence[CreateReport]) -> Iterable[SQLModel]:
     """The revision that the read model has, the reports that exist already, and how to tell who asks."""
@@ -435,7 +433,7 @@ async def asked(session: AsyncSession, commands: Sequence[CreateReport]) -> Iter
     return [*model, *known, *await load(session, Choice, (command.owner for command in commands))]
 
 
-async def theirs(session: AsyncSession, commands: Sequence[ExportCommand]) -> Iterable[SQLModel]:
+async def theirs(session: AsyncSession, commands: Sequence[ExportChunk | AssembleReport]) -> Iterable[SQLModel]:
     """The reports that are being made."""
     return await load(session, Report, (command.report_id for command in commands))
 

@@ -19,12 +19,26 @@ def wish(format_: str, kind: str = "orders") -> ReportWish:
     return ReportWish.model_validate({"kind": kind, "format": format_})
 
 
-def test_a_part_has_fewer_rows_where_a_row_takes_longer_and_ends_with_its_sheet() -> None:
-    rows = [domain.part_rows(wish(format_), 200_000, 0) for format_ in ("csv", "jsonl", "parquet", "xlsx")]
+def test_a_part_has_fewer_rows_where_a_row_takes_longer() -> None:
+    rows = [domain.part_rows(wish(format_), 200_000) for format_ in ("csv", "jsonl", "parquet", "xlsx")]
     assert rows == [200_000, 50_000, 50_000, 10_000]
-    assert domain.part_rows(wish("xlsx"), 5, 0) == 1
-    assert domain.part_rows(wish("xlsx"), 200_000, domain.SHEET_ROWS - 7) == 7
-    assert domain.part_rows(wish("xlsx"), 200_000, domain.SHEET_ROWS) == 10_000
+    assert domain.part_rows(wish("xlsx"), 5) == 1
+
+
+def test_the_days_of_a_summary_are_cut_into_parts_that_follow_each_other() -> None:
+    after: tuple[str, str] | None = ("2026-01-01", "2026-03-05")
+    found, lefts = [], []
+    while after:
+        days, after, left = domain.part_days(after, "UTC")
+        found.append([day.isoformat() for day, _, _ in days])
+        lefts.append(left)
+    assert [(part[0], part[-1]) for part in found] == [
+        ("2026-01-01", "2026-01-31"),
+        ("2026-02-01", "2026-03-03"),
+        ("2026-03-04", "2026-03-05"),
+    ]
+    assert lefts == [64, 33, 2]
+    assert domain.part_days((), "UTC") == ([], None, 0)
 
 
 def test_a_day_is_as_long_as_it_is_where_clocks_are_changed() -> None:
