@@ -46,4 +46,4 @@ fi
 # The machine's own certificates, where it has them: a network may have an authority that uv does not bring along.
 certificates=
 if [ -s /etc/ssl/certs/ca-certificates.crt ]; then certificates=--system-certs; fi
-UV_PYTHON_DOWNLOADS=never VIRTUAL_ENV= .venv/uv/bin/uv sync --frozen --compile-bytecode --quiet $certificates
+UV_PYTHON_DOWNLOADS=never VIRTUAL_ENV= .venv/uv/bin/uv sync --frozen --all-extras --compile-bytecode --quiet $certificates
