@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help up down status demo test lint bench schemas clean
+.PHONY: help up down status demo test lint bench schemas docs page clean
 MALOTE := .venv/bin/malote
 
 help: ## This list
@@ -33,9 +33,15 @@ schemas: .venv/stamp ## Write contracts/schemas and deploy/rabbitmq/definitions.
 	@.venv/bin/python -m contracts.schema
 	@$(MALOTE) topology export
 
+docs: schemas ## Write contracts/asyncapi from the code: what `malote asyncapi` prints and the gateway shows
+	@$(MALOTE) asyncapi --write
+
+page: .venv/stamp ## Renew the page at the gateway's /asyncapi, from the version in tests/node/package-lock.json
+	@.venv/bin/python -m tests.nodejs
+
 clean: ## Stop everything, remove .venv and .data
 	@if [ -x .venv/bin/malote ]; then $(MALOTE) down || true; fi
-	rm -rf .venv .data
+	rm -rf .venv .data tests/node/node_modules
 
 .venv/stamp: pyproject.toml uv.lock deploy/local/bootstrap.sh
 	@PYTHON="$(PYTHON)" sh deploy/local/bootstrap.sh

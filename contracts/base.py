@@ -6,6 +6,7 @@ sent) and ignores them where we read it (`Message.read`), so a publisher can add
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -26,17 +27,21 @@ Quantity = Annotated[int, Field(strict=True, ge=1, le=10_000, examples=[2])]
 Currency = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$"), Field(examples=["BRL"])]
 Locale = Literal["pt-BR", "en"]
 # The pattern by which browsers check <input type=email> (WHATWG HTML, "valid e-mail address").
-Email = Annotated[
-    str,
-    StringConstraints(
-        max_length=254,
-        pattern=r"^[a-zA-Z0-9.!#$%&'*+/=?^_`{|}~-]+@[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
-        r"(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?)+$",
-    ),
-    Field(examples=["ana@example.com"]),
-]
+EMAIL_PATTERN = (
+    r"^[a-zA-Z0-9.!#$%&'*+/=?^_`{|}~-]+@[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
+    r"(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?)+$"
+)
+Email = Annotated[str, StringConstraints(max_length=254, pattern=EMAIL_PATTERN), Field(examples=["ana@example.com"])]
 # 2**53 - 1: what a reader that keeps numbers as doubles still gets exactly.
 MinorUnits = Annotated[int, Field(strict=True, ge=0, le=9_007_199_254_740_991)]
+
+
+def complaint(problem: Mapping[str, Any]) -> str:
+    """One of pydantic's errors in words for people, to whom a regular expression says nothing."""
+    if problem["type"] != "string_pattern_mismatch":
+        return str(problem["msg"]).removeprefix("Value error, ")
+    is_email = problem["ctx"]["pattern"] == EMAIL_PATTERN
+    return "is not a mail address" if is_email else "is not in the form that is wanted"
 
 
 class Contract(BaseModel):
@@ -151,6 +156,7 @@ __all__ = [
     "Money",
     "Quantity",
     "Sku",
+    "complaint",
     "minor_digits",
     "text",
 ]  # fmt: skip

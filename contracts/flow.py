@@ -5,8 +5,21 @@ A lane is a queue and its consumer, named after its service (`orders`), with a s
 """
 
 from contracts.base import Command, Message
+from contracts.deadletters import (
+    CancelReplay,
+    EditLetter,
+    LetterEdited,
+    LetterEditRefused,
+    LettersPurged,
+    LettersReplayed,
+    PurgeLetters,
+    ReplayCancelled,
+    ReplayCancelRefused,
+    ReplayFailed,
+    ReplayLetters,
+)
 from contracts.email import DeliverMail, MailReport
-from contracts.jobs import JobFailed, JobProgressed, JobRetrying
+from contracts.jobs import JobFailed, JobProgressed, JobRetrying, LetterSettled
 from contracts.orders import (
     CancelOrder,
     OrderCancelled,
@@ -83,6 +96,19 @@ FLOW: dict[type[Message], tuple[str, ...]] = {
     FetchPage:           ("reports.rebuild",),
     ProjectPage:         ("reports",),
     ReadModelRebuilt:    ("gateway",),
+    # dead letters are sent again, edited, removed
+    ReplayLetters:       ("deadletters",),
+    CancelReplay:        ("deadletters",),
+    EditLetter:          ("deadletters",),
+    PurgeLetters:        ("deadletters",),
+    LetterSettled:       ("deadletters",),
+    LettersReplayed:     ("gateway",),
+    ReplayFailed:        ("gateway",),
+    ReplayCancelled:     ("gateway",),
+    ReplayCancelRefused: ("gateway",),
+    LetterEdited:        ("gateway",),
+    LetterEditRefused:   ("gateway",),
+    LettersPurged:       ("gateway",),
     # the kernel speaks of jobs, in whichever service it runs
     JobRetrying:         ("gateway",),
     JobFailed:           ("gateway", "reports"),
@@ -102,11 +128,21 @@ SENDERS: dict[type[Command], tuple[str, ...]] = {
     RebuildReadModel:  ("gateway",),
     FetchPage:         ("reports",),
     ProjectPage:       ("reports",),
+    ReplayLetters:     ("gateway",),
+    CancelReplay:      ("gateway",),
+    EditLetter:        ("gateway",),
+    PurgeLetters:      ("gateway",),
 }
 # fmt: on
 
 SHOP = "shop"
 """The broker user of a shop's own system: it may send what `SENDERS` says, and nothing else."""
+
+MONITOR = "monitor"
+"""The broker user of an autoscaler or a dashboard: it sees every queue in the management API, and may touch none."""
+
+COLLECTOR = "deadletters"
+"""The service that reads the dead letters of every lane, and may send each back to its own."""
 
 
 def service_of(lane: str) -> str:

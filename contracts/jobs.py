@@ -1,10 +1,10 @@
-"""What the kernel itself says about jobs, whichever service it runs in: exchange `jobs`."""
+"""What the kernel itself says of jobs and of dead letters, whichever service it runs in: exchange `jobs`."""
 
 from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from contracts.base import Event, JobState, text
+from contracts.base import UUID, Event, JobState, text
 
 
 class JobRetrying(Event):
@@ -26,8 +26,8 @@ class JobFailed(Event):
     key: ClassVar[str] = "job.failed.v1"
     job: ClassVar[JobState | None] = JobState.FAILURE
 
-    reason: Annotated[str, text(64)]
-    detail: Annotated[str, text(500)]
+    reason: Annotated[str, text(64)] = Field(examples=["dead_lettered"])
+    detail: Annotated[str, text(500)] = Field(examples=["RuntimeError: the price list is empty"])
 
 
 class JobProgressed(Event):
@@ -38,8 +38,18 @@ class JobProgressed(Event):
     job: ClassVar[JobState | None] = JobState.STARTED
     transient: ClassVar[bool] = True
 
-    done: int = Field(ge=0)
-    total: int | None = Field(default=None, ge=0, description="None while it is not known.")
+    done: int = Field(ge=0, examples=[4000])
+    total: int | None = Field(default=None, ge=0, examples=[10000], description="None while it is not known.")
     unit: Annotated[str, text(32)] = Field(examples=["rows"])
     rate: float | None = Field(default=None, ge=0, description="Units a second, so far.")
     seconds_left: float | None = Field(default=None, ge=0, description="At that rate; None while it is not known.")
+
+
+class LetterSettled(Event):
+    """A dead letter that was sent again has had its effect, now or before."""
+
+    exchange: ClassVar[str] = "jobs"
+    key: ClassVar[str] = "letter.settled.v1"
+
+    letter_id: UUID
+    number: int = Field(ge=1, description="How often it had been sent again, this time included.")

@@ -46,7 +46,7 @@ class PricedLine(Contract):
     """A line at the price that it was sold for; `total` is `unit_price` times `quantity`."""
 
     sku: Sku
-    name: Annotated[str, text(200)]
+    name: Annotated[str, text(200)] = Field(examples=["Coffee, 1 kg"])
     quantity: SummedQuantity
     unit_price: Money
     total: Money
@@ -58,8 +58,8 @@ class OrderedLine(Contract):
     sku: Sku
     name: Annotated[str, text(200)] | None = Field(default=None, examples=["Coffee, 1 kg"])
     quantity: SummedQuantity
-    unit_price: Money | None = None
-    total: Money | None = None
+    unit_price: Money | None = Field(default=None, examples=[{"amount": 6990, "currency": "BRL"}])
+    total: Money | None = Field(default=None, examples=[{"amount": 6990, "currency": "BRL"}])
 
 
 class RejectedLine(Contract):
@@ -67,7 +67,7 @@ class RejectedLine(Contract):
 
     sku: Sku
     quantity: SummedQuantity
-    available: int | None = Field(default=None, ge=0)
+    available: int | None = Field(default=None, ge=0, examples=[0])
 
 
 class PlaceOrder(Command):
@@ -137,7 +137,7 @@ class OrderRejected(Event):
     currency: Currency
     lines: tuple[OrderedLine, ...]
     total: Money | None
-    reason: RejectionReason
+    reason: RejectionReason = Field(examples=["out_of_stock"])
     rejected_lines: tuple[RejectedLine, ...]
     placed_at: AwareDatetime
     rejected_at: AwareDatetime
@@ -156,7 +156,7 @@ class OrderCancelled(Event):
     total: Money
     placed_at: AwareDatetime
     cancelled_at: AwareDatetime
-    order_job_id: str
+    order_job_id: str = Field(examples=["01985b3e-7b02-7f11-8a61-0c9d4e2b7a35"])
 
     def job_states(self, correlation_id: str) -> dict[str, JobState]:
         return {self.order_job_id: JobState.CANCELLED, correlation_id: JobState.SUCCESS}

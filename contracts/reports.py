@@ -209,7 +209,7 @@ class CreateReport(Command):
     carries_job: ClassVar[bool] = True
 
     report_id: UUID
-    owner: Annotated[str, text(255)]
+    owner: Annotated[str, text(255)] = Field(examples=["ana"])
     email: Email | None = Field(default=None, description="Where to write when it ends, if the owner chose nothing.")
     wish: ReportWish
 
@@ -247,8 +247,8 @@ class AssembleReport(Command):
 
     report_id: UUID
     parts: int = Field(ge=1, le=1_000_000)
-    rows: int = Field(ge=0)
-    bytes: int = Field(ge=0, description="Bytes in all parts.")
+    rows: int = Field(ge=0, examples=[4812])
+    bytes: int = Field(ge=0, examples=[391204], description="Bytes in all parts.")
     total: int | None = Field(default=None, ge=0, description="Rows that were counted at first; None: not counted.")
 
 
@@ -268,9 +268,9 @@ class ReportAssembled(Event):
     key: ClassVar[str] = "report.assembled.v1"
 
     report_id: UUID
-    rows: int = Field(ge=0)
-    bytes: int = Field(ge=0)
-    sha256: str
+    rows: int = Field(ge=0, examples=[4812])
+    bytes: int = Field(ge=0, examples=[391204])
+    sha256: str = Field(examples=["2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"])
 
 
 class ExportStopped(Event):
@@ -280,8 +280,8 @@ class ExportStopped(Event):
     key: ClassVar[str] = "report.stopped.v1"
 
     report_id: UUID
-    reason: Annotated[str, text(64)]
-    detail: Annotated[str, text(500)]
+    reason: Annotated[str, text(64)] = Field(examples=["too_many_rows"])
+    detail: Annotated[str, text(500)] = Field(examples=["A report has at most 1000000 rows; narrow it down."])
 
 
 class ReportReady(Event):
@@ -294,9 +294,9 @@ class ReportReady(Event):
     report_id: UUID
     kind: ReportKind
     format: ReportFormat
-    rows: int = Field(ge=0)
-    bytes: int = Field(ge=0)
-    sha256: str
+    rows: int = Field(ge=0, examples=[4812])
+    bytes: int = Field(ge=0, examples=[391204])
+    sha256: str = Field(examples=["2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"])
     expires_at: AwareDatetime
 
 
@@ -308,8 +308,8 @@ class ReportFailed(Event):
     job: ClassVar[JobState | None] = JobState.FAILURE
 
     report_id: UUID
-    reason: Annotated[str, text(64)]
-    detail: Annotated[str, text(500)]
+    reason: Annotated[str, text(64)] = Field(examples=["too_many_rows"])
+    detail: Annotated[str, text(500)] = Field(examples=["A report has at most 1000000 rows; narrow it down."])
 
 
 class ReportCancelled(Event):
@@ -320,7 +320,7 @@ class ReportCancelled(Event):
     job: ClassVar[JobState | None] = JobState.SUCCESS
 
     report_id: UUID
-    report_job_id: str
+    report_job_id: str = Field(examples=["01985b3e-7b02-7f11-8a61-0c9d4e2b7a35"])
 
     def job_states(self, correlation_id: str) -> dict[str, JobState]:
         return {self.report_job_id: JobState.CANCELLED, correlation_id: JobState.SUCCESS}
@@ -368,7 +368,7 @@ class ReadModelRebuilt(Event):
     key: ClassVar[str] = "report.rebuilt.v1"
     job: ClassVar[JobState | None] = JobState.SUCCESS
 
-    entries: int = Field(ge=0)
+    entries: int = Field(ge=0, examples=[4812])
 
 
 class ProjectPage(Command):

@@ -65,9 +65,9 @@ class StockAdjusted(Event):
 
     adjustment_id: UUID
     sku: Sku
-    delta: int = Field(ge=-1_000_000, le=1_000_000)
-    reason: Annotated[str, text(200)]
-    adjusted_by: Annotated[str, text(255)]
+    delta: int = Field(ge=-1_000_000, le=1_000_000, examples=[-2])
+    reason: Annotated[str, text(200)] = Field(examples=["broken on the way"])
+    adjusted_by: Annotated[str, text(255)] = Field(examples=["olga"])
     adjusted_at: AwareDatetime
 
 
@@ -78,9 +78,9 @@ class StockLow(Event):
     key: ClassVar[str] = "stock.low.v1"
 
     sku: Sku
-    name: Annotated[str, text(200)]
-    available: int = Field(ge=0)
-    threshold: int = Field(ge=0)
+    name: Annotated[str, text(200)] = Field(examples=["Coffee, 1 kg"])
+    available: int = Field(ge=0, examples=[3])
+    threshold: int = Field(ge=0, examples=[5])
 
 
 class ProductPriced(Event):
@@ -90,7 +90,7 @@ class ProductPriced(Event):
     key: ClassVar[str] = "product.priced.v1"
 
     sku: Sku
-    name: Annotated[str, text(200)]
+    name: Annotated[str, text(200)] = Field(examples=["Coffee, 1 kg"])
     price: Money
     revision: int = Field(ge=1)
     priced_at: AwareDatetime

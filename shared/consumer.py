@@ -14,14 +14,15 @@ import aio_pika
 import structlog
 
 from contracts.base import Message
-from shared import inbox, telemetry
+from contracts.flow import service_of
+from shared import inbox, telemetry, tracing
 from shared.database import Backoff, is_outage
 from shared.handler import Handler, JobLoader, Loader, Poison, Replies
 from shared.outbox import Outbox
 from shared.publisher import is_cancelled
-from shared.retry import Failures, tell
+from shared.retry import Failures, settle, tell
 from shared.unit import UnitOfWork
-from shared.wire import Delivery, Raw, decode, is_lost
+from shared.wire import Delivery, Raw, decode, is_lost, sent_at
 
 log = structlog.get_logger(__name__)
 
@@ -47,6 +48,8 @@ class Lane:
         self.prefetch = 2 * batch_limit
         self._outbox, self._failures, self._at_once = outbox, failures, batch_limit
         self._taken: deque[Raw] = deque()
+        self._at_work: Sequence[Raw] = ()
+        self._labels = service_of(name), name
         self._arrived = asyncio.Event()
         self._stopping = False
 
@@ -62,10 +65,26 @@ class Lane:
 
     async def run(self) -> None:
         """Work, until stopped. An error of the kernel's own is logged, and the deliveries are tried again."""
+        self._measure()
         try:
             await self._run_until_stopped()
         finally:
             self.paused = "the lane has ended: this process has to be started again"
+
+    def _measure(self) -> None:
+        telemetry.expect(*self._labels, self.handlers)
+        telemetry.of(telemetry.LANE_PAUSED, *self._labels).set_function(lambda: float(self.paused is not None))
+        telemetry.of(telemetry.LANE_IN_HAND, *self._labels).set_function(lambda: len(self._in_hand()))
+        telemetry.of(telemetry.LANE_OLDEST_SECONDS, *self._labels).set_function(self._oldest)
+
+    def _in_hand(self) -> Sequence[Raw]:
+        """What was delivered and has no outcome yet."""
+        return [*self._at_work, *self._taken]
+
+    def _oldest(self) -> float:
+        """Seconds since the oldest message in hand was sent; clocks may differ."""
+        now = time.time()
+        return max([0.0, *(now - sent_at(raw).timestamp() for raw in self._in_hand())])
 
     async def _run_until_stopped(self) -> None:
         backoff = Backoff()
@@ -77,7 +96,7 @@ class Lane:
                 self._arrived.clear()
             try:
                 if some:
-                    await self._work(some)
+                    await self._settle_all(some)
                 backoff.reset()
                 self._resume()
             except Lost:
@@ -95,19 +114,27 @@ class Lane:
         """How many deliveries may be worked on now; waits until it is at least one."""
         return self._at_once
 
+    async def _settle_all(self, raws: Sequence[Raw]) -> None:
+        self._at_work = raws
+        try:
+            await self._work(raws)
+        finally:
+            self._at_work = ()
+
     async def _work(self, raws: Sequence[Raw]) -> None:
         started = time.perf_counter()
         readable = [delivery for raw in raws if (delivery := await self._read(raw))]
         for is_suspect, group in itertools.groupby(readable, lambda delivery: bool(delivery.raw.redelivered)):
             await (self._run_suspects if is_suspect else self._run)(list(group))
         await self._acknowledge(raws[-1], multiple=True)
-        telemetry.BATCH_SIZE.labels(self.name).observe(len(raws))
-        telemetry.BATCH_SECONDS.labels(self.name).observe(time.perf_counter() - started)
+        telemetry.of(telemetry.BATCH_SIZE, *self._labels).observe(len(raws))
+        telemetry.of(telemetry.BATCH_SECONDS, *self._labels).observe(time.perf_counter() - started)
 
     async def _run(self, deliveries: Sequence[Delivery]) -> None:
         """Commit a batch. If it fails, halve it: what fails by itself counts an attempt, and nothing else does."""
         try:
-            await self._steadily(deliveries[0].raw, self._commit, deliveries)
+            with tracing.together(f"batch {self.name}", [delivery.envelope.traceparent for delivery in deliveries]):
+                await self._steadily(deliveries[0].raw, self._commit, deliveries)
         except Lost:
             raise
         except Exception as error:
@@ -120,27 +147,44 @@ class Lane:
 
     async def _commit(self, deliveries: Sequence[Delivery]) -> None:
         """The algorithm: claim, load, handle, write, commit - one transaction for all."""
+        began = time.time()
         first = {delivery.envelope.message_id: delivery for delivery in reversed(deliveries)}
         async with self._outbox.unit() as unit:
             new = await inbox.claim(unit.session, self.name, first)
             todo = [d for d in deliveries if d.envelope.message_id in new and first[d.envelope.message_id] is d]
             await load(unit, todo)
             for delivery in todo:
-                unit.cause = delivery.envelope
-                send(unit, await delivery.handler.call(delivery.message, unit))
+                with tracing.handling(self.name, delivery.envelope) as unit.cause:
+                    send(unit, await self._handle(delivery, unit))
+            for delivery in deliveries:
+                settle(delivery, unit)
             if deliveries[0].raw.redelivered:
                 await inbox.end_attempts(unit.session, self.name, list(first))
         for delivery in deliveries:
             is_new = delivery.envelope.message_id in new and first[delivery.envelope.message_id] is delivery
-            tell(self.name, "done" if is_new else "duplicate", delivery.envelope)
+            self._tell_done(delivery, began, is_new=is_new)
+
+    async def _handle(self, delivery: Delivery, unit: UnitOfWork) -> Replies:
+        started = time.perf_counter()
+        try:
+            return await delivery.handler.call(delivery.message, unit)
+        finally:
+            took = time.perf_counter() - started
+            telemetry.of(telemetry.HANDLING_SECONDS, *self._labels, delivery.envelope.key).observe(took)
+
+    def _tell_done(self, delivery: Delivery, began: float, *, is_new: bool) -> None:
+        envelope = delivery.envelope
+        tell(self.name, "done" if is_new else "duplicate", envelope, **delivery.subject())
+        if is_new:  # clocks may differ: a message is not handled before it was sent
+            waited = max(0.0, began - envelope.sent_at.timestamp())
+            telemetry.of(telemetry.WAITING_SECONDS, *self._labels, envelope.key).observe(waited)
 
     async def _run_suspects(self, deliveries: Sequence[Delivery]) -> None:
         """What comes again may have killed its process: write the attempt down first, then run it alone.
 
         The killer is then found by its own attempts, and its neighbours are not blamed for having been near it.
         """
-        ids = [delivery.envelope.message_id for delivery in deliveries]
-        done = await self._steadily(deliveries[0].raw, self._done, ids)
+        done = await self._steadily(deliveries[0].raw, self._done, deliveries)
         for delivery in deliveries:
             if delivery.envelope.message_id in done:
                 tell(self.name, "duplicate", delivery.envelope)
@@ -151,9 +195,14 @@ class Lane:
             else:
                 await self._run([delivery])
 
-    async def _done(self, ids: Sequence[str]) -> set[str]:
+    async def _done(self, deliveries: Sequence[Delivery]) -> set[str]:
         async with self._outbox.unit() as unit:
-            return await inbox.done(unit.session, self.name, ids)
+            done = await inbox.done(unit.session, self.name, {delivery.envelope.message_id for delivery in deliveries})
+            await inbox.end_attempts(unit.session, self.name, done)  # copies of them may have been done elsewhere
+            for delivery in deliveries:
+                if delivery.envelope.message_id in done:
+                    settle(delivery, unit)
+        return done
 
     async def _begin_alone(self, message_id: str) -> int:
         async with self._outbox.unit() as unit:
@@ -187,13 +236,11 @@ class Lane:
     def _pause(self, why: str) -> None:
         if self.paused is None:
             log.warning("lane: paused", lane=self.name, why=why)
-            telemetry.LANE_PAUSED.labels(self.name).set(1)
         self.paused = why
 
     def _resume(self) -> None:
         if self.paused is not None:
             log.info("lane: resumed", lane=self.name)
-            telemetry.LANE_PAUSED.labels(self.name).set(0)
         self.paused = None
 
     async def _read(self, raw: Raw) -> Delivery | None:

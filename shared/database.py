@@ -5,15 +5,21 @@ import random
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 from sqlalchemy import MetaData, event, inspect, select, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlmodel import SQLModel
+
+from shared import tracing
+from shared.tls import Tls
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 log = structlog.get_logger(__name__)
 
@@ -67,8 +73,8 @@ class Backoff:
 class Database:
     """A service's database. SQLite gets one writing connection (its writers queue up anyway) and some for reading."""
 
-    def __init__(self, url: str) -> None:
-        self.url = with_driver(url)
+    def __init__(self, url: str, tls: Tls | None = None) -> None:
+        self.url, secure = address(url, tls)
         if self.is_sqlite:
             Path(self.url.database or "").parent.mkdir(parents=True, exist_ok=True)
             self._writer = _sqlite_engine(self.url, "BEGIN IMMEDIATE", pool_size=1)
@@ -77,9 +83,18 @@ class Database:
             # Long jobs of PostgreSQL's planner on short statements cost more than they save: jit off.
             options: dict[str, Any] = {"server_settings": {"jit": "off", "application_name": "malote"}, "timeout": 10}
             options["command_timeout"] = COMMAND_SECONDS  # a connection that is half open answers nothing, for ever
+            options |= secure
             self._writer = self._reader = create_async_engine(
-                self.url, pool_size=10, max_overflow=10, pool_pre_ping=False, connect_args=options
+                self.url,
+                pool_size=10,
+                max_overflow=10,
+                pool_pre_ping=False,
+                hide_parameters=True,  # an error's text goes into logs, and the rows are about people
+                connect_args=options,
             )
+
+        self.engines = {self._writer, self._reader}
+        self._about = tracing.database(self.url) | {"db.operation.name": "COMMIT"}
 
     @property
     def is_sqlite(self) -> bool:
@@ -91,7 +106,8 @@ class Database:
         async with AsyncSession(self._writer, expire_on_commit=False) as session:
             await _connect(session)
             yield session
-            await session.commit()
+            with tracing.step("COMMIT", self._about):
+                await session.commit()
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncSession]:
@@ -112,18 +128,38 @@ class Database:
                 await connection.run_sync(metadata.create_all)
 
     async def dispose(self) -> None:
-        for engine in {self._writer, self._reader}:
+        for engine in self.engines:
             await engine.dispose()
 
 
 def with_driver(url: str) -> URL:
     """`postgresql://…` -> `postgresql+asyncpg://…`, `sqlite:///…` -> `sqlite+aiosqlite:///…`. Raises ValueError."""
     drivers = {"postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg", "sqlite": "sqlite+aiosqlite"}
-    parsed = make_url(url)
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):  # their texts may have the password in them
+        raise ValueError("write sqlite:///PATH or postgresql://user:password@host/database (@ in it as %40)") from None
     backend = parsed.drivername.partition("+")[0]
     if backend not in drivers:
         raise ValueError(f"a database URL starts with sqlite:// or postgresql://, not {parsed.drivername}://")
     return parsed.set(drivername=drivers[backend])
+
+
+def address(url: str, tls: Tls | None = None) -> tuple[URL, dict[str, Any]]:
+    """A database's URL, and what the driver is to be told beside it: libpq's `sslmode`, with our certificates.
+
+    Raises ValueError.
+    """
+    parsed = with_driver(url)
+    if parsed.get_backend_name() == "sqlite":
+        return parsed, {}
+    if ours := sorted({"sslrootcert", "sslcert", "sslkey"} & set(parsed.query)):
+        raise ValueError(f"certificates are set as TLS_CA_FILE, TLS_CERT_FILE and TLS_KEY_FILE, not as {ours[0]}")
+    mode = parsed.query.get("sslmode")
+    if mode is None:
+        return parsed, {}
+    secure = (tls or Tls()).for_database(mode if isinstance(mode, str) else mode[-1])
+    return parsed.difference_update_query(["sslmode"]), {"ssl": secure}
 
 
 async def _connect(session: AsyncSession) -> None:
@@ -134,7 +170,7 @@ async def _connect(session: AsyncSession) -> None:
 
 
 def _sqlite_engine(url: URL, begin: str, pool_size: int) -> AsyncEngine:
-    engine = create_async_engine(url, pool_size=pool_size, max_overflow=0)
+    engine = create_async_engine(url, pool_size=pool_size, max_overflow=0, hide_parameters=True)
 
     @event.listens_for(engine.sync_engine, "connect")
     def configure(connection: Any, _: Any) -> None:
@@ -167,21 +203,28 @@ async def load(session: AsyncSession, table: type[Row], keys: Iterable[Any], *, 
     return rows
 
 
-def migrate(service: str, url: str) -> None:
+def migrate(service: str, url: str, tls: Tls | None = None) -> None:
     """Bring a service's database to the newest version: the kernel's tables and the service's own.
 
     Must not be called from a running event loop (`await asyncio.to_thread(migrate, …)` there).
     """
     from alembic import command  # not at the top: a running service has no use for it, and it is slow to import
-    from alembic.config import Config
 
-    target = with_driver(url)
+    target, secure = address(url, tls)
     if target.get_backend_name() == "sqlite":
         Path(target.database or "").parent.mkdir(parents=True, exist_ok=True)
+    config = migrations_of(service)
+    config.attributes["url"], config.attributes["options"] = target, secure
+    command.upgrade(config, "heads")
+
+
+def migrations_of(service: str) -> "Config":
+    """Where Alembic finds a service's versions: the kernel's and its own."""
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("path_separator", "os")
     config.set_main_option("script_location", str(_ROOT / "shared/migrations"))
     locations = [_ROOT / "shared/migrations/versions", _ROOT / "services" / service / "migrations"]
     config.set_main_option("version_locations", ":".join(map(str, locations)))
-    config.attributes["url"] = target
-    command.upgrade(config, "heads")
+    return config

@@ -16,6 +16,7 @@ Loader = Callable[[AsyncSession, Sequence[Any]], Awaitable[Iterable[SQLModel]]]
 JobLoader = Callable[[AsyncSession, Collection[str]], Awaitable[Iterable[SQLModel]]]
 Replies = Message | Sequence[Message] | None
 Handle = TypeVar("Handle", bound=Callable[..., Awaitable[Replies]])
+Collect = TypeVar("Collect", bound=Callable[..., Awaitable[None]])
 
 
 class Poison(Exception):
@@ -59,6 +60,18 @@ def on(
         return call
 
     return declare
+
+
+def on_dead_letters(collect: Collect) -> Collect:
+    """Declare what takes the dead letters of all lanes, raw: `async def …(raws, queue, unit: Unit)`, a batch of one
+    queue's at a time. They are acknowledged once its transaction is committed; until then they come again."""
+    collect.collects = True  # type: ignore[attr-defined]
+    return collect
+
+
+def collector_of(module: ModuleType) -> Callable[..., Awaitable[None]] | None:
+    """What a module declared with `on_dead_letters`, if anything."""
+    return next((value for value in vars(module).values() if getattr(value, "collects", False)), None)
 
 
 def lanes_of(service: str, module: ModuleType) -> dict[str, dict[str, Handler]]:

@@ -2,7 +2,9 @@
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from http import HTTPStatus
 from typing import Annotated, Any, Generic, TypeVar
 from uuid import UUID
@@ -19,17 +21,31 @@ from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils.compat import uuid7
 
+from contracts.base import complaint
 from shared import telemetry
 from shared.database import is_outage
+from shared.tracing import QUIET, Tracing
 
 log = structlog.get_logger(__name__)
 
 BODY_LIMIT = 256 * 1024
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 RETRY_AFTER = "2"
 LONGEST_KEY = 255
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 T = TypeVar("T")
+_asked_to_wait: ContextVar[float] = ContextVar("asked_to_wait", default=0.0)
+
+
+@contextmanager
+def asked_to_wait() -> Iterator[None]:
+    """Around what a client asked to wait for: that time is not the service's, and is not counted as such."""
+    began = time.perf_counter()
+    try:
+        yield
+    finally:
+        _asked_to_wait.set(_asked_to_wait.get() + time.perf_counter() - began)
 
 
 class FieldProblem(BaseModel):
@@ -87,13 +103,13 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 """The answers that every route can give, for OpenAPI."""
 
 
-def install(app: FastAPI, service: str) -> None:
+def install(app: FastAPI, service: str, tracing: Tracing) -> None:
     """Give an application our errors and the `Edge` around it."""
     app.add_exception_handler(Problem, _on_problem)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(Exception, _on_error)
-    app.add_middleware(Edge, service=service)
+    app.add_middleware(Edge, service=service, tracing=tracing)
 
 
 def problem_response(request: Request, problem: Problem) -> JSONResponse:
@@ -118,10 +134,7 @@ async def _on_problem(request: Request, error: Exception) -> JSONResponse:
 
 async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    found = [
-        FieldProblem(pointer=_pointer(p["loc"]), code=p["type"], detail=p["msg"].removeprefix("Value error, "))
-        for p in error.errors()[:20]
-    ]
+    found = [FieldProblem(pointer=_pointer(p["loc"]), code=p["type"], detail=complaint(p)) for p in error.errors()[:20]]
     # A list that is "too short" because its only item is wrong is no second mistake.
     found = [p for p in found if not any(other.pointer.startswith(f"{p.pointer}/") for other in found)]
     if any(problem.code == "json_invalid" for problem in found):
@@ -168,25 +181,27 @@ async def _on_error(request: Request, error: Exception) -> JSONResponse:
 class Edge:
     """Around every request: its id, its trace, a bound on its body, one log line and its metrics."""
 
-    def __init__(self, app: ASGIApp, service: str) -> None:
-        self._app, self._service = app, service
+    def __init__(self, app: ASGIApp, service: str, tracing: Tracing) -> None:
+        self._app, self._service, self._tracing = app, service, tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started, status = time.perf_counter(), 500
+        started, answered, status = time.perf_counter(), 0.0, 500
+        _asked_to_wait.set(0.0)
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         given = headers.get(b"x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else str(uuid7())
         scope["request_id"] = request_id
-        scope["traceparent"] = telemetry.follow(headers.get(b"traceparent"))
+        scope["traceparent"] = self._tracing.of_request(headers.get(b"traceparent"), scope["query_string"])
+        outside = structlog.contextvars.get_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
 
         async def answer(message: Message) -> None:
-            nonlocal status
+            nonlocal answered, status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                answered, status = time.perf_counter() - started, message["status"]
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
             await send(message)
 
@@ -199,10 +214,23 @@ class Edge:
         finally:
             took = time.perf_counter() - started
             route = getattr(scope.get("route"), "path", "unknown")
-            telemetry.HTTP_SECONDS.labels(self._service, scope["method"], route, status).observe(took)
-            if route not in ("/livez", "/readyz", "/metrics"):
-                log.info("http", method=scope["method"], path=scope["path"], status=status, ms=round(took * 1000, 1))
-            structlog.contextvars.unbind_contextvars("request_id")
+            method = scope["method"] if scope["method"] in METHODS else "other"
+            seconds = (answered or took) - _asked_to_wait.get()
+            telemetry.of(telemetry.HTTP_SECONDS, self._service, method, route, str(status)).observe(seconds)
+            if route not in QUIET:
+                about = {"method": scope["method"], "path": scope["path"], "status": status}
+                log.info("http", **about, ms=round(took * 1000, 1), **_ids(scope))
+            structlog.contextvars.clear_contextvars()  # a connection's next request may go on in this context
+            structlog.contextvars.bind_contextvars(**outside)
+
+
+def _ids(scope: Scope) -> dict[str, str]:
+    """What a request is about, from its path, under the names that it has in all log lines."""
+    found = {name: str(value) for name, value in scope.get("path_params", {}).items() if name.endswith("_id")}
+    if "job_id" in found:  # a request that starts a job of its own, such as a cancellation, is bound to that one
+        found["correlation_id"] = found["job_id"]
+    bound = structlog.contextvars.get_contextvars()
+    return {name: value for name, value in found.items() if name not in bound}
 
 
 def _refusal(method: str, headers: dict[bytes, str]) -> Problem | None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import structlog
 from sqlalchemy import (
+    JSON,
     Boolean,
     Column,
     Float,
@@ -27,6 +28,7 @@ from sqlalchemy import (
     Table,
     Text,
     delete,
+    func,
     insert,
     select,
     update,
@@ -47,7 +49,8 @@ IN_HAND_LIMIT = 5_000
 HEARTBEAT_SECONDS = 2.0
 DEAD_AFTER_SECONDS = 8.0
 PURGE_STEP = 500
-FORGET_EVERY = 15  # heartbeats
+MEASURE_EVERY = 5  # heartbeats
+FORGET_EVERY = 15
 
 outbox = Table(
     "outbox",
@@ -62,6 +65,8 @@ outbox = Table(
     Column("sent_at", Float, nullable=False),
     Column("mandatory", Boolean, nullable=False),
     Column("body", LargeBinary, nullable=False),
+    Column("lane", String(64)),
+    Column("properties", JSON(none_as_null=True)),
     Index("ix_outbox_owner", "owner", "message_id"),
 )
 processes = Table(
@@ -135,6 +140,7 @@ class Outbox:
 
     async def publish(self) -> None:
         """Publish what is committed, until stopped. While the broker is gone nothing is lost, it waits."""
+        telemetry.of(telemetry.OUTBOX_IN_HAND, self.service).set_function(lambda: len(self._hand))
         backoff = Backoff()
         while self._hand or not self._stopping:
             await self._wake.wait()
@@ -169,7 +175,6 @@ class Outbox:
                 self._published.add(message.envelope.message_id)
             else:
                 self._refused = True
-        telemetry.OUTBOX_WAITING.labels(self.service).set(len(self._hand))
 
     async def _read_back(self) -> None:
         """Fill the empty hand. What is committed meanwhile is left for the next time: it comes after these."""
@@ -191,6 +196,8 @@ class Outbox:
         for beat in itertools.count():
             try:
                 await self._tidy_once()
+                if beat % MEASURE_EVERY == 0:
+                    await self._measure()
                 if beat % FORGET_EVERY == 0:
                     await self._forget()
             except Exception as error:
@@ -215,6 +222,16 @@ class Outbox:
         if adopted or self._refused:  # both are in the table, as ours
             self._behind, self._skipped, self._refused = True, True, False
             self._wake.set()
+
+    async def _measure(self) -> None:
+        """Say how much the whole table holds, whoever's it is: also what no living process has in hand."""
+        async with self._database.reading() as session:
+            rows = await session.scalar(select(func.count()).select_from(outbox))
+            # Ids grow with time, and their index is there.
+            oldest = await session.scalar(select(outbox.c.sent_at).order_by(outbox.c.message_id).limit(1))
+        telemetry.of(telemetry.OUTBOX_MESSAGES, self.service).set(rows or 0)
+        age = max(0.0, time.time() - oldest) if oldest else 0.0
+        telemetry.of(telemetry.OUTBOX_OLDEST_SECONDS, self.service).set(age)
 
     async def _dead(self, session: AsyncSession) -> list[tuple[str, float]]:
         """The processes whose heartbeat we have not seen change for too long, by our own clock.
@@ -279,6 +296,8 @@ def _to_row(message: Outgoing, owner: str) -> dict[str, object]:
         "sent_at": envelope.sent_at.timestamp(),
         "mandatory": message.mandatory,
         "body": message.body,
+        "lane": message.lane,
+        "properties": message.properties,
     }
 
 
@@ -292,4 +311,4 @@ def _from_row(row: Row[Any], sender: str) -> Outgoing:
         sent_at=datetime.fromtimestamp(row.sent_at, UTC),
         traceparent=row.traceparent,
     )
-    return Outgoing(envelope, row.exchange, row.body, row.mandatory)
+    return Outgoing(envelope, row.exchange, row.body, row.mandatory, lane=row.lane, properties=row.properties)

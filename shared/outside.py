@@ -6,15 +6,16 @@ the work and the outcome after it, both for as many messages at once as there ar
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shared import inbox
+from shared import inbox, tracing
 from shared.consumer import LONE_ATTEMPTS, Lane, Lost, killer, load, log, send, uncancelled
 from shared.database import Backoff
 from shared.handler import Handler, Replies
 from shared.outbox import Outbox
-from shared.retry import Failures, tell
+from shared.retry import Failures, settle
 from shared.unit import UnitOfWork
 from shared.wire import Delivery, Raw, is_lost
 
@@ -30,6 +31,7 @@ class Finished:
     delivery: Delivery
     unit: UnitOfWork | None
     outcome: Replies | Exception
+    began: float = 0.0
 
 
 class OutsideLane(Lane):
@@ -39,7 +41,7 @@ class OutsideLane(Lane):
         self, name: str, handlers: dict[str, Handler], outbox: Outbox, failures: Failures, concurrency: int
     ) -> None:
         super().__init__(name, handlers, outbox, failures, concurrency)
-        self._in_flight: dict[str, list[Raw]] = {}  # and the copies of each that came meanwhile
+        self._in_flight: dict[str, list[Raw]] = {}  # each with the copies of it that came meanwhile
         self._finished: list[Finished] = []
         self._has_finished, self._has_room = asyncio.Event(), asyncio.Event()
         self._backoff = Backoff()
@@ -57,6 +59,9 @@ class OutsideLane(Lane):
             await self._wait_for_room()
         return self._at_once - len(self._in_flight)
 
+    def _in_hand(self) -> Sequence[Raw]:
+        return [*(raw for raws in self._in_flight.values() for raw in raws), *self._taken]
+
     async def _wait_for_room(self) -> None:
         self._has_room.clear()
         await self._has_room.wait()
@@ -70,7 +75,7 @@ class OutsideLane(Lane):
             if (message_id := delivery.envelope.message_id) in self._in_flight:
                 self._in_flight[message_id].append(raw)
             else:
-                self._in_flight[message_id] = []
+                self._in_flight[message_id] = [raw]
                 begun.append(delivery)
         if begun:
             await self._start(begun)
@@ -78,7 +83,8 @@ class OutsideLane(Lane):
     async def _start(self, begun: Sequence[Delivery]) -> None:
         """Begin a batch of work. If it cannot be begun, halve it: what cannot be begun by itself has failed."""
         try:
-            units = await self._steadily(begun[0].raw, self._begin, begun)
+            with tracing.together(f"begin {self.name}", [delivery.envelope.traceparent for delivery in begun]):
+                units = await self._steadily(begun[0].raw, self._begin, begun)
         except Lost:
             for delivery in begun:
                 self._leave(delivery, delivery.raw)
@@ -118,6 +124,7 @@ class OutsideLane(Lane):
             await inbox.end_attempts(unit.session, self.name, done)
             for message_id, attempt in begun.items():
                 if message_id in done:
+                    settle(by_id[message_id], unit)
                     found[message_id] = None
                 elif attempt.before and await self._outbox.is_living(unit.session, attempt.before):
                     await inbox.give_back(unit.session, self.name, message_id)
@@ -130,11 +137,13 @@ class OutsideLane(Lane):
 
     async def _do(self, delivery: Delivery, unit: UnitOfWork) -> None:
         outcome: Replies | Exception
+        began = time.time()
         try:
-            outcome = await uncancelled(delivery.handler.call(delivery.message, unit))
+            with tracing.handling(self.name, delivery.envelope) as unit.cause:
+                outcome = await uncancelled(self._handle(delivery, unit))
         except Exception as error:
             outcome = error
-        self._end(Finished(delivery, unit, outcome))
+        self._end(Finished(delivery, unit, outcome, began))
 
     def _end(self, finished: Finished) -> None:
         self._finished.append(finished)
@@ -154,8 +163,9 @@ class OutsideLane(Lane):
 
     async def _record_together(self, good: Sequence[Finished]) -> None:
         try:
-            if any(finished.unit for finished in good):
-                await self._steadily(None, self._commit_outcomes, [finished for finished in good if finished.unit])
+            if new := [finished for finished in good if finished.unit]:
+                with tracing.together(f"record {self.name}", [found.delivery.envelope.traceparent for found in new]):
+                    await self._steadily(None, self._commit_outcomes, new)
         except Exception as error:
             if len(good) == 1:
                 self._group.create_task(self._fail(good[0].delivery, error))
@@ -165,7 +175,7 @@ class OutsideLane(Lane):
             await self._record_together(good[middle:])
             return
         for finished in good:
-            tell(self.name, "done" if finished.unit else "duplicate", finished.delivery.envelope)
+            self._tell_done(finished.delivery, finished.began, is_new=bool(finished.unit))
             await self._settle(finished.delivery)
 
     async def _commit_outcomes(self, good: Sequence[Finished]) -> None:
@@ -178,6 +188,7 @@ class OutsideLane(Lane):
                 assert not isinstance(finished.outcome, Exception)
                 unit.take_up(finished.unit)
                 send(unit, finished.outcome)
+                settle(finished.delivery, unit)
 
     async def _fail(self, delivery: Delivery, error: Exception) -> None:
         try:
@@ -201,7 +212,7 @@ class OutsideLane(Lane):
 
     def _leave(self, delivery: Delivery, *again: Raw) -> None:
         """Make room, and take again what came meanwhile of the same message, to find out that it is done."""
-        copies = self._in_flight.pop(delivery.envelope.message_id)
+        _, *copies = self._in_flight.pop(delivery.envelope.message_id)
         self._taken.extend(raw for raw in (*again, *copies) if not is_lost(raw))
         self._arrived.set()
         self._has_room.set()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,19 +11,24 @@ from typing import Any
 import aio_pika
 import aiormq
 import structlog
-from aiormq.exceptions import DeliveryError, PublishError
+from aiormq.exceptions import ChannelAccessRefused, DeliveryError, PublishError
 from pamqp.commands import Basic
 from uuid_utils.compat import uuid7
 
 from contracts.base import Envelope, Message
-from contracts.flow import FLOW
-from shared import telemetry
+from contracts.flow import BY_KEY, FLOW
+from shared import telemetry, tracing
 from shared.database import Outage
+from shared.tls import Tls
 
 log = structlog.get_logger(__name__)
 
 CONFIRM_SECONDS = 30.0
+JOBS_IN_A_LINE = 20
 BROKER_GONE = (aio_pika.exceptions.AMQPError, ConnectionError, TimeoutError, asyncio.CancelledError)
+REFUSED = (PublishError, DeliveryError, ChannelAccessRefused)
+"""The errors that are about one message: no queue takes it, a queue refuses it, or we may not send it."""
+REOPENED_SECONDS = 0.01
 Properties = Basic.Properties
 
 
@@ -45,13 +51,31 @@ def gone_is_outage(what: str) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A message as it goes on the wire: to `exchange` under the envelope's key."""
+    """A message as it goes on the wire: to `exchange` under the envelope's key.
+
+    One that was received and is sent on goes under its `lane` instead, with its own `properties` in place of the
+    envelope's, whose id is then the outbox's alone.
+    """
 
     envelope: Envelope
     exchange: str
     body: bytes
     mandatory: bool
     transient: bool = False
+    lane: str | None = None
+    properties: dict[str, Any] | None = None
+
+    @property
+    def routing_key(self) -> str:
+        return self.lane or self.envelope.key
+
+    def marked(self) -> Properties:
+        """Its AMQP properties."""
+        if self.properties is None:
+            return properties(self.envelope)
+        at = self.properties.get("timestamp")
+        own = self.properties | {"timestamp": datetime.fromtimestamp(at, UTC) if at is not None else None}
+        return Properties(**own, delivery_mode=2)
 
 
 def outgoing(message: Message, sender: str, cause: Envelope | None, traceparent: str | None = None) -> Outgoing:
@@ -64,8 +88,9 @@ def outgoing(message: Message, sender: str, cause: Envelope | None, traceparent:
         key=message.key,
         sender=sender,
         sent_at=datetime.now(UTC),
-        traceparent=telemetry.follow(cause.traceparent if cause else traceparent),
+        traceparent=cause.traceparent if cause else traceparent,
     )
+    envelope = tracing.created(message.exchange, envelope)
     body = message.model_dump_json().encode()
     return Outgoing(envelope, message.exchange, body, bool(FLOW.get(type(message))), message.transient)
 
@@ -96,8 +121,8 @@ def properties(envelope: Envelope, **headers: Any) -> Properties:
 class Publisher:
     """A connection and a channel for publishing only: a refused publish closes its channel and nobody else's."""
 
-    def __init__(self, url: str, name: str) -> None:
-        self._url, self._name = url, name
+    def __init__(self, url: str, name: str, tls: Tls | None = None) -> None:
+        self._url, self._name, self._tls = url, name, tls or Tls()
         self._connection: aio_pika.abc.AbstractRobustConnection | None = None
         self._channel: aio_pika.abc.AbstractChannel | None = None
 
@@ -107,6 +132,7 @@ class Publisher:
             await self.close()
             self._connection = await aio_pika.connect_robust(
                 self._url,
+                ssl_context=self._tls.context,
                 timeout=10,
                 reconnect_interval=1,
                 client_properties={"connection_name": f"{self._name} publishing"},
@@ -127,27 +153,59 @@ class Publisher:
 
         Raises `Outage` if the connection is lost meanwhile: which of them arrived is then unknown.
         """
-        channel = await self._underlay()
-        sends = [
-            self._confirmed(
-                channel,
-                message.body,
-                message.exchange,
-                message.envelope.key,
-                properties(message.envelope),
-                message.mandatory,
-            )
-            for message in messages
-        ]
-        results = await asyncio.gather(*sends, return_exceptions=True)
+        began = tracing.now()
+        results = await self._send(messages)
+        if any(isinstance(error, ChannelAccessRefused) for error in results):
+            results = await self._one_by_one(messages, results)
         for error in results:
-            if isinstance(error, BaseException) and not isinstance(error, PublishError | DeliveryError):
+            if error and not isinstance(error, REFUSED):
                 raise Outage(f"publishing failed: {error!r}") from error
+        if began:
+            for message, result in zip(messages, results, strict=True):
+                tracing.sent(message.exchange, message.envelope, began, result)
         refused = [m.envelope.key for m, r in zip(messages, results, strict=True) if r is not None]
         if refused:
-            log.error("the broker refused messages: is the topology applied?", keys=sorted(set(refused)))
-        telemetry.PUBLISHED.labels(self._name).inc(len(messages) - len(refused))
+            jobs = [m.envelope.correlation_id for m, r in zip(messages, results, strict=True) if r is not None]
+            keys, some = sorted(set(refused)), jobs[:JOBS_IN_A_LINE]
+            log.error("the broker refused messages: is the topology applied?", keys=keys, correlation_ids=some)
+        self._count([message.envelope.key for message in messages], refused)
         return [result is None for result in results]
+
+    async def _send(self, messages: Sequence[Outgoing]) -> list[BaseException | None]:
+        channel = await self._underlay()
+        sends = [self._confirmed(channel, m.body, m.exchange, m.routing_key, m.marked(), m.mandatory) for m in messages]
+        return await asyncio.gather(*sends, return_exceptions=True)
+
+    async def _one_by_one(
+        self, messages: Sequence[Outgoing], results: Sequence[BaseException | None]
+    ) -> list[BaseException | None]:
+        """Send again what has no answer because one of them may not be sent: that closed the channel of them all."""
+        found = list(results)
+        refused: dict[tuple[str, str], BaseException | None] = {}
+        for place, (message, result) in enumerate(zip(messages, results, strict=True)):
+            if result is None or isinstance(result, PublishError | DeliveryError):
+                continue
+            to = message.exchange, message.routing_key
+            if to not in refused:
+                await self._reopened()
+                [found[place]] = await self._send([message])
+            if to in refused or isinstance(found[place], ChannelAccessRefused):
+                found[place] = refused.setdefault(to, found[place])
+        return found
+
+    async def _reopened(self) -> None:
+        """Wait until aio-pika has opened the channel anew that the broker closed. Raises `Outage`."""
+        with gone_is_outage("no new channel to the broker"):
+            async with asyncio.timeout(CONFIRM_SECONDS):
+                while (await self._underlay()).is_closed:  # noqa: ASYNC110 - it has nothing to be awaited
+                    await asyncio.sleep(REOPENED_SECONDS)
+
+    def _count(self, published: Sequence[str], refused: Sequence[str]) -> None:
+        missed = Counter(refused)
+        for key, number in Counter(published).items():
+            message = key if key in BY_KEY else telemetry.UNREADABLE  # a dead letter that is sent on can be anything
+            telemetry.of(telemetry.PUBLISHED, self._name, message, "confirmed").inc(number - missed[key])
+            telemetry.of(telemetry.PUBLISHED, self._name, message, "refused").inc(missed[key])
 
     async def forward(self, body: bytes, exchange: str, key: str, properties: Properties) -> None:
         """Send one message on, such as to a retry queue; it must arrive somewhere. Raises `Outage`."""

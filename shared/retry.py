@@ -1,22 +1,26 @@
 """What becomes of a message that failed: up the ladder of delays, then to its lane's dead letters."""
 
+import contextlib
+import json
 import socket
 import traceback
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import structlog
 
 from contracts.base import Command, Envelope, Message
 from contracts.flow import service_of
-from contracts.jobs import JobFailed, JobRetrying
-from shared import inbox, telemetry
+from contracts.jobs import JobFailed, JobRetrying, LetterSettled
+from shared import inbox, telemetry, tracing
 from shared.handler import Poison
 from shared.outbox import Outbox
 from shared.publisher import Properties, Publisher
 from shared.settings import seconds
-from shared.wire import Delivery, Raw, key_of, reason_of
+from shared.unit import UnitOfWork
+from shared.wire import PROBLEM, Delivery, Raw, is_shops, key_of, reason_of, replay_of
 
 log = structlog.get_logger(__name__)
 
@@ -25,6 +29,8 @@ HEADER_BYTES = 2_000
 HEADERS_BYTES = 32_000  # all of a message's must fit into one frame, ours too
 # The broker's own marks. Sent on, `x-death` would make it see a cycle and drop the message without a word.
 BROKER_HEADERS = ("x-death", "x-first-death", "x-last-death", "x-delivery-count", "x-acquired-count")
+# What the kernel and deadletters write about a message; on one that came through an exchange, anybody may have.
+CLAIMS = ("failure_", "attempt", "edited_from")
 # Further routing keys: a sender would reach queues through our copy that it may not reach itself.
 SENDER_SELECTED = ("CC", "BCC")
 
@@ -43,13 +49,13 @@ class Failures:
         """
         envelope = delivery.envelope
         if isinstance(error, Poison) or envelope.attempt > len(self._ladder):
-            reason = str(error) if isinstance(error, Poison) else f"failed {envelope.attempt} times"
-            await self.bury(delivery.raw, envelope, reason, error)
-            return JobFailed(reason="dead_lettered", detail=" ".join(reason_of(error).split())[:500])
+            reason = reason_of(error) if isinstance(error, Poison) else f"failed {envelope.attempt} times"
+            await self.bury(delivery.raw, envelope, reason, error, **delivery.subject())
+            return JobFailed(reason="dead_lettered", detail=_line(reason_of(error)) or type(error).__name__)
         step = self._ladder[envelope.attempt - 1]
         headers = self._headers(delivery.raw, envelope, f"failed {envelope.attempt} times", error)
         await self._forward(delivery.raw, envelope, f"retry.{step}", headers | {"attempt": envelope.attempt + 1})
-        tell(self._lane, "retried", envelope, error=reason_of(error), retry_in=step)
+        tell(self._lane, "retried", envelope, error=reason_of(error), retry_in=step, **delivery.subject())
         return JobRetrying(attempt=envelope.attempt, retry_in=seconds(step))
 
     async def record(self, delivery: Delivery, follow: Message) -> None:
@@ -67,37 +73,70 @@ class Failures:
         envelope = delivery.envelope
         await self._forward(delivery.raw, envelope, f"retry.{self._ladder[0]}", {"attempt": envelope.attempt})
 
-    async def bury(self, raw: Raw, envelope: Envelope | None, reason: str, error: BaseException) -> None:
+    async def bury(self, raw: Raw, envelope: Envelope | None, reason: str, error: BaseException, **about: str) -> None:
         """Send a message to the dead letters; it has no envelope if it cannot be read."""
         await self._forward(raw, envelope, "dead-letters", self._headers(raw, envelope, reason, error))
-        tell(self._lane, "dead_lettered", envelope, reason=reason, error=reason_of(error), message_id=raw.message_id)
+        ids = {"message_id": raw.message_id, "correlation_id": _job_of(raw)}
+        about = _order_in(raw) | about | {name: found for name, found in ids.items() if found}
+        tell(self._lane, "dead_lettered", envelope, reason=reason, error=reason_of(error), **about)
 
     def _headers(self, raw: Raw, envelope: Envelope | None, reason: str, error: BaseException) -> dict[str, Any]:
         attempt = envelope.attempt if envelope else 1
-        return failure_headers(dict(raw.headers), reason, error, attempt, service_of(self._lane), self._version)
+        return failure_headers(_without_claims(raw), reason, error, attempt, service_of(self._lane), self._version)
 
     async def _forward(self, raw: Raw, envelope: Envelope | None, exchange: str, more: dict[str, Any]) -> None:
         """Publish a message's copy under the lane's name, confirmed, with its own properties and more headers."""
         copied = Properties(
             message_id=envelope.message_id if envelope else raw.message_id,
-            correlation_id=envelope.correlation_id if envelope else raw.correlation_id,
+            correlation_id=envelope.correlation_id if envelope else _job_of(raw),
             message_type=envelope.key if envelope else key_of(raw),
             app_id=raw.app_id,
             timestamp=raw.timestamp,
             content_type=raw.content_type or "application/json",
             delivery_mode=2,
-            headers=sendable(dict(raw.headers)) | more,
+            headers=sendable(_without_claims(raw)) | more,
         )
         await self._publisher.forward(raw.body, exchange, self._lane, copied)
 
 
+def settle(delivery: Delivery, unit: UnitOfWork) -> None:
+    """If a message was sent again from the dead letters, tell whoever sent it that its effect is there."""
+    if replay := replay_of(delivery.raw):
+        unit.cause = delivery.envelope
+        unit.send(LetterSettled(letter_id=replay[0], number=replay[1]))
+
+
+def _without_claims(raw: Raw) -> dict[str, Any]:
+    """A message's headers, without those by which a sender makes it look like one that failed before or was sent again,
+    and without what kept us from reading it: the copy's properties are ours."""
+    left = {PROBLEM} if replay_of(raw) else {PROBLEM, "replay"}
+    left |= {name for name in raw.headers if raw.exchange and name.startswith(CLAIMS)}
+    return {name: value for name, value in raw.headers.items() if name not in left}
+
+
+def _job_of(raw: Raw) -> str | None:
+    """The job that a message belongs to that cannot be read, as if it could."""
+    return raw.message_id if is_shops(raw) else raw.correlation_id
+
+
+def _order_in(raw: Raw) -> dict[str, str]:
+    """The order that a body names, also one that does not fit its schema: by it people look for the log line."""
+    with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return {"order_id": str(UUID(json.loads(raw.body)["order_id"]))}
+    return {}
+
+
 def tell(lane: str, outcome: str, envelope: Envelope | None, **more: Any) -> None:
     """One line and one count for what became of a message."""
-    key = envelope.key if envelope else "unreadable"
-    telemetry.MESSAGES.labels(lane, key, outcome).inc()
+    key, service = envelope.key if envelope else telemetry.UNREADABLE, service_of(lane)
+    telemetry.of(telemetry.MESSAGES, service, lane, key, outcome).inc()
+    if envelope and outcome in ("done", "dead_lettered"):
+        telemetry.of(telemetry.ATTEMPTS, service, lane).observe(envelope.attempt)
     if envelope:
         more |= {"message_id": envelope.message_id, "correlation_id": envelope.correlation_id}
         more |= {"attempt": envelope.attempt}
+        if trace_id := tracing.trace_id(envelope.traceparent):
+            more["trace_id"] = trace_id
     (log.info if outcome in ("done", "duplicate") else log.warning)(outcome, lane=lane, message=key, **more)
 
 
@@ -137,6 +176,11 @@ def failure_headers(
         "failure_version": version,
         "failure_host": socket.gethostname(),
     }
+
+
+def _line(text: str) -> str:
+    """A text from anywhere as one line of a job's story, which has no control characters; it can come out empty."""
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())[:500]
 
 
 def _short(text: str, *, from_end: bool = False) -> str:

@@ -46,7 +46,8 @@ class Tokens:
 
     def __init__(self, settings: ServiceSettings) -> None:
         self._settings = settings
-        self._jwks = jwt.PyJWKClient(str(settings.jwt_jwks_url), cache_keys=True) if settings.jwt_jwks_url else None
+        url, trusted = settings.jwt_jwks_url, settings.tls.context
+        self._jwks = jwt.PyJWKClient(str(url), cache_keys=True, ssl_context=trusted) if url else None
 
     @property
     def asks_issuer(self) -> bool:

@@ -4,37 +4,40 @@ import asyncio
 import contextlib
 import importlib.metadata
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from types import ModuleType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-import orjson
 import structlog
 import uvicorn
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import PlainTextResponse
 from faststream.middlewares import AckPolicy
 from faststream.rabbit import Channel, RabbitBroker
-from faststream.specification import AsyncAPI
+from faststream.security import BaseSecurity
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from yarl import URL
 
 from contracts.base import Command
-from contracts.flow import FLOW, SENDERS
-from shared import http, logging, topology
+from contracts.flow import FLOW, LANES, SENDERS
+from contracts.jobs import JobFailed
+from shared import asyncapi, http, logging, telemetry, topology
+from shared.collector import Collector
 from shared.consumer import Lane
 from shared.database import Backoff, Database
-from shared.handler import Handler, lanes_of
+from shared.handler import Handler, collector_of, lanes_of
 from shared.outbox import Outbox
 from shared.outside import OutsideLane
 from shared.publisher import BROKER_GONE, Publisher, gone_is_outage
 from shared.retry import Failures
 from shared.security import Tokens
 from shared.settings import ServiceSettings
+from shared.tracing import Tracing
 
 log = structlog.get_logger(__name__)
 VERSION = importlib.metadata.version("malote")
 CHECK_SECONDS = 2.0
+ENDED = "has ended: this process has to be started again"
 
 
 class Service:
@@ -45,12 +48,17 @@ class Service:
 
     def __init__(self, settings: ServiceSettings, handlers: ModuleType, router: APIRouter | None = None) -> None:
         self.settings, self.name = settings, settings.name
-        self.database = Database(settings.database)
-        self.publisher = Publisher(settings.amqp_url.get_secret_value(), self.name)
+        self.tracing = Tracing(settings, VERSION)
+        self.database = Database(settings.database, settings.tls)
+        self.tracing.watch(self.database.engines)
+        self.publisher = Publisher(settings.amqp_url.get_secret_value(), self.name, settings.tls)
         self.outbox = Outbox(self.name, self.database, self.publisher, settings.inbox_keep_days)
         self.lanes = [self._lane(lane, found) for lane, found in lanes_of(self.name, handlers).items()]
+        self.lanes += self._collectors(handlers)
         self.broker = self._declared_broker()
+        self._parts: dict[str, asyncio.Task[None]] = {}
         self._attempt = asyncio.Lock()
+        self._missed: str | None = None  # why the broker was not reached when it was last tried
         self.app = self._application(router or APIRouter())
 
     def _lane(self, name: str, handlers: dict[str, Handler]) -> Lane:
@@ -58,6 +66,12 @@ class Service:
         if concurrency := next(iter(handlers.values())).concurrency:
             return OutsideLane(name, handlers, self.outbox, failures, concurrency)
         return Lane(name, handlers, self.outbox, failures, self.settings.batch_limit)
+
+    def _collectors(self, handlers: ModuleType) -> list[Lane]:
+        if not (collect := collector_of(handlers)):
+            return []
+        queues = map(topology.dead_letters_of, LANES)
+        return [Collector(queue, collect, self.outbox, self.settings.batch_limit) for queue in queues]
 
     # -- the broker ---------------------------------------------------------------------------------------------
 
@@ -67,14 +81,15 @@ class Service:
         Deliveries go to the lane instead of FastStream's path per message, which is three times slower and knows
         neither batches nor an inbox.
         """
+        url = URL(self.settings.amqp_url.get_secret_value())
         broker = RabbitBroker(
             # FastStream drops `client_properties`; aiormq takes the connection's name from the address.
-            str(URL(self.settings.amqp_url.get_secret_value()).update_query(name=f"{self.name} consuming")),
+            str(url.update_query(name=f"{self.name} consuming")),
+            security=BaseSecurity(self.settings.tls.context) if url.scheme == "amqps" else None,
             app_id=self.name,
             logger=None,
             reconnect_interval=1.0,
             timeout=10,
-            description=f"The messages of {self.name}.",
             specification_url="amqp://localhost:5672",
         )
         self._subscribers = []
@@ -84,27 +99,29 @@ class Service:
                 channel=Channel(prefetch_count=lane.prefetch, publisher_confirms=False),
                 ack_policy=AckPolicy.MANUAL,
                 title=lane.name,
+                include_in_schema=bool(lane.handlers),
             )
             for call in dict.fromkeys(handler.call for handler in lane.handlers.values()):
                 subscriber(call, filter=lambda _, name=call.__name__: bool(name))
+            if not lane.handlers:
+                subscriber(_consume)
             subscriber.consume = lane.take  # type: ignore[method-assign,assignment]
             self._subscribers.append(subscriber)
         for message in FLOW:
-            if message.exchange == self.name or (issubclass(message, Command) and self.name in SENDERS[message]):
+            is_own = message.exchange in (self.name, JobFailed.exchange)
+            if is_own or (issubclass(message, Command) and self.name in SENDERS[message]):
                 broker.publisher(
                     exchange=topology.message_exchange(message),
                     routing_key=message.key,
-                    persist=not message.transient,
+                    persist=True,
                     schema=message,
                     title=message.key,
-                    description=message.__doc__,
                 )
         return broker
 
     def asyncapi(self) -> dict[str, Any]:
         """The AsyncAPI 3.0 document of this service."""
-        document = AsyncAPI(self.broker, title=f"Malote {self.name}", version=VERSION, schema_version="3.0.0")
-        return orjson.loads(document.to_specification().to_json())  # type: ignore[no-any-return]
+        return asyncapi.document(self.name, self.broker, [lane for lane in self.lanes if lane.handlers])
 
     async def _connect(self) -> None:
         """Connect, however long the broker takes to appear; from then on both connections restore themselves."""
@@ -115,10 +132,12 @@ class Service:
                     if not self.publisher.is_connected:
                         await self.publisher.connect()
                     await self.broker.start()
+                self._missed = None
                 log.info("consuming", lanes=[lane.name for lane in self.lanes])
                 return
             except Exception as error:
-                log.warning("waiting for the broker", why=str(error) or repr(error))
+                self._missed = str(error) or repr(error)
+                log.warning("waiting for the broker", why=self._missed)
                 with contextlib.suppress(Exception), gone_is_outage("stopping"):
                     await self.broker.stop()
                 await backoff.wait()
@@ -128,9 +147,9 @@ class Service:
     @contextlib.asynccontextmanager
     async def running(self, _: FastAPI | None = None) -> AsyncIterator[None]:
         """Everything but HTTP: lanes and outbox work inside the block, and are drained at its end."""
-        lanes = [asyncio.create_task(lane.run(), name=f"lane {lane.name}") for lane in self.lanes]
-        publishing = asyncio.create_task(self.outbox.publish())
-        tidying, connecting = asyncio.create_task(self.outbox.tidy()), asyncio.create_task(self._connect())
+        lanes = [self._task(lane.run(), f"lane {lane.name}") for lane in self.lanes]
+        publishing = self.watch("publish", self.outbox.publish())
+        tidying, connecting = self.watch("tidy", self.outbox.tidy()), asyncio.create_task(self._connect())
         try:
             yield
         finally:
@@ -144,7 +163,29 @@ class Service:
                 await self.broker.stop()
             await self.publisher.close()
             await self.database.dispose()
+            await self.tracing.stop()
             log.info("stopped")
+
+    def watch(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start a part that runs as long as the process. If it ends all the same, readiness and a metric say so."""
+        task = self._parts[name] = self._task(work, name)
+        task.add_done_callback(_say_why)
+        telemetry.of(telemetry.TASK_ENDED, self.name, name).set_function(lambda: float(task.done()))
+        return task
+
+    @contextlib.asynccontextmanager
+    async def background(self, **parts: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+        """Such parts, by their names, as long as the block lasts: what a router's lifespan is made of."""
+        tasks = [self.watch(name, work) for name, work in parts.items()]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _task(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        return asyncio.create_task(work, name=name, context=self.tracing.context())
 
     async def _drain(self, lanes: list[asyncio.Task[None]], publishing: asyncio.Task[None]) -> None:
         """Stop taking, finish what was taken, publish it. What is not finished in the grace time goes back."""
@@ -181,14 +222,16 @@ class Service:
             title=f"Malote {self.name}",
             version=VERSION,
             lifespan=self.running,
+            telemetry=self.tracing.fastapi,
             responses=http.PROBLEMS,
             docs_url=None,
             redoc_url=None,
         )
         app.state.service, app.state.tokens = self, Tokens(self.settings)
-        http.install(app, self.name)
+        http.install(app, self.name, self.tracing)
         app.include_router(_health)
         app.include_router(router)
+        app.include_router(_documents)  # last: the gateway has the document of all services there
         return app
 
     async def checks(self) -> dict[str, str | None]:
@@ -199,11 +242,22 @@ class Service:
                 await self.database.check()
         except Exception as error:
             found["database"] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no answer'}"
-        found["broker"] = self.outbox.paused if self.publisher.is_connected else "no connection to publish on"
+        unconnected = self._missed or "no connection to publish on"
+        found["broker"] = self.outbox.paused if self.publisher.is_connected else unconnected
         for subscriber, lane in zip(self._subscribers, self.lanes, strict=True):
             consuming = await _is_consuming(subscriber)
             found[f"lane {lane.name}"] = lane.paused or (None if consuming else f"queue {lane.name!r} is not consumed")
+        found |= {name: ENDED for name, task in self._parts.items() if task.done()}
         return found
+
+
+def _say_why(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()):
+        log.error("a part of the service has ended", part=task.get_name(), exc_info=error)
+
+
+async def _consume() -> None:
+    """Without any handler, FastStream's subscriber would not consume."""
 
 
 async def _finish(tasks: list[asyncio.Task[None]], deadline: float) -> None:
@@ -246,13 +300,22 @@ async def livez() -> dict[str, str]:
 
 
 @_health.get("/readyz", responses={503: {"description": "A part is missing; `checks` says which."}})
-async def readyz(service: Running, response: Response) -> dict[str, Any]:
-    """Whether database, broker and each lane work."""
-    checks = await service.checks()
+async def readyz(service: Running, response: Response, only: Literal["database"] | None = None) -> dict[str, Any]:
+    """Whether database, broker and each lane work, or `only` what requests need: orders are taken without a broker."""
+    checks = {name: problem for name, problem in (await service.checks()).items() if only in (None, name)}
     ready = not any(checks.values())
     response.status_code = 200 if ready else 503
     details = {name: {"ok": problem is None, "detail": problem} for name, problem in checks.items()}
     return {"service": service.name, "version": VERSION, "ready": ready, "checks": details}
+
+
+_documents = APIRouter()
+
+
+@_documents.get("/asyncapi.json", include_in_schema=False)
+async def asyncapi_json(service: Running) -> dict[str, Any]:
+    """What this service reads from and sends to the broker."""
+    return service.asyncapi()
 
 
 @_health.get("/metrics", response_class=PlainTextResponse)

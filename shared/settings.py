@@ -1,10 +1,14 @@
 """Settings from the environment: a service's own variable is `<SERVICE>_<FIELD>`, one for all is `MALOTE_<FIELD>`.
 
-A file `.env` in the working directory is read too; the environment wins over it, and a service's own over `MALOTE_`.
+The environment wins over a file of that name in the secrets' folder (`shared.secret_files`), that over a line of `.env`
+in the working directory, and a service's own over `MALOTE_`.
 """
 
 import sys
+from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import Field, HttpUrl, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
@@ -15,6 +19,9 @@ from pydantic_settings import (
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
+
+from shared import secret_files
+from shared.tls import Tls
 
 COMMON_PREFIX = "MALOTE_"
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -50,6 +57,15 @@ class ServiceSettings(BaseSettings):
     amqp_url: SecretStr = Field(
         default=SecretStr("amqp://guest:guest@127.0.0.1:5672/"), description="The broker, as this service's own user."
     )
+    tls_ca_file: Path | None = Field(
+        default=None, description="Certificates (PEM) of authorities to trust besides the machine's own."
+    )
+    tls_cert_file: Path | None = Field(
+        default=None, description="Our own certificate (PEM), for a broker or a database that asks for one."
+    )
+    tls_key_file: Path | None = Field(
+        default=None, validate_default=True, description="The key of TLS_CERT_FILE (PEM), without a passphrase."
+    )
     jwt_secret: SecretStr | None = Field(
         default=None, min_length=32, description="Verifies HS256 tokens (one machine). At least 32 characters."
     )
@@ -62,6 +78,12 @@ class ServiceSettings(BaseSettings):
         default="auto", description="auto: readable on a terminal, JSON elsewhere."
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    otlp_endpoint: HttpUrl | None = Field(
+        default=None, description="A collector for traces (OTLP over HTTP), without /v1/traces; empty: no traces."
+    )
+    trace_ratio: float = Field(
+        default=1.0, ge=0, le=1, description="The share of new traces that is recorded; others' decisions are kept."
+    )
     retry_ladder: Annotated[tuple[str, ...], NoDecode] = Field(
         default=("1s", "5s", "30s", "2m", "10m"),
         min_length=1,
@@ -70,6 +92,39 @@ class ServiceSettings(BaseSettings):
     inbox_keep_days: int = Field(default=14, ge=1, description="How long a message's id is remembered as done.")
     batch_limit: int = Field(default=200, ge=1, le=5000, description="Messages in one transaction at the most.")
     grace_seconds: float = Field(default=15.0, gt=0, description="How long a stopping service may finish its work.")
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_a_database(cls, value: SecretStr) -> SecretStr:
+        from shared.database import address  # not at the top: the command line reads settings without a database
+
+        if value.get_secret_value():
+            address(value.get_secret_value())
+        return value
+
+    @field_validator("amqp_url")
+    @classmethod
+    def _is_a_broker(cls, value: SecretStr) -> SecretStr:
+        url = urlsplit(value.get_secret_value())
+        if url.scheme not in ("amqp", "amqps") or not url.hostname:
+            raise ValueError("write amqp://user:password@host/, or amqps:// for TLS")
+        return value
+
+    @field_validator("tls_ca_file")
+    @classmethod
+    def _has_certificates(cls, value: Path | None) -> Path | None:
+        _ = Tls(value).context  # raises
+        return value
+
+    @field_validator("tls_key_file")
+    @classmethod
+    def _goes_with_certificate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        certificate = info.data.get("tls_cert_file")
+        if (certificate is None) != (value is None):
+            raise ValueError("set TLS_CERT_FILE and TLS_KEY_FILE both, or none")
+        if value:
+            _ = Tls(None, certificate, value).context
+        return value
 
     @field_validator("jwt_issuer", "jwt_audience")
     @classmethod
@@ -97,10 +152,14 @@ class ServiceSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
+        files, common_files = (EnvSettingsSource(settings_cls, env_prefix=p) for p in (None, COMMON_PREFIX))
+        files.env_vars = common_files.env_vars = _secrets(files.env_prefix, env_settings, dotenv_settings)
         return (
             init_settings,
             env_settings,
             EnvSettingsSource(settings_cls, env_prefix=COMMON_PREFIX),
+            files,
+            common_files,
             dotenv_settings,
             DotEnvSettingsSource(settings_cls, env_prefix=COMMON_PREFIX),
         )
@@ -109,6 +168,19 @@ class ServiceSettings(BaseSettings):
     def database(self) -> str:
         """The database's URL, with the default filled in."""
         return self.database_url.get_secret_value() or f"sqlite:///.data/{self.name}.db"
+
+    @cached_property
+    def tls(self) -> Tls:
+        """What connections to broker, database, SMTP and HTTPS are made with, if they are made with TLS."""
+        return Tls(self.tls_ca_file, self.tls_cert_file, self.tls_key_file)
+
+
+def _secrets(prefix: str, *sources: PydanticBaseSettingsSource) -> dict[str, str | None]:
+    """What files set, by the variable in lower case; an empty one sets nothing."""
+    said = [source.env_vars for source in sources if isinstance(source, EnvSettingsSource)]
+    folder = next(filter(None, (variables.get(secret_files.VARIABLE.lower()) for variables in said)), None)
+    found = secret_files.read(folder, prefix, COMMON_PREFIX)
+    return {variable.lower(): text for variable, text in found.items() if text}
 
 
 Settings = TypeVar("Settings", bound=ServiceSettings)
@@ -123,4 +195,7 @@ def load(settings: type[Settings]) -> Settings:
             field = str(problem["loc"][0]) if problem["loc"] else ""
             own = f"{settings.model_config['env_prefix']}{field}".upper()
             print(f"{own} (or {COMMON_PREFIX}{field.upper()}): {problem['msg']}", file=sys.stderr)
+        raise SystemExit(78) from None
+    except secret_files.Unreadable as error:
+        print(error, file=sys.stderr)
         raise SystemExit(78) from None

@@ -1,30 +1,104 @@
-"""Trace context across HTTP and the broker, and the kernel's Prometheus metrics."""
+"""The kernel's Prometheus metrics."""
 
-import re
-import secrets
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
 from prometheus_client import Counter, Gauge, Histogram
 
-_TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-[0-9a-f]{16}-([0-9a-f]{2})")
+# The whole list. Labels are bounded: services, lanes, messages and kinds of jobs are names in our own code, routes are
+# templates. What several processes know alike (the outbox's rows, jobs, dead letters) each of them says: take `max`.
+# A lane's depth and its consumers are the broker's to say (rabbitmq_detailed_queue_*): it also knows of lanes that no
+# process is left of. Only how old a lane's oldest message is it does not know, and we do.
 
+Metric = TypeVar("Metric", Counter, Gauge, Histogram)
+_children: dict[tuple[Any, ...], Any] = {}
 
-def follow(traceparent: str | None) -> str:
-    """The next W3C `traceparent`: the same trace if the given one is valid, a new one if not."""
-    match = _TRACEPARENT.fullmatch(traceparent or "")
-    trace, flags = match.groups() if match else (secrets.token_hex(16), "01")
-    return f"00-{trace}-{secrets.token_hex(8)}-{flags}"
-
+_QUICK = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_SLOW = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
+OUTCOMES = ("done", "duplicate", "retried", "dead_lettered")
+UNREADABLE = "unreadable"
+"""The name of a message that has none that we know."""
 
 MESSAGES = Counter(
     "malote_messages_total",
     "Messages taken from a lane, by outcome: done, duplicate, retried, dead_lettered.",
-    ["lane", "message", "outcome"],
+    ["service", "lane", "message", "outcome"],
+)
+ATTEMPTS = Histogram(
+    "malote_attempts",
+    "Attempts that a message took until it was done or dead-lettered.",
+    ["service", "lane"],
+    buckets=(1, 2, 3, 4, 5, 6, 10),
+)
+WAITING_SECONDS = Histogram(
+    "malote_waiting_seconds",
+    "From a message's being sent to the beginning of the handling that did it, earlier attempts included.",
+    ["service", "lane", "message"],
+    buckets=_SLOW,
+)
+HANDLING_SECONDS = Histogram(
+    "malote_handling_seconds", "One call of a message's handler.", ["service", "lane", "message"], buckets=_QUICK
 )
 BATCH_SIZE = Histogram(
-    "malote_batch_size", "Messages in one transaction.", ["lane"], buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+    "malote_batch_size",
+    "Messages taken, committed and acknowledged together.",
+    ["service", "lane"],
+    buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000),
 )
-BATCH_SECONDS = Histogram("malote_batch_seconds", "From taking a batch to its acknowledgement.", ["lane"])
-PUBLISHED = Counter("malote_published_total", "Messages confirmed by the broker.", ["service"])
-OUTBOX_WAITING = Gauge("malote_outbox_in_hand", "Committed messages that this process has yet to publish.", ["service"])
-LANE_PAUSED = Gauge("malote_lane_paused", "1 while a lane waits for its database or broker.", ["lane"])
-HTTP_SECONDS = Histogram("malote_http_seconds", "HTTP requests.", ["service", "method", "route", "status"])
+BATCH_SECONDS = Histogram(
+    "malote_batch_seconds", "From taking a batch to its acknowledgement.", ["service", "lane"], buckets=_QUICK
+)
+LANE_IN_HAND = Gauge(
+    "malote_lane_in_hand", "Messages delivered to this process and not yet acknowledged.", ["service", "lane"]
+)
+LANE_OLDEST_SECONDS = Gauge(
+    "malote_lane_oldest_seconds",
+    "Since the oldest of those was sent; 0 without one. What still waits in the queue was mostly sent later.",
+    ["service", "lane"],
+)
+LANE_PAUSED = Gauge("malote_lane_paused", "1 while a lane waits for its database or broker.", ["service", "lane"])
+DEAD_LETTERS = Gauge("malote_dead_letters", "Dead letters that wait to be replayed, edited or purged.", ["lane"])
+
+PUBLISHED = Counter(
+    "malote_published_total",
+    "Messages given to the broker, by outcome: confirmed, refused.",
+    ["service", "message", "outcome"],
+)
+OUTBOX_MESSAGES = Gauge("malote_outbox_messages", "Rows of the outbox: committed, not known as published.", ["service"])
+OUTBOX_OLDEST_SECONDS = Gauge(
+    "malote_outbox_oldest_seconds", "Since the outbox's oldest row was written; 0 without one.", ["service"]
+)
+OUTBOX_IN_HAND = Gauge("malote_outbox_in_hand", "Committed messages that this process has yet to publish.", ["service"])
+
+JOBS = Gauge("malote_jobs", "Jobs without an end, by kind and state.", ["kind", "state"])
+JOBS_OLDEST_SECONDS = Gauge("malote_jobs_oldest_seconds", "Since the oldest of those was asked for.", ["kind"])
+JOBS_STARTED = Counter("malote_jobs_started_total", "Jobs that clients asked for.", ["kind"])
+JOBS_ENDED = Counter("malote_jobs_ended_total", "Jobs that ended: SUCCESS, FAILURE, CANCELLED.", ["kind", "state"])
+JOB_SECONDS = Histogram("malote_job_seconds", "From a job's being asked for to its end.", ["kind"], buckets=_SLOW)
+
+HTTP_SECONDS = Histogram(
+    "malote_http_seconds",
+    "From a request to the beginning of its answer, without the time that its client asked to wait.",
+    ["service", "method", "route", "status"],
+    buckets=_QUICK,
+)
+TASK_ENDED = Gauge(
+    "malote_task_ended", "1 once a part that runs as long as its process has ended all the same.", ["service", "task"]
+)
+
+
+def of(metric: Metric, *labels: str) -> Metric:
+    """A metric with its labels filled in. Filling them in costs more than counting, so it is done once."""
+    key = (metric, *labels)
+    found: Metric | None = _children.get(key)
+    if found is None:
+        found = _children[key] = metric.labels(*labels)
+    return found
+
+
+def expect(service: str, lane: str, messages: Iterable[str]) -> None:
+    """Count from nought what a lane may meet: a series that begins with its first dead letter does not rise by it."""
+    for message in messages:
+        for outcome in OUTCOMES:
+            of(MESSAGES, service, lane, message, outcome)
+    of(MESSAGES, service, lane, UNREADABLE, "dead_lettered")

@@ -15,15 +15,31 @@ from faststream.rabbit import ExchangeType as FastStreamExchangeType
 from faststream.rabbit import QueueType, RabbitExchange, RabbitQueue
 
 from contracts.base import Message
-from contracts.flow import FLOW, LANES, SENDERS, SERVICES, SHOP, service_of
+from contracts.flow import COLLECTOR, FLOW, LANES, MONITOR, SENDERS, SERVICES, SHOP, service_of
 from shared.settings import seconds
+from shared.tls import Tls
 
 DELIVERY_LIMIT = 100
 """Last resort, far above what the kernel needs to find a killer: every message near a killed process counts one."""
 
+POLICIES: dict[str, dict[str, Any]] = {
+    "dead-letters": {
+        "pattern": r"\.dlq$",
+        "apply-to": "queues",
+        "definition": {"delivery-limit": 1_000_000},
+        "priority": 10,
+    }
+}
+"""RabbitMQ 4 drops what was delivered 20 times unless told otherwise: in outages of the collector's, dead letters."""
+
 DEFAULT_LADDER = ("1s", "5s", "30s", "2m", "10m")
 _KEPT: dict[str, Any] = {"x-queue-type": "quorum", "x-overflow": "reject-publish"}
 _SAFE: dict[str, Any] = {"x-dead-letter-strategy": "at-least-once"}
+
+
+def dead_letters_of(lane: str) -> str:
+    """The queue that a lane's dead letters come into."""
+    return f"{lane}.dlq"
 
 
 def lane_queue(lane: str) -> RabbitQueue:
@@ -64,7 +80,7 @@ def queues(ladder: Sequence[str] = DEFAULT_LADDER) -> dict[str, dict[str, Any]]:
         for step in ladder
     }
     lanes = {lane: _lane_arguments(lane) for lane in LANES}
-    dead = {f"{lane}.dlq": dict(_KEPT) for lane in LANES}
+    dead = {dead_letters_of(lane): dict(_KEPT) for lane in LANES}
     return {**lanes, **dead, **waiting}
 
 
@@ -72,19 +88,21 @@ def bindings(ladder: Sequence[str] = DEFAULT_LADDER) -> list[tuple[str, str, str
     """All bindings as (exchange, routing key, queue)."""
     flow = [(message.exchange, message.key, lane) for message, lanes in FLOW.items() for lane in lanes]
     waiting = [(f"retry.{step}", "#", f"retry.{step}") for step in ladder]
-    dead = [("dead-letters", lane, f"{lane}.dlq") for lane in LANES]
+    dead = [("dead-letters", lane, dead_letters_of(lane)) for lane in LANES]
     return [*flow, *waiting, *dead]
 
 
 def permissions(user: str) -> dict[str, str]:
     """What a user may configure, write and read: exact names, as RabbitMQ's regular expressions."""
-    own_lanes = [lane for lane in LANES if service_of(lane) == user]
+    read = [lane for lane in LANES if service_of(lane) == user]
+    if user == COLLECTOR:
+        read += [dead_letters_of(lane) for lane in LANES]
     commands = ["commands"] if any(user in senders for senders in SENDERS.values()) else []
     if user == SHOP:
         return {"configure": "^$", "write": _any(commands), "read": "^$"}
     own_exchanges = {m.exchange for m in FLOW if m.exchange == user}
     write = [*sorted(own_exchanges), *commands, "jobs", "dead-letters"]
-    return {"configure": "^$", "write": f"^({'|'.join(map(re.escape, write))}|retry\\..+)$", "read": _any(own_lanes)}
+    return {"configure": "^$", "write": f"^({'|'.join(map(re.escape, write))}|retry\\..+)$", "read": _any(read)}
 
 
 def topic_permissions(user: str, ladder: Sequence[str] = DEFAULT_LADDER) -> dict[str, str]:
@@ -94,6 +112,8 @@ def topic_permissions(user: str, ladder: Sequence[str] = DEFAULT_LADDER) -> dict
     found = {"commands": _any(commands)}
     if user != SHOP:
         found |= {name: _any(own_lanes) for name in ("dead-letters", *(f"retry.{step}" for step in ladder))}
+    if user == COLLECTOR:
+        found[f"retry.{ladder[0]}"] = _any(LANES)
     return found
 
 
@@ -132,12 +152,13 @@ def definitions(ladder: Sequence[str] = DEFAULT_LADDER, vhost: str = "/") -> dic
             }
             for exchange, key, queue in bindings(ladder)
         ],
+        "policies": [{"vhost": vhost, "name": name, **policy} for name, policy in POLICIES.items()],
     }
 
 
-async def declare(amqp_url: str, ladder: Sequence[str] = DEFAULT_LADDER) -> None:
+async def declare(amqp_url: str, ladder: Sequence[str] = DEFAULT_LADDER, tls: Tls | None = None) -> None:
     """Declare exchanges, queues and bindings. Idempotent; raises if one exists with other arguments."""
-    async with await aio_pika.connect(amqp_url, timeout=10) as connection:
+    async with await aio_pika.connect(amqp_url, ssl_context=(tls or Tls()).context, timeout=10) as connection:
         channel = await connection.channel()
         declared = {
             name: await channel.declare_exchange(name, ExchangeType.TOPIC, durable=True) for name in exchanges(ladder)
@@ -151,16 +172,21 @@ async def declare(amqp_url: str, ladder: Sequence[str] = DEFAULT_LADDER) -> None
 
 
 async def apply(
-    amqp_url: str, management_url: str, passwords: Mapping[str, str], ladder: Sequence[str] = DEFAULT_LADDER
+    amqp_url: str,
+    management_url: str,
+    passwords: Mapping[str, str],
+    ladder: Sequence[str] = DEFAULT_LADDER,
+    tls: Tls | None = None,
 ) -> None:
     """Declare the topology, make a user for each service and the shop, and give each its permissions.
 
     `amqp_url` and `management_url` carry an administrator's name and password. Users without a password in
     `passwords` are left as they are.
     """
-    await declare(amqp_url, ladder)
+    tls = tls or Tls()
+    await declare(amqp_url, ladder, tls)
     vhost = _vhost(amqp_url)
-    async with httpx.AsyncClient(base_url=management_url, timeout=30, trust_env=False) as api:
+    async with httpx.AsyncClient(base_url=management_url, verify=tls.context, timeout=30, trust_env=False) as api:
         for user in (*SERVICES, SHOP):
             if user in passwords:
                 await _put(api, f"/api/users/{user}", {"password": passwords[user], "tags": ""})
@@ -168,9 +194,15 @@ async def apply(
             for exchange, write in topic_permissions(user, ladder).items():
                 topic = {"exchange": exchange, "write": write, "read": ".*"}
                 await _put(api, f"/api/topic-permissions/{quote(vhost, safe='')}/{user}", topic)
+        for name, policy in POLICIES.items():
+            await _put(api, f"/api/policies/{quote(vhost, safe='')}/{name}", policy)
+        if MONITOR in passwords:
+            await _put(api, f"/api/users/{MONITOR}", {"password": passwords[MONITOR], "tags": "management"})
+            nothing = {"configure": "^$", "write": "^$", "read": "^$"}  # without an entry it would not see them either
+            await _put(api, f"/api/permissions/{quote(vhost, safe='')}/{MONITOR}", nothing)
 
 
-async def _put(api: httpx.AsyncClient, path: str, body: dict[str, str]) -> None:
+async def _put(api: httpx.AsyncClient, path: str, body: dict[str, Any]) -> None:
     (await api.put(path, json=body)).raise_for_status()
 
 

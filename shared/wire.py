@@ -7,21 +7,25 @@ Instead the message arrives without properties and says what was wrong.
 """
 
 import contextlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from uuid import UUID
 
 import aio_pika
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 from pydantic import ValidationError
 
-from contracts.base import Command, Envelope, Message
+from contracts.base import Command, Envelope, Message, complaint
 from contracts.flow import BY_KEY, SENDERS, SHOP
 from shared.handler import Handler, Poison
 
 Raw = aio_pika.abc.AbstractIncomingMessage
-_PROBLEM = "malote-unreadable"
+PROBLEM = "malote-unreadable"
+"""The header that says what was wrong."""
+_REPLAY = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})/([1-9][0-9]{0,8})")
 _unmarshal = ContentHeader.unmarshal
 
 
@@ -34,10 +38,16 @@ class Delivery:
     message: Message
     handler: Handler
 
+    def subject(self) -> dict[str, str]:
+        """For log lines: what the job is about that this message starts, such as an order; nothing without one."""
+        if self.envelope.message_id != self.envelope.correlation_id:
+            return {}
+        return {name: str(value) for name, value in self.message if isinstance(value, UUID)}
+
 
 def decode(raw: Raw, lane: str, handlers: Mapping[str, Handler]) -> Delivery:
     """Read a delivery and find its handler. Raises `Poison` with what is wrong, for people."""
-    if problem := raw.headers.get(_PROBLEM):
+    if problem := raw.headers.get(PROBLEM):
         raise Poison(f"its properties or headers cannot be read: {problem!s}")
     key = key_of(raw)
     contract = BY_KEY.get(key)
@@ -56,16 +66,14 @@ def decode(raw: Raw, lane: str, handlers: Mapping[str, Handler]) -> Delivery:
         raise Poison(f"no message_id: a {key} cannot be told from its copies without one")
     if "\x00" in message_id + (raw.correlation_id or ""):
         raise Poison("a NUL character in message_id or correlation_id: no database stores it")
-    # A shop cannot speak for a job that is not its own: what it sends starts one.
-    starts_a_job = isinstance(message, Command) and SHOP in SENDERS[type(message)]
     headers = raw.headers
     envelope = Envelope(
         message_id=message_id,
-        correlation_id=message_id if starts_a_job else raw.correlation_id or message_id,
+        correlation_id=message_id if is_shops(raw) else raw.correlation_id or message_id,
         causation_id=str(headers.get("causation_id") or "") or None,
         key=key,
         sender=raw.app_id or "",
-        sent_at=_sent_at(raw),
+        sent_at=sent_at(raw),
         traceparent=str(headers.get("traceparent") or "") or None,
         attempt=_attempt_of(raw),
     )
@@ -75,10 +83,11 @@ def decode(raw: Raw, lane: str, handlers: Mapping[str, Handler]) -> Delivery:
 def reason_of(error: BaseException) -> str:
     """A failure in a sentence for people; for bad content which field is wrong and why, without its value."""
     if isinstance(error, ValidationError):
-        problems = error.errors(include_url=False, include_input=False, include_context=False)
-        shown = [f"{'.'.join(map(str, p['loc'])) or 'body'}: {p['msg']}" for p in problems[:5]]
+        problems = error.errors(include_url=False, include_input=False)
+        shown = [f"{'.'.join(map(str, p['loc'])) or 'body'}: {complaint(p)}" for p in problems[:5]]
         return "; ".join(shown) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
-    return str(error) or type(error).__name__
+    said = str(error).encode("utf-8", "replace").decode()  # a server's answer may be no text
+    return said or type(error).__name__
 
 
 def is_lost(raw: Raw) -> bool:
@@ -95,8 +104,28 @@ def key_of(raw: Raw) -> str:
     return (raw.routing_key if raw.exchange else raw.type) or ""
 
 
-def _sent_at(raw: Raw) -> datetime:
-    """AMQP's own timestamp has whole seconds; ours rides in CloudEvents' attribute."""
+def is_shops(raw: Raw) -> bool:
+    """Whether a shop may have sent it. It cannot speak for a job that is not its own: what it sends starts one. What
+    comes back through the default exchange was met before."""
+    contract = BY_KEY.get(key_of(raw)) if raw.exchange else None
+    return contract is not None and issubclass(contract, Command) and SHOP in SENDERS[contract]
+
+
+def replay_of(raw: Raw) -> tuple[UUID, int] | None:
+    """Which dead letter a message is that was sent again, and the how many-eth time. Only what comes back through the
+    default exchange can be one: anybody may put the header on a message of its own."""
+    return None if raw.exchange else replay_in(raw.headers)
+
+
+def replay_in(headers: Mapping[str, object]) -> tuple[UUID, int] | None:
+    """What the header `replay` says, if it can be trusted."""
+    header = headers.get("replay")
+    found = _REPLAY.fullmatch(header) if isinstance(header, str) else None
+    return (UUID(found[1]), int(found[2])) if found else None
+
+
+def sent_at(raw: Raw) -> datetime:
+    """When a message was sent. AMQP's own timestamp has whole seconds; ours rides in CloudEvents' attribute."""
     with contextlib.suppress(ValueError, TypeError, OverflowError):
         exact = datetime.fromisoformat(str(raw.headers.get("cloudEvents_time")))
         if exact.tzinfo:
@@ -114,7 +143,7 @@ def _unmarshal_whatever_comes(header: ContentHeader, data: bytes) -> None:
         _unmarshal(header, data)
     except Exception as error:
         header.body_size = int.from_bytes(data[4:12], "big")
-        header.properties = Basic.Properties(headers={_PROBLEM: str(error) or type(error).__name__})
+        header.properties = Basic.Properties(headers={PROBLEM: str(error) or type(error).__name__})
 
 
 ContentHeader.unmarshal = _unmarshal_whatever_comes  # type: ignore[method-assign,assignment]

@@ -126,9 +126,10 @@ async def running(
     name: str, amqp_url: str, database_url: str, handlers: ModuleType | None = None, **more: Any
 ) -> AsyncIterator[Service]:
     """A migrated service with its lanes at work, with its own handlers or with others."""
-    await asyncio.to_thread(migrate, name, database_url)
+    settings = settings_for(name, amqp_url, database_url, **more)
+    await asyncio.to_thread(migrate, name, database_url, settings.tls)
     handlers = handlers or importlib.import_module(f"services.{name}.handlers")
-    service = Service(settings_for(name, amqp_url, database_url, **more), handlers, APIRouter())
+    service = Service(settings, handlers, APIRouter())
     async with service.running():
         await until(lambda: is_ready(service), f"{name} to be ready")
         yield service

@@ -5,20 +5,83 @@ import secrets
 import urllib.request
 from base64 import b64encode
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 import pytest
+import trustme
 
 from deploy.local.ports import free_port
 from deploy.local.postgres import PostgresCluster
 from deploy.local.rabbitmq import ADMINISTRATOR, RabbitNode
 
+_TLS = """\
+listeners.ssl.default = 127.0.0.1:{doors.amqps}
+ssl_options.cacertfile = {ca}
+ssl_options.certfile = {certificate}
+ssl_options.keyfile = {key}
+ssl_options.verify = verify_peer
+ssl_options.fail_if_no_peer_cert = true
+management.ssl.ip = 127.0.0.1
+management.ssl.port = {doors.https}
+management.ssl.cacertfile = {ca}
+management.ssl.certfile = {certificate}
+management.ssl.keyfile = {key}
+"""
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """An authority of the tests' own, and what it signed: PEM files."""
+
+    authority: trustme.CA
+    folder: Path
+
+    @property
+    def ca(self) -> Path:
+        return self.folder / "ca.pem"
+
+    def issue(self, *names: str, **more: Any) -> tuple[Path, Path]:
+        """A certificate for these names, and its key."""
+        made = self.authority.issue_cert(*names, **more)
+        path = self.folder / secrets.token_hex(4)
+        certificate, key = path.with_suffix(".pem"), path.with_suffix(".key")
+        made.cert_chain_pems[0].write_to_path(str(certificate))
+        made.private_key_pem.write_to_path(str(key))
+        return certificate, key
+
 
 @pytest.fixture(scope="session")
-def rabbit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitNode]:
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """Made on the spot."""
+    made = Certificates(trustme.CA(), tmp_path_factory.mktemp("certificates"))
+    made.authority.cert_pem.write_to_path(str(made.ca))
+    return made
+
+
+@dataclass(frozen=True)
+class Doors:
+    """Where the node speaks TLS. It shows a certificate that is for 127.0.0.1 and no other name, and for AMQP it wants
+    to see one of the same authority."""
+
+    amqps: int
+    https: int
+
+
+@pytest.fixture(scope="session")
+def doors() -> Doors:
+    return Doors(free_port(), free_port())
+
+
+@pytest.fixture(scope="session")
+def rabbit(tmp_path_factory: pytest.TempPathFactory, certificates: Certificates, doors: Doors) -> Iterator[RabbitNode]:
     """A running node; a test that kills it starts it again."""
-    node = RabbitNode(tmp_path_factory.mktemp("rabbitmq"), free_port(), free_port(), free_port(), secrets.token_hex(8))
+    certificate, key = certificates.issue("127.0.0.1")
+    secured = _TLS.format(doors=doors, ca=certificates.ca, certificate=certificate, key=key)
+    ports = (free_port() for _ in range(4))
+    node = RabbitNode(tmp_path_factory.mktemp("rabbitmq"), *ports, secrets.token_hex(8), secured)
     try:
         node.start()
         yield node

@@ -7,8 +7,11 @@ import sys
 import typer
 
 from deploy.cli import (
+    asyncapi,
     demo,
+    dlq,
     jobs,
+    logs,
     mail,
     migrate,
     notifications,
@@ -21,6 +24,7 @@ from deploy.cli import (
     up,
 )
 from deploy.cli.errors import Failed
+from deploy.cli.output import visible
 
 _STATUSES = """\b
 Exit status:
@@ -38,7 +42,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for single in (up, demo, populate, token, migrate):
+for single in (up, demo, logs, populate, token, migrate, asyncapi):
     app.add_typer(single.app)
 app.add_typer(orders.app, name="orders", help="Place, show, list and cancel orders.")
 app.add_typer(jobs.app, name="jobs", help="What became of a request: show, list, watch live.")
@@ -46,6 +50,7 @@ app.add_typer(reports.app, name="reports", help="Exports of orders, lines and mo
 app.add_typer(notifications.app, name="notifications", help="What became of reports, and how to be told.")
 app.add_typer(products.app, name="products", help="The catalogue.")
 app.add_typer(products.stock, name="stock", help="The levels.")
+app.add_typer(dlq.app, name="dlq", help="Dead letters: look, send again, edit, purge, export.")
 app.add_typer(mail.app, name="mail", help="The local mailbox.")
 app.add_typer(topology.app, name="topology", help="Exchanges, queues, users and permissions on the broker.")
 
@@ -72,7 +77,7 @@ def main() -> None:
 
 
 def _end(line: str, status: int) -> None:
-    print(f"malote: {line}", file=sys.stderr)
+    print(f"malote: {visible(line)}", file=sys.stderr)
     sys.exit(status)
 
 

@@ -15,6 +15,7 @@ import httpx
 from deploy.cli.errors import Failed, NotRunning, Refused
 from deploy.local.environment import Environment, Misconfigured
 from deploy.local.ports import HOST
+from shared.tls import Tls
 from shared.tokens import issue_token
 
 LONGEST_WAIT = 30
@@ -24,6 +25,7 @@ PAGE = 100
 _TIMEOUT = 20.0
 _SILENCE = 45.0  # server-sent events carry a comment every 15 s
 _CONNECTIONS = 5
+_LETTERS = "/v1/dead-letters"
 _TOKEN_SECONDS = 3600
 T = TypeVar("T")
 Body = dict[str, Any]
@@ -32,13 +34,16 @@ Body = dict[str, Any]
 class Gateway:
     """A connection to the gateway. Raises `NotRunning`, `Refused` (4xx) or `Failed`, each with what to do next."""
 
-    def __init__(self, url: str, token: str) -> None:
+    def __init__(self, url: str, token: str, tls: Tls | None = None) -> None:
         self.url = url.rstrip("/")
+        self._is_named = False  # by MALOTE_GATEWAY_URL: then nothing that we start would answer there
         if not url.startswith(("http://", "https://")):
             raise Misconfigured(f"MALOTE_GATEWAY_URL={url!r} is not an address, such as http://127.0.0.1:8000")
         login = {"Authorization": f"Bearer {token}"}
         try:
-            self._http = httpx.AsyncClient(base_url=self.url, headers=login, timeout=_TIMEOUT, trust_env=False)
+            self._http = httpx.AsyncClient(
+                base_url=self.url, headers=login, verify=(tls or Tls()).context, timeout=_TIMEOUT, trust_env=False
+            )
         except httpx.InvalidURL as error:
             raise Misconfigured(f"MALOTE_GATEWAY_URL={url!r} is not an address: {error}") from error
 
@@ -46,8 +51,11 @@ class Gateway:
     def here(cls) -> Self:
         """As `MALOTE_GATEWAY_URL` and `MALOTE_TOKEN` say; else this machine's own, as an operator."""
         here = Environment()
-        url = here.variables.get("MALOTE_GATEWAY_URL") or here.state().get("gateway_url") or here.url_of("gateway")
-        return cls(url, here.variables.get("MALOTE_TOKEN") or _operator(here))
+        named = here.variables.get("MALOTE_GATEWAY_URL")
+        url = named or here.state().get("gateway_url") or here.url_of("gateway")
+        gateway = cls(url, here.variables.get("MALOTE_TOKEN") or _operator(here), here.tls_of())
+        gateway._is_named = bool(named)
+        return gateway
 
     @classmethod
     def local(cls, here: Environment, service: str = "gateway") -> Self:
@@ -77,11 +85,11 @@ class Gateway:
         return await self.ask("GET", f"/v1/orders/{order_id}")
 
     async def orders(self, limit: int, status: str | None = None) -> Body:
-        """The newest orders."""
+        """The orders with the highest ids: the newest, where ids grow with time."""
         return await self._newest("/v1/orders", limit, status)
 
     def each_order(self) -> AsyncIterator[Body]:
-        """All orders, newest first, fetched page by page."""
+        """All orders, the highest ids first, fetched page by page."""
         return self._each("/v1/orders", "id")
 
     # -- jobs ---------------------------------------------------------------------------------------------------------
@@ -147,9 +155,10 @@ class Gateway:
     async def download(self, report: Body, target: Path, seen: Callable[[int], None]) -> None:
         """Write a report's file to `target`, whole or not at all. `seen` is told how many bytes there are.
 
-        What a broken connection (or an earlier call) left is beside it, and is gone on with.
+        What a broken connection (or an earlier call) left is beside it, and is gone on with. A symbolic link stays
+        one.
         """
-        part = target.with_name(f".{target.name}.{str(report['id'])[-12:]}.part")
+        target, part = _target_and_part(target, report)
         with part.open("ab") as file:
             for _ in range(_CONNECTIONS):
                 seen(file.tell())
@@ -215,6 +224,50 @@ class Gateway:
 
     async def choose(self, choice: Body) -> Body:
         return await self.ask("PUT", "/v1/me/notifications", choice)
+
+    # -- dead letters -------------------------------------------------------------------------------------------------
+
+    async def letters(self, limit: int, wanted: Body) -> Body:
+        """The newest dead letters of those that fit."""
+        return await self.ask("GET", _LETTERS, params={**wanted, "limit": min(limit, PAGE)})
+
+    async def letter_groups(self, wanted: Body) -> Body:
+        """The same by lane, message and reason."""
+        return await self.ask("GET", f"{_LETTERS}/groups", params=wanted)
+
+    async def letter_actions(self, limit: int) -> Body:
+        """What was done with dead letters, newest first."""
+        return await self._newest(f"{_LETTERS}/actions", limit, None)
+
+    async def letter(self, letter_id: object) -> Body:
+        return await self.ask("GET", f"{_LETTERS}/{letter_id}")
+
+    async def replay(self, wish: Body) -> Body:
+        """Send dead letters again. The job, as with `place`."""
+        return await self._start(f"{_LETTERS}/replay", 0, {}, wish)
+
+    async def edit_letter(self, letter_id: object, wish: Body, *, wait: int = 0) -> Body:
+        """Send another message in a dead letter's place. The job, as with `place`."""
+        return await self._start(f"{_LETTERS}/{letter_id}/edit", wait, {}, wish)
+
+    async def purge(self, wish: Body) -> Body:
+        """Remove dead letters. The job, as with `place`."""
+        return await self._start(f"{_LETTERS}/purge", 0, {}, wish)
+
+    async def export_letters(self, wanted: Body) -> AsyncIterator[str]:
+        """Dead letters that fit with what they carry, a line each. Raises `Failed` if they did not all come."""
+        try:
+            path = f"{_LETTERS}/export"
+            async with self._http.stream("GET", path, params=wanted, timeout=_SILENCE) as answer:
+                if not answer.is_success:
+                    await answer.aread()
+                    self._read(answer)
+                async for line in _lines(answer.aiter_text()):
+                    yield line
+        except httpx.ConnectError as error:
+            raise self._unreachable(error) from error
+        except httpx.HTTPError as error:
+            raise Failed("the connection broke before all letters had come; try again") from error
 
     # -- products -----------------------------------------------------------------------------------------------------
 
@@ -311,7 +364,10 @@ class Gateway:
     def _unreachable(self, error: httpx.HTTPError) -> Failed:
         if isinstance(error, httpx.ReadTimeout):
             return Failed(f"{self.url} takes too long to answer; `malote doctor` says what is wrong")
-        return NotRunning(f"no gateway answers at {self.url}; `malote up --detach` starts one")
+        if "SSL" in str(error):
+            return Failed(f"{self.url} is not trusted: {error}; MALOTE_TLS_CA_FILE names who has signed for it")
+        advice = "MALOTE_GATEWAY_URL names it; is that right?" if self._is_named else "`malote up --detach` starts one"
+        return NotRunning(f"no gateway answers at {self.url}; {advice}")
 
 
 def _operator(here: Environment) -> str:
@@ -321,6 +377,11 @@ def _operator(here: Environment) -> str:
 def has_ended(job: Body) -> bool:
     """Whether a job's status is final."""
     return job["status"] in ("SUCCESS", "FAILURE", "CANCELLED")
+
+
+def _target_and_part(target: Path, report: Body) -> tuple[Path, Path]:
+    real = target.resolve()
+    return real, real.with_name(f".{real.name}.{str(report['id'])[-12:]}.part")
 
 
 def _sha256(path: Path) -> str:

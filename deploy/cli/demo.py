@@ -206,7 +206,7 @@ async def _stock_up(gateway: Any, cases: Sequence[Case]) -> None:
 async def _send(case: Case, gateway: Any, here: Any, slots: asyncio.Semaphore) -> None:
     async with slots:
         if case.what == SHOP:
-            await _publish(case, here.state()["shop_amqp_url"])
+            await _publish(case, here.state()["shop_amqp_url"], here.tls_of())
         elif case.what == TWICE:
             key = case.wish["customer"]["id"]
             _note(case, *await asyncio.gather(*(gateway.place(case.wish, key=key) for _ in range(2))))
@@ -222,7 +222,7 @@ def _note(case: Case, *accepted: Body) -> None:
     case.job_id = accepted[0]["job_id"]
 
 
-async def _publish(case: Case, amqp_url: str) -> None:
+async def _publish(case: Case, amqp_url: str, tls: Any) -> None:
     """As a shop's own system does it: nothing of ours but the address, the key and the JSON."""
     import json
 
@@ -231,7 +231,7 @@ async def _publish(case: Case, amqp_url: str) -> None:
 
     order_id = str(uuid7())
     body = json.dumps({"order_id": order_id, **case.wish}).encode()
-    async with await aio_pika.connect(amqp_url, timeout=10) as connection:
+    async with await aio_pika.connect(amqp_url, ssl_context=tls.context, timeout=10) as connection:
         channel = await connection.channel()
         commands = await channel.get_exchange("commands", ensure=False)
         await commands.publish(aio_pika.Message(body, message_id=order_id, delivery_mode=2), "order.place.v1")

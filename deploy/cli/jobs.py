@@ -11,7 +11,7 @@ from uuid import UUID
 import typer
 
 from deploy.cli.errors import Failed
-from deploy.cli.output import Json, Limit, at, console, plain, print_json, state, table
+from deploy.cli.output import Json, Limit, at, console, plain, print_json, state, table, visible
 
 app = typer.Typer(no_args_is_help=True)
 JobId = Annotated[UUID, typer.Argument(metavar="JOB_ID", show_default=False)]
@@ -88,7 +88,7 @@ def after(job: dict[str, Any], entry: dict[str, Any]) -> str:
 def reason(job: dict[str, Any]) -> str:
     """` (out_of_stock: …)`, or nothing for a job without an error."""
     error = job["error"] or {}
-    said = ": ".join(str(error[name]) for name in ("code", "detail") if error.get(name))
+    said = visible(": ".join(str(error[name]) for name in ("code", "detail") if error.get(name)))
     return f" ({said})" if said else ""
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from deploy.cli.errors import Failed
-from deploy.cli.output import Json, at, console, plain, print_json, table
+from deploy.cli.output import Json, at, console, plain, print_json, table, visible
 
 app = typer.Typer(no_args_is_help=True)
 _SHORT = 12
@@ -48,7 +48,7 @@ def show(
         print_json(about | {"text": text, "html": _part(mail, "html")})
     else:
         heads = "\n".join(f"{name}: {mail[name]}" for name in ("From", "To", "Subject", "Date", "Message-ID"))
-        typer.echo(f"{heads}\n\n{text}")
+        typer.echo(visible(f"{heads}\n\n{text}"))
 
 
 def newest(mailbox: Path, limit: int | None = None, to: str | None = None) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """malote migrate: bring databases to the newest version."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,20 +20,21 @@ def migrate(
     if service not in (*here.services, "all"):
         raise typer.BadParameter(f"there is no {service!r}; there are {', '.join(here.services)}, or all")
     for name in here.services if service == "all" else [service]:
-        _migrate(name, here.database_url_of(name))
+        _migrate(name, here.database_url_of(name), here.tls_of(name))
 
 
-def _migrate(service: str, url: str) -> None:
+def _migrate(service: str, url: str, tls: Any) -> None:
     from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+    from sqlalchemy.exc import SQLAlchemyError
 
     from deploy.local.environment import Misconfigured
     from shared import database
 
     try:
+        database.with_driver(url)  # raises, and says what to write
         shown = make_url(url).render_as_string(hide_password=True)
-        database.migrate(service, url)
-    except (ArgumentError, ValueError) as error:
+        database.migrate(service, url, tls)
+    except ValueError as error:
         raise Misconfigured(f"{service.upper()}_DATABASE_URL is wrong: {error}") from error
     except (SQLAlchemyError, OSError) as error:
         why = str(error).splitlines()[0]

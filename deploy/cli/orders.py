@@ -6,7 +6,20 @@ from uuid import UUID
 
 import typer
 
-from deploy.cli.output import Json, Limit, Wait, at, console, end_of_job, money, plain, print_json, state, table
+from deploy.cli.output import (
+    Json,
+    Limit,
+    Wait,
+    at,
+    console,
+    end_of_job,
+    money,
+    plain,
+    print_json,
+    state,
+    table,
+    visible,
+)
 
 app = typer.Typer(no_args_is_help=True)
 OrderId = Annotated[UUID, typer.Argument(metavar="ORDER_ID", show_default=False)]
@@ -51,7 +64,7 @@ def list_(
     limit: Limit = 20,
     as_json: Json = False,
 ) -> None:
-    """The newest orders."""
+    """The newest orders; those to which a shop gave ids that do not grow with time (UUIDv4) stand among them by id."""
     from deploy.cli.client import ask
 
     page = ask(lambda gateway: gateway.orders(limit, status))
@@ -82,7 +95,8 @@ def _describe(order: dict[str, Any]) -> None:
     customer, out = order["customer"], console()
     reason = f" ({order['reason']})" if order["reason"] else ""
     out.print(f"order     {order['id']}\nstatus    {state(order['status'])}{reason}")
-    out.print(f"customer  {customer['name']} <{customer['email']}> ({customer['id']})", markup=False)
+    about = f"{customer['name']} <{customer['email']}> ({customer['id']})"
+    out.print(f"customer  {visible(about)}", markup=False)
     for name in _TIMES:
         if order[name]:
             out.print(f"{name.removesuffix('_at'):<9} {at(order[name])}")

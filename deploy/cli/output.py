@@ -1,10 +1,15 @@
 """What all commands print alike: JSON for programs, tables and colours for people."""
 
+import contextlib
 import json
+import os
+import re
+import stat
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -15,8 +20,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else
 Limit = Annotated[int, typer.Option(min=1, max=100, help="How many, newest first.")]
 Wait = Annotated[int, typer.Option(min=0, metavar="SECONDS", help="Wait for the end, at most so long.")]
 
-_PIPE_WIDTH = 200  # where no terminal cuts lines, a table need not either
-_GAP, _LEAST = 2, 8
+_PIPE_WIDTH = 100_000  # where no terminal cuts lines, nothing else may either
+_GAP, _LEAST_CUT, _LEAST_FOLDED = 2, 5, 8
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _COLOURS = {
     "CONFIRMED": "green",
     "SUCCESS": "green",
@@ -30,11 +36,16 @@ _COLOURS = {
     "FAILED": "red",
     "RUNNING": "cyan",
     "EXPIRED": "yellow",
+    "WAITING": "red",
+    "SENT": "cyan",
+    "DONE": "green",
+    "REPLACED": "yellow",
 }
 
 
-def print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
+def print_json(value: Any, indent: int | None = 1) -> None:
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    typer.echo(_CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def console() -> Any:
@@ -45,33 +56,102 @@ def console() -> Any:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Any:
-    """A plain table of Rich's markup. `>name` is flush right; `name~` is cut where the terminal is too narrow."""
+    """A plain table of Rich's markup. `>name` is flush right; where the terminal is too narrow, `name~` is cut first,
+    then all others are folded but for the first: ids are there to be copied."""
     from rich.table import Table
     from rich.text import Text
 
     cells = [*rows]
     titles = [column.strip(">~") for column in columns]
     widths = [max(len(titles[n]), *(Text.from_markup(row[n]).cell_len for row in cells), 0) for n in range(len(titles))]
-    missing = sum(widths) + _GAP * len(widths) - console().width
+    missing = sum(widths) + _GAP * (len(widths) - 1) - console().width
     for number in reversed(range(len(columns))):
         if columns[number].endswith("~") and missing > 0:
-            give = min(missing, max(widths[number] - _LEAST, 0))
+            give = min(missing, max(widths[number] - _LEAST_CUT, 0))
             widths[number] -= give
             missing -= give
-    made = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
+    while missing > 0 and (widest := max(widths[1:], default=0)) > _LEAST_FOLDED:
+        widths[widths.index(widest, 1)] -= 1
+        missing -= 1
+    made = Table(
+        box=None,
+        pad_edge=False,
+        padding=(0, _GAP, 0, 0),
+        header_style="bold",
+        width=sum(widths) + _GAP * (len(widths) - 1),
+    )
     for column, title, width in zip(columns, titles, widths, strict=True):
         justify: Any = "right" if column.startswith(">") else "left"
-        made.add_column(title, justify=justify, no_wrap=True, overflow="ellipsis", width=width)
+        is_cut = column.endswith("~")
+        overflow: Any = "ellipsis" if is_cut else "fold"
+        made.add_column(title, justify=justify, no_wrap=is_cut, overflow=overflow, width=width)
     for row in cells:
         made.add_row(*row)
     return made
 
 
+def is_stdout(output: Path) -> bool:
+    """Whether a file that was named is our own stdout: `-`, or another name of it such as /dev/stdout."""
+    if str(output) == "-":
+        return True
+    try:
+        return os.path.samestat(output.stat(), os.fstat(sys.__stdout__.fileno() if sys.__stdout__ else 1))
+    except (OSError, ValueError):
+        return False
+
+
+def is_regular(output: Path) -> bool:
+    """Whether a file may be replaced by a whole one: not stdout, and no device, pipe or socket."""
+    if is_stdout(output):
+        return False
+    try:
+        return stat.S_ISREG(output.stat().st_mode)
+    except OSError:
+        return True  # there is none yet
+
+
+@contextlib.contextmanager
+def opened(output: Path) -> Iterator[Any]:
+    """A file to write bytes to that is there when it is whole, or not at all; a symbolic link stays one.
+    Stdout, and whatever else is no regular file, is written directly."""
+    if is_stdout(output):
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    if not is_regular(output):
+        with output.open("wb") as file:
+            yield file
+        return
+    target = output.resolve()
+    scratch = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        with scratch.open("wb") as file:
+            yield file
+        scratch.replace(target)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def beside(output: Path | None) -> contextlib.AbstractContextManager[Any]:
+    """What is printed within goes to stderr where stdout is for the file."""
+    return contextlib.redirect_stdout(sys.stderr) if output and is_stdout(output) else contextlib.nullcontext()
+
+
+def number_of(number: int, what: str) -> str:
+    """`1 letter`, `2,000 letters`."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def visible(text: str) -> str:
+    """Text from outside: what a terminal would obey, such as the start of an escape sequence, is spelt out."""
+    return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
 def plain(text: str) -> str:
-    """Text from outside, which must not be read as markup."""
+    """The same, and not to be read as markup either."""
     from rich.markup import escape
 
-    return escape(text)
+    return escape(visible(text))
 
 
 def state(status: str) -> str:

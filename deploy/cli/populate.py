@@ -69,7 +69,7 @@ async def _directly(here: Any, number: int, days: int, seed: int, done: Done) ->
     started = time.monotonic()
     try:
         urls = {service: here.database_url_of(service) for service in direct.DATABASES}
-        await direct.populate(urls, number, days=days, seed=seed, done=done)
+        await direct.populate(urls, number, days=days, seed=seed, done=done, tls=here.tls_of())
     except (SQLAlchemyError, PostgresError, sqlite3.Error, OSError, ValueError) as error:
         raise Failed(f"{str(error).splitlines()[0]}; are the databases there? `malote doctor` looks") from error
     return _result(number, [], time.monotonic() - started)

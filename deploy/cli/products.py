@@ -1,11 +1,14 @@
 """malote products, malote stock: the catalogue and its levels."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from deploy.cli.output import Json, console, minor_units, money, plain, print_json, table
+
+if TYPE_CHECKING:
+    from deploy.cli.client import Gateway
 
 app = typer.Typer(no_args_is_help=True)
 stock = typer.Typer(no_args_is_help=True)
@@ -39,6 +42,31 @@ def set_(
     cost = {"amount": minor_units(price, currency), "currency": currency}
     wish = {"name": name, "price": cost, "low_threshold": low_threshold}
     _show_one(ask(lambda gateway: gateway.set_product(sku, wish)), as_json)
+
+
+@app.command()
+def seed(as_json: Json = False) -> None:
+    """Fill an empty catalogue with a few products to try orders with, as `malote up` does."""
+    from deploy.cli.client import ask
+
+    count = ask(_fill)
+    if as_json:
+        print_json({"products": count})
+    else:
+        typer.echo(f"{count} products" if count else "the catalogue is not empty; nothing was changed")
+
+
+async def _fill(gateway: "Gateway") -> int:
+    from deploy.local.catalogue import PRODUCTS
+
+    async for _ in gateway.products():
+        return 0
+    for product in PRODUCTS:
+        price = {"amount": product.price, "currency": "BRL"}
+        wish = {"name": product.name, "price": price, "low_threshold": product.low_threshold}
+        await gateway.set_product(product.sku, wish)
+        await gateway.adjust(product.sku, product.pieces, "first delivery")
+    return len(PRODUCTS)
 
 
 @stock.command(context_settings={"ignore_unknown_options": True})

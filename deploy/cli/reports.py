@@ -1,11 +1,11 @@
 """malote reports: ask for exports, watch them, fetch them."""
 
-import asyncio
 import contextlib
 import json
+import shutil
 import sys
-import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+import tempfile
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -13,16 +13,33 @@ from uuid import UUID
 import typer
 
 from deploy.cli.errors import Failed
-from deploy.cli.jobs import reason
-from deploy.cli.output import Json, Limit, Wait, at, console, end_of_job, plain, print_json, size, state, table
+from deploy.cli.following import follow
+from deploy.cli.output import (
+    Json,
+    Limit,
+    Wait,
+    at,
+    beside,
+    console,
+    end_of_job,
+    is_regular,
+    is_stdout,
+    opened,
+    plain,
+    print_json,
+    size,
+    state,
+    table,
+)
 
 app = typer.Typer(no_args_is_help=True)
 ReportId = Annotated[UUID, typer.Argument(metavar="REPORT_ID", show_default=False)]
 Watch = Annotated[bool, typer.Option("--watch", help="Show how far it is until it ends.")]
-Output = Annotated[Path | None, typer.Option(metavar="FILE", help="Fetch it to this file, or into this folder.")]
+Output = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Fetch it to this file, or into this folder; - is stdout.")
+]
 Status = Literal["RUNNING", "READY", "FAILED", "CANCELLED", "EXPIRED"]
 Body = dict[str, Any]
-_INTERRUPTED = 130
 
 
 @app.command()
@@ -61,12 +78,15 @@ def create(
     is_followed = watch or (output is not None and not wait)
     job = ask(lambda gateway: gateway.create_report(wish, key=idempotency_key, wait=0 if is_followed else wait))
     if is_followed:
-        job = _follow(job, job["report_id"], is_silent=as_json or not watch)
+        cancels = f"`malote reports cancel {job['report_id']}` cancels it"
+        with beside(output):
+            job = follow(job, cancels, is_silent=as_json or not watch)
     if output and job["status"] == "SUCCESS":
         job["file"] = str(_fetch(job["report_id"], output, as_json))
-    end_of_job(job, as_json, is_followed or wait > 0)
-    if not as_json:
-        _tell_result(job)
+    with beside(output):
+        end_of_job(job, as_json, is_followed or wait > 0)
+        if not as_json:
+            _tell_result(job)
 
 
 @app.command("list")
@@ -100,10 +120,11 @@ def download(report_id: ReportId, output: Output = None, as_json: Json = False) 
     if output:
         _demand_folder(output)
     target = _fetch(report_id, output or Path(), as_json)
-    if as_json:
-        print_json({"report_id": str(report_id), "file": str(target)})
-    else:
-        typer.echo(target)
+    with beside(output):
+        if as_json:
+            print_json({"report_id": str(report_id), "file": str(target)})
+        else:
+            typer.echo(target)
 
 
 @app.command()
@@ -154,24 +175,14 @@ def rebuild(watch: Watch = False, wait: Wait = 0, as_json: Json = False) -> None
 
     job = ask(lambda gateway: gateway.rebuild(wait=0 if watch else wait))
     if watch:
-        job = _follow(job, None, is_silent=as_json)
+        job = follow(job, is_silent=as_json)
     end_of_job(job, as_json, watch or wait > 0)
-
-
-def rate(progress: Body) -> str:
-    """`120,000 of 1,000,000 rows, 250,000 rows/s, 4 s left`, as far as it is known."""
-    total = "" if progress["total"] is None else f" of {progress['total']:,}"
-    said = [f"{progress['done']:,}{total} {progress['unit']}"]
-    if progress.get("rate"):
-        said.append(f"{progress['rate']:,.0f} {progress['unit']}/s")
-    if progress.get("seconds_left") is not None:
-        said.append(f"{progress['seconds_left']:.0f} s left")
-    return ", ".join(said)
 
 
 def target_of(output: Path, report: Body) -> Path:
     """The file that is meant: in a folder, it has the report's own name."""
-    return output / Path(report["filename"]).name if output.is_dir() else output
+    is_folder = output.is_dir() and not is_stdout(output)
+    return output / Path(report["filename"]).name if is_folder else output
 
 
 def _given(fields: Body) -> Body:
@@ -181,69 +192,6 @@ def _given(fields: Body) -> Body:
 def _demand_folder(output: Path) -> None:
     if not output.is_dir() and not output.absolute().parent.is_dir():
         raise typer.BadParameter(f"there is no folder {output.absolute().parent}", param_hint="--output")
-
-
-def _follow(job: Body, report_id: str | None, *, is_silent: bool) -> Body:
-    """Watch a job to its end; the job as `create` says it. Interrupted, it goes on without us."""
-    from deploy.cli.client import Gateway
-
-    async def go(show: Callable[[Body], None]) -> Body:
-        seen: Body = {}
-        async with Gateway.here() as gateway:
-            async for seen in gateway.watch(job["job_id"]):
-                show(seen)
-        return seen
-
-    try:
-        with _silence() if is_silent else _bar() if sys.stdout.isatty() else _lines() as show:
-            found = asyncio.run(go(show))
-    except KeyboardInterrupt:
-        cancels = f"; `malote reports cancel {report_id}` cancels it" if report_id else ""
-        typer.echo(f"\nit goes on: `malote jobs watch {job['job_id']}` watches it again{cancels}", err=True)
-        raise typer.Exit(_INTERRUPTED) from None
-    return job | {name: found[name] for name in ("status", "result", "error")}
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[Callable[[Body], None]]:
-    yield lambda _: None
-
-
-@contextlib.contextmanager
-def _lines() -> Iterator[Callable[[Body], None]]:
-    """A line for each change of state, and for how far it is once a second, where there is no terminal to redraw."""
-    told, told_at = "", 0.0
-
-    def show(job: Body) -> None:
-        nonlocal told, told_at
-        if job["status"] != told:
-            typer.echo(f"{job['status']}{reason(job)}")
-        if job["progress"] and not job["ended_at"] and time.monotonic() - told_at > 1:
-            told_at = time.monotonic()
-            typer.echo(rate(job["progress"]))
-        told = job["status"]
-
-    yield show
-
-
-@contextlib.contextmanager
-def _bar() -> Iterator[Callable[[Body], None]]:
-    """The bar moves with each part of the report."""
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[said]}"))
-    with Progress(*columns, console=console()) as bar:
-        task = bar.add_task("PENDING", total=None, said="")
-
-        def show(job: Body) -> None:
-            progress = job["progress"] or {"done": 0, "total": None, "unit": "rows"}
-            total = progress["total"]
-            if job["status"] == "SUCCESS":
-                total = progress["done"] = total or progress["done"] or 1
-            said = rate(progress) if job["progress"] else ""
-            bar.update(task, description=job["status"], total=total, completed=progress["done"], said=said)
-
-        yield show
 
 
 def _fetch(report_id: object, output: Path, as_json: bool) -> Path:
@@ -257,8 +205,11 @@ def _fetch(report_id: object, output: Path, as_json: bool) -> Path:
             raise Failed(f"there is no file: the report is {report['status']}{why}")
         target = target_of(output, report)
         try:
-            async with _downloading(report, as_json) as seen:
-                await gateway.download(report, target, seen)
+            async with _downloading(report, as_json or is_stdout(target)) as seen:
+                if is_regular(target):
+                    await gateway.download(report, target, seen)
+                else:
+                    await _download_through(gateway, report, target, seen)
         except OSError as error:
             raise Failed(f"{target}: {error.strerror or error}") from error
         return target
@@ -266,10 +217,19 @@ def _fetch(report_id: object, output: Path, as_json: bool) -> Path:
     return ask(fetch)
 
 
+async def _download_through(gateway: Any, report: Body, target: Path, seen: Callable[[int], None]) -> None:
+    """To what cannot be replaced, such as stdout: when all of it is there, and is the report's."""
+    with tempfile.TemporaryDirectory() as folder:
+        whole = Path(folder) / "report"
+        await gateway.download(report, whole, seen)
+        with whole.open("rb") as source, opened(target) as file:
+            shutil.copyfileobj(source, file)
+
+
 @contextlib.asynccontextmanager
-async def _downloading(report: Body, as_json: bool) -> AsyncIterator[Callable[[int], None]]:
+async def _downloading(report: Body, is_silent: bool) -> AsyncIterator[Callable[[int], None]]:
     """A bar of bytes on a terminal."""
-    if as_json or not sys.stdout.isatty():
+    if is_silent or not sys.stdout.isatty():
         yield lambda _: None
         return
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn

@@ -39,12 +39,17 @@ def apply() -> None:
     here = Environment()
     where = here.amqp_url.rpartition("@")[2]
     try:
-        asyncio.run(topology.apply(here.amqp_url, here.management_url, here.passwords, here.retry_ladder))
+        asyncio.run(
+            topology.apply(here.amqp_url, here.management_url, here.passwords, here.retry_ladder, here.tls_of())
+        )
     except (OSError, httpx.TransportError) as error:
         raise NotRunning(f"no broker at {where} ({error}); `malote up` starts one, or set AMQP_URL") from error
     except httpx.HTTPStatusError as error:
         answer = f"{error.response.status_code} to {error.request.url.path}"
         raise Failed(f"the management API says {answer}; is AMQP_URL an administrator's?") from error
+    except aio_pika.exceptions.ChannelPreconditionFailed as error:
+        what = f"{error}: it is there with other arguments; delete it, or move its messages away and delete it"
+        raise Failed(f"the broker at {where} refuses: {what}") from error
     except aio_pika.exceptions.AMQPError as error:
         raise Failed(f"the broker at {where} refuses: {error!r}; is AMQP_URL an administrator's?") from error
     typer.echo(f"the broker at {where} has all exchanges, queues, bindings, users and permissions")

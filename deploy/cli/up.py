@@ -78,7 +78,8 @@ def status(as_json: Json = False) -> None:
         typer.echo(json.dumps(found, indent=1))
     else:
         Console().print(_table(found))
-        typer.echo(f"gateway  {found['gateway_url']}\nmailbox  {found['mailbox']}")
+        broker = (found["shop_amqp_url"] or "").rpartition("@")[2].partition("/")[0]
+        typer.echo(f"gateway  {found['gateway_url']}\nbroker   {broker}\nmailbox  {found['mailbox']}")
     raise typer.Exit(0 if _all_ready(here, found) else 1)
 
 
@@ -116,7 +117,7 @@ def ensure(here: Environment) -> None:
 
 def _start_daemon(here: Environment) -> None:
     """Start the supervisor in a session of its own and pass on what it says until all is ready."""
-    here.logs.mkdir(parents=True, exist_ok=True)
+    here.make_folders()
     log = here.logs / "supervisor.log"
     said = log.stat().st_size if log.exists() else 0
     with log.open("ab") as out:
@@ -128,7 +129,15 @@ def _start_daemon(here: Environment) -> None:
 
 
 def _join(here: Environment) -> None:
-    """A fleet is there: if a part is missing, or a service is new, have the supervisor look again."""
+    """A fleet is there: if a part is missing, have the supervisor look again. It cannot take in a new service: its
+    process, the gateway's and the dead letters' have the flow that they started with."""
+    new = set(here.services) - {entry["name"] for entry in here.state().get("services", [])}
+    if new and here.state().get("phase") in ("ready", "incomplete"):
+        what = (
+            f"{', '.join(sorted(new))}: new since this fleet was started; `malote down`, then `malote up`, takes it in"
+        )
+        typer.echo(what, err=True)
+        raise typer.Exit(1)
     if not _all_ready(here, _status(here)):
         log = here.logs / "supervisor.log"
         said = log.stat().st_size
@@ -241,7 +250,7 @@ def _welcome(here: Environment) -> None:
 
 def _checks(here: Environment) -> list[dict[str, Any]]:
     """Each: `what` was looked at, whether it is `ok`, and the `detail`, for a problem with what to do."""
-    here.data.mkdir(parents=True, exist_ok=True)
+    here.make_folders()
     free = shutil.disk_usage(here.data).free
     version = ".".join(map(str, sys.version_info[:3]))
     checks = [
@@ -292,7 +301,8 @@ def _check_topology(here: Environment) -> dict[str, Any]:
     """Every queue that the flow asks for is there, with none of its messages dead."""
     from shared import topology
 
-    with httpx.Client(base_url=here.management_url, trust_env=False, timeout=5) as http:
+    trusted = here.tls_of().context
+    with httpx.Client(base_url=here.management_url, verify=trusted, trust_env=False, timeout=5) as http:
         try:
             listed = http.get("/api/queues").raise_for_status().json()
         except httpx.HTTPError as error:

@@ -13,10 +13,10 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import asyncpg
-from sqlalchemy.engine import make_url
 
 from deploy.local.history import COLUMNS, CURRENCY, History, Product, Rows, products
-from shared.database import migrate, with_driver
+from shared.database import address, migrate
+from shared.tls import Tls
 
 STEP = 10_000
 """Orders in one transaction."""
@@ -106,6 +106,7 @@ async def populate(
     seed: int = 1,
     until: datetime | None = None,
     done: Callable[[int], None] = lambda _: None,
+    tls: Tls | None = None,
 ) -> None:
     """Put `number` orders of the `days` before `until` (now) into the databases of `urls`; migrates them first.
 
@@ -113,9 +114,9 @@ async def populate(
     what it has done, and at most one step that reports does not have: `malote reports rebuild` mends that.
     """
     for service in DATABASES:
-        await asyncio.to_thread(migrate, service, urls[service])
+        await asyncio.to_thread(migrate, service, urls[service], tls)
     async with contextlib.AsyncExitStack() as stack:
-        orders, stock, reports = [await stack.enter_async_context(_open(urls[name])) for name in DATABASES]
+        orders, stock, reports = [await stack.enter_async_context(_open(urls[name], tls)) for name in DATABASES]
         sold = await _offered(orders, stock)
         chunks = History(number, days, seed, until or datetime.now(UTC), sold).chunks(STEP)
         ahead = asyncio.create_task(_next(chunks))
@@ -180,8 +181,8 @@ async def _write_read_model(rows: Rows, revision: int, reports: Tables) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _open(url: str) -> AsyncIterator[Tables]:
-    parsed = with_driver(url)
+async def _open(url: str, tls: Tls | None) -> AsyncIterator[Tables]:
+    parsed, secure = address(url, tls)
     if parsed.get_backend_name() == "sqlite":
         connect = functools.partial(sqlite3.connect, timeout=_LOCK_SECONDS, isolation_level=None)
         with contextlib.closing(connect(parsed.database or "", check_same_thread=False)) as file:
@@ -189,8 +190,8 @@ async def _open(url: str) -> AsyncIterator[Tables]:
                 file.execute(f"PRAGMA {pragma}")
             yield Sqlite(file)
     else:
-        dsn = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
-        connection = await asyncpg.connect(dsn)
+        dsn = parsed.set(drivername="postgresql").render_as_string(hide_password=False)
+        connection = await asyncpg.connect(dsn, **secure)
         try:
             yield Postgres(connection)
         finally:

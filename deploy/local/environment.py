@@ -4,20 +4,22 @@ import importlib
 import json
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from dotenv import dotenv_values
 
-from contracts.flow import SERVICES, SHOP
+from contracts.flow import MONITOR, SERVICES, SHOP
 from deploy.local import ports
 from deploy.local.files import alone, write_private
 from deploy.local.ports import HOST
 from deploy.local.rabbitmq import ADMINISTRATOR, RabbitNode
+from shared import secret_files
 from shared.settings import ServiceSettings, read_ladder
+from shared.tls import Tls
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,16 +29,21 @@ class Misconfigured(Exception):
 
 
 class Environment:
-    """This process's variables, then those of `.env`, and what follows from them and is kept in `.data`."""
+    """This process's variables, then files of secrets, then `.env`, and what follows and is kept in `.data`."""
 
     def __init__(self) -> None:
-        found = {**dotenv_values(ROOT / ".env"), **os.environ}
-        self.variables = {name: value for name, value in found.items() if value}
+        written, own = _set(dotenv_values(ROOT / ".env")), _set(os.environ)
+        self.variables = written | self._secrets(written | own) | own
         self.data = (ROOT / self.variables.get("MALOTE_DATA", ".data")).resolve()
         self.logs = self.data / "logs"
         self.run = self.data / "run"
         self.state_file = self.run / "state.json"
         self.mailbox = self.data / "mail"
+
+    def make_folders(self) -> None:
+        """The data folder, which holds what customers said: its owner's alone, as long as we make it."""
+        self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.logs.mkdir(exist_ok=True)
 
     @cached_property
     def smtp_port(self) -> int:
@@ -68,8 +75,16 @@ class Environment:
 
     @property
     def passwords(self) -> dict[str, str]:
-        """A password for each broker user but the administrator."""
-        return {user: self._secret(f"broker.{user}") for user in {*SERVICES, *self.services, SHOP}}
+        """A password for each broker user but the administrator: what its own address says, else one of ours.
+
+        Who watches depths gets a user only where its password is set."""
+        found = {user: self._password(user) for user in {*SERVICES, *self.services, SHOP}}
+        monitor = self.variables.get("AMQP_MONITOR_PASSWORD")
+        return found | ({MONITOR: monitor} if monitor else {})
+
+    def _password(self, user: str) -> str:
+        own = urlsplit(self.variables.get(f"{user.upper()}_AMQP_URL", ""))
+        return unquote(own.password) if own.username == user and own.password else self._secret(f"broker.{user}")
 
     def broker(self) -> RabbitNode | None:
         """The project's own node; None where AMQP_URL names another broker."""
@@ -79,6 +94,7 @@ class Environment:
             self.data / "broker",
             self._port("MALOTE_AMQP_PORT", 5680),
             self._port("MALOTE_MANAGEMENT_PORT", 15680),
+            self._port("MALOTE_METRICS_PORT", 15700),
             self._port("MALOTE_DIST_PORT", 25680),
             self._secret(f"broker.{ADMINISTRATOR}"),
         )
@@ -96,7 +112,8 @@ class Environment:
             return node.management_url
         url = urlsplit(self.amqp_url)
         login = (url.netloc.rpartition("@")[0] or "guest:guest") + "@"
-        return self.variables.get("AMQP_MANAGEMENT_URL") or f"http://{login}{url.hostname}:15672"
+        door = ("https", 15671) if url.scheme == "amqps" else ("http", 15672)
+        return self.variables.get("AMQP_MANAGEMENT_URL") or f"{door[0]}://{login}{url.hostname}:{door[1]}"
 
     def amqp_url_of(self, user: str) -> str:
         """The broker as a service's own user, or as the shop."""
@@ -129,13 +146,27 @@ class Environment:
             told["EMAIL_OPERATORS"] = "operators@malote.example"  # any address: all mail ends in the local mailbox
         return told | self.variables | {"MALOTE_DATA": str(self.data)}
 
+    def tls_of(self, service: str = "malote") -> Tls:
+        """The certificates for a service's connections; without a name, those that are set for all."""
+        given = {}
+        for what in ("ca", "cert", "key"):
+            names = (f"{owner}_TLS_{what}_FILE".upper() for owner in (service, "malote"))
+            path = next(filter(None, map(self.variables.get, names)), None)
+            given[f"{what}_file"] = Path(path) if path else None
+        tls = Tls(**given)
+        try:
+            _ = tls.context
+        except ValueError as error:
+            raise Misconfigured(f"MALOTE_TLS_CA_FILE, _CERT_FILE or _KEY_FILE: {error}") from error
+        return tls
+
     def claimed_ports(self) -> dict[str, int]:
         """Every port that the fleet will listen on, by the variable that moves it."""
         claimed = {f"{service.upper()}_PORT": self.port_of(service) for service in self.services}
         claimed["MALOTE_SMTP_PORT"] = self.smtp_port
         if node := self.broker():
             claimed |= {"MALOTE_AMQP_PORT": node.amqp_port, "MALOTE_MANAGEMENT_PORT": node.management_port}
-            claimed["MALOTE_DIST_PORT"] = node.dist_port
+            claimed |= {"MALOTE_METRICS_PORT": node.metrics_port, "MALOTE_DIST_PORT": node.dist_port}
         return claimed
 
     def taken_ports(self, ours: Iterable[int] = ()) -> list[str]:
@@ -157,6 +188,13 @@ class Environment:
         except (OSError, ValueError):
             return {}
         return state
+
+    def _secrets(self, variables: Mapping[str, str]) -> dict[str, str]:
+        prefixes = ("MALOTE_", "AMQP_", *(f"{user.upper()}_" for user in (*self.services, SHOP)))
+        try:
+            return _set(secret_files.read(variables.get(secret_files.VARIABLE), *prefixes))
+        except secret_files.Unreadable as error:
+            raise Misconfigured(str(error)) from error
 
     def _port(self, variable: str, default: int) -> int:
         value = self.variables.get(variable, str(default))
@@ -183,6 +221,10 @@ class Environment:
                 kept = {name: secrets.token_urlsafe(32)} | _read(path)
                 write_private(path, json.dumps(kept, indent=1))
         return kept[name]
+
+
+def _set(variables: Mapping[str, str | None]) -> dict[str, str]:
+    return {name: value for name, value in variables.items() if value}
 
 
 def _read(path: Path) -> dict[str, str]:

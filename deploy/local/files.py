@@ -9,7 +9,7 @@ from pathlib import Path
 
 def write_private(path: Path, text: str) -> None:
     """Replace a file at once, readable by its owner only."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     scratch = path.with_suffix(f".{os.getpid()}")
     scratch.unlink(missing_ok=True)
     with open(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -20,7 +20,7 @@ def write_private(path: Path, text: str) -> None:
 @contextlib.contextmanager
 def alone(lock: Path) -> Iterator[None]:
     """Wait until nobody else is in here with that file, in this process or in another."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
+    lock.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with lock.open("a") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         yield

@@ -20,7 +20,7 @@ from deploy.local.ports import HOST, accepts, free_port
 
 ADMINISTRATOR = "malote"
 _IMAGE = "rabbitmq:3-management"
-_PLUGINS = "[rabbitmq_management].\n"
+_PLUGINS = "[rabbitmq_management,rabbitmq_prometheus].\n"
 # Loopback only for Erlang's own port too; epmd is started by us; idle schedulers do not spin.
 _ERL_ARGS = "-kernel inet_dist_use_interface {127,0,0,1} -start_epmd false +sbwt none"
 # 64 MiB of write-ahead log in place of 512: the node rolls it sooner and keeps less of it in memory.
@@ -28,6 +28,8 @@ _CONFIG = """\
 listeners.tcp.default = {bind}:{amqp_port}
 management.tcp.ip = {bind}
 management.tcp.port = {management_port}
+prometheus.tcp.ip = {bind}
+prometheus.tcp.port = {metrics_port}
 default_user = {user}
 default_pass = {password}
 disk_free_limit.absolute = 50MB
@@ -40,14 +42,25 @@ class RabbitNode:
     """A node with everything that it keeps below `folder`, listening on the loopback address only.
 
     `password` is the administrator's (letters, digits, - and _). It is set at the first start, which makes
-    the user."""
+    the user. `config` are further lines of its rabbitmq.conf."""
 
-    def __init__(self, folder: Path, amqp_port: int, management_port: int, dist_port: int, password: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        amqp_port: int,
+        management_port: int,
+        metrics_port: int,
+        dist_port: int,
+        password: str,
+        config: str = "",
+    ) -> None:
         self.folder = folder.absolute()
         self.amqp_port = amqp_port
         self.management_port = management_port
+        self.metrics_port = metrics_port
         self.dist_port = dist_port
         self.password = password
+        self.config = config
         self._node: subprocess.Popen[bytes] | None = None
         self._epmd: subprocess.Popen[bytes] | None = None
 
@@ -77,7 +90,7 @@ class RabbitNode:
         `timeout` seconds have passed."""
         self.end_left_overs()
         self._write_files()
-        for port in (self.amqp_port, self.management_port):
+        for port in (self.amqp_port, self.management_port, self.metrics_port):
             if accepts(port):
                 raise RuntimeError(f"port {port} is taken: RabbitMQ can't listen there")
         try:
@@ -144,10 +157,11 @@ class RabbitNode:
             bind=HOST,
             amqp_port=self.amqp_port,
             management_port=self.management_port,
+            metrics_port=self.metrics_port,
             user=ADMINISTRATOR,
             password=self.password,
         )
-        write_private(self.folder / "rabbitmq.conf", config)
+        write_private(self.folder / "rabbitmq.conf", config + self.config)
 
     def _spawn(self, server: Path) -> None:
         epmd_port = free_port()
@@ -188,6 +202,7 @@ class RabbitNode:
             subprocess.run(["docker", "pull", "-q", _IMAGE], check=False)
         command = ["docker", "run", "--rm", "--name", self._name, "--hostname", "malote"]
         command += ["-p", f"{HOST}:{self.amqp_port}:5672", "-p", f"{HOST}:{self.management_port}:15672"]
+        command += ["-p", f"{HOST}:{self.metrics_port}:15692"]
         command += ["-v", f"{self._name}:/var/lib/rabbitmq", "-e", f"RABBITMQ_DEFAULT_USER={ADMINISTRATOR}"]
         command += ["-e", f"RABBITMQ_DEFAULT_PASS={self.password}", _IMAGE]
         self._node = self._run("node", command, dict(os.environ))

@@ -118,7 +118,7 @@ class Supervisor:
         self._look = asyncio.Event()
 
     async def run(self) -> None:
-        """Hold the fleet until SIGTERM, SIGINT or SIGHUP. SIGUSR1: look for what is new. Raises Failed."""
+        """Hold the fleet until SIGTERM, SIGINT or SIGHUP. SIGUSR1: look for what is missing. Raises Failed."""
         loop = asyncio.get_running_loop()
         for what in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(what, self._stop.set)
@@ -159,7 +159,7 @@ class Supervisor:
     async def _bring_up(self) -> None:
         """What is not there yet. Topology comes before the services: no event may find its queue missing."""
         here = self._here
-        here.logs.mkdir(parents=True, exist_ok=True)
+        here.make_folders()
         self._enter("starting")
         new = [service for service in here.services if service not in self._children]
         if "reports" in new and not await asyncio.to_thread(install.pango):
@@ -186,7 +186,7 @@ class Supervisor:
     async def _apply_topology(self) -> None:
         here = self._here
         try:
-            await topology.apply(here.amqp_url, here.management_url, here.passwords, here.retry_ladder)
+            await topology.apply(here.amqp_url, here.management_url, here.passwords, here.retry_ladder, here.tls_of())
         except (OSError, ValueError, AMQPError, httpx.HTTPError) as error:
             where = "our broker" if self._broker else "the broker of AMQP_URL (its management: AMQP_MANAGEMENT_URL)"
             raise Failed(f"{where} refused the topology: {_without_login(error)}") from error
@@ -197,8 +197,9 @@ class Supervisor:
             return
         async with self._step(f"databases migrated: {', '.join(services)}"):
             for service in services:
+                url, tls = self._here.database_url_of(service), self._here.tls_of(service)
                 try:
-                    await asyncio.to_thread(database.migrate, service, self._here.database_url_of(service))
+                    await asyncio.to_thread(database.migrate, service, url, tls)
                 except Exception as error:  # a wrong URL, no such server, a wrong password, a migration that fails
                     raise Failed(f"{service.upper()}_DATABASE_URL: {_without_login(error)}") from error
 
@@ -322,7 +323,7 @@ def _why(status: int) -> str:
 
 def supervise(here: Environment, terminal: bool, on_ready: Callable[[], None] = lambda: None) -> int:
     """Hold the fleet until told to stop; the exit status. Says its lines in supervisor.log, too."""
-    here.logs.mkdir(parents=True, exist_ok=True)
+    here.make_folders()
     lock = hold_lock(here)
     if lock is None:
         print("another `malote up` is at it already", file=sys.stderr)

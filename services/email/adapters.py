@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import ssl
 from collections.abc import Iterator
 from email.message import EmailMessage
 from email.policy import SMTP as SMTP_POLICY
@@ -13,6 +12,7 @@ from aiosmtplib import SMTP, SMTPException, SMTPResponseException
 from services.email.domain import answer, is_final
 from services.email.settings import EmailSettings
 from services.email.store import Mail
+from shared import tracing
 from shared.clock import moment
 
 IDLE_SECONDS = 30.0
@@ -41,15 +41,17 @@ class Mailer:
     def configure(self, settings: EmailSettings) -> None:
         """Say which server, and as whom. Connections are made when there is something to send."""
         self.settings = settings
-        self._tls = None if settings.smtp_tls == "none" else ssl.create_default_context()
+        self._tls = None if settings.smtp_tls == "none" else settings.tls.context
         self._idle: list[tuple[SMTP, asyncio.TimerHandle]] = []
 
     async def deliver(self, mail: Mail) -> str:
         """Send a mail; return the server's answer. Raises `Refused` or `NotSent`."""
         content = to_bytes(mail, self.settings.sender)
-        client = await self._ready_for(mail.recipient)
-        with _closed_on_failure(client):
-            response = await client.data(content, timeout=DATA_SECONDS)
+        where = {"server.address": self.settings.smtp_host, "server.port": self.settings.smtp_port}
+        with tracing.step("smtp send", {"network.protocol.name": "smtp", **where}):
+            client = await self._ready_for(mail.recipient)
+            with _closed_on_failure(client):
+                response = await client.data(content, timeout=DATA_SECONDS)
         self._keep(client)
         return answer(response.code, response.message)
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import structlog
 from uuid_utils.compat import uuid7
 
 from contracts.email import DeliverMail, MailReport
@@ -14,6 +15,8 @@ from services.email.templates import Kind, render
 from shared.clock import now
 from shared.handler import Poison, on
 from shared.unit import Unit, UnitOfWork
+
+log = structlog.get_logger(__name__)
 
 AT_ONCE = 16
 
@@ -67,12 +70,15 @@ async def on_deliver_mail(command: DeliverMail, unit: Unit) -> None:
         raise Poison(f"there is no mail {command.mail_id}")
     if mail.status != MailStatus.PENDING:
         return
+    about = {"kind": mail.kind, "to": mail.recipient.rpartition("@")[2]}
     try:
         mail.smtp_answer = await mailer.deliver(mail)
     except Refused as refused:
         mail.status, mail.smtp_answer = MailStatus.FAILED, str(refused)
+        log.warning("mail refused", **about, answer=mail.smtp_answer)
         return
     mail.status, mail.sent_at = MailStatus.SENT, now()
+    log.info("mail sent", **about)
 
 
 def _write_to_customer(

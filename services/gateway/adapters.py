@@ -1,5 +1,6 @@
 """The services that the gateway asks on a caller's behalf."""
 
+import contextlib
 from collections.abc import AsyncIterator
 from http import HTTPStatus
 from typing import Any
@@ -10,8 +11,10 @@ from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from shared import tracing
 from shared.http import Problem
 from shared.security import Caller
+from shared.tls import Tls
 
 log = structlog.get_logger(__name__)
 
@@ -40,10 +43,11 @@ read."""
 class Upstream:
     """A service behind the gateway. It is asked with the caller's token, so it decides what the caller may see."""
 
-    def __init__(self, name: str, url: str) -> None:
+    def __init__(self, name: str, url: str, tls: Tls) -> None:
         self._name = name
         self._client = httpx.AsyncClient(
             base_url=url,
+            verify=tls.context,
             timeout=httpx.Timeout(5.0, connect=2.0),
             limits=httpx.Limits(max_connections=100, max_keepalive_connections=50),
             trust_env=False,
@@ -51,6 +55,7 @@ class Upstream:
         # Apart, and as many as there are clients: streams last, and short requests must not wait for them.
         self._streams = httpx.AsyncClient(
             base_url=url,
+            verify=tls.context,
             timeout=httpx.Timeout(5.0, connect=2.0, read=SILENCE_SECONDS),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=10),
             trust_env=False,
@@ -68,13 +73,14 @@ class Upstream:
         idempotency_key: str | None = None,
     ) -> httpx.Response:
         """Its answer, whatever it is below 500. Raises `Problem` 503 if it has none."""
-        headers = _headers(request, who)
-        if body is not None:
-            headers["content-type"] = "application/json"
-        if idempotency_key is not None:
-            headers["idempotency-key"] = f'"{idempotency_key}"'
         try:
-            answer = await self._client.request(method, path, params=params, content=body, headers=headers)
+            with self._step(method):
+                headers = _headers(request, who)
+                if body is not None:
+                    headers["content-type"] = "application/json"
+                if idempotency_key is not None:
+                    headers["idempotency-key"] = f'"{idempotency_key}"'
+                answer = await self._client.request(method, path, params=params, content=body, headers=headers)
         except httpx.HTTPError as error:
             log.warning("upstream: no answer", upstream=self._name, why=repr(error))
             raise self._unavailable() from error
@@ -86,7 +92,7 @@ class Upstream:
         self, request: Request, who: Caller | None, path: str, *, params: dict[str, Any] | None = None
     ) -> Response:
         """Its answer as ours, handed through as it comes. Raises `Problem` 503 if it has none."""
-        ours = _headers(request, who) | {"accept-encoding": "identity"}
+        ours = _headers(request, who) | {"accept-encoding": "identity"}  # in the trace, but no step: it may last long
         headers = [(name.encode(), value.encode()) for name, value in ours.items()]
         headers += [(name, value) for name, value in request.headers.raw if name in ASKED]  # bytes: any may be in them
         asked = self._streams.build_request(request.method, path, params=params, headers=headers)
@@ -100,6 +106,11 @@ class Upstream:
             await answer.aclose()
             raise self._failed(answer)
         return _HandedThrough(answer)
+
+    def _step(self, method: str) -> contextlib.AbstractContextManager[Any]:
+        url = self._client.base_url
+        about = {"http.request.method": method, "server.address": url.host, "peer.service": self._name}
+        return tracing.step(method, about)
 
     async def close(self) -> None:
         await self._client.aclose()
@@ -137,7 +148,8 @@ class _HandedThrough(StreamingResponse):
 
 
 def _headers(request: Request, who: Caller | None) -> dict[str, str]:
-    headers = {"x-request-id": request.scope["request_id"], "traceparent": request.scope["traceparent"]}
+    traceparent = tracing.current(request.scope["traceparent"])
+    headers = {"x-request-id": request.scope["request_id"], "traceparent": traceparent}
     return headers | ({"authorization": f"Bearer {who.token}"} if who else {})
 
 

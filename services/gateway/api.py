@@ -1,10 +1,9 @@
 """The public routes. What changes something becomes a job; what asks something is passed to whoever owns the answer."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import cache
 from pathlib import Path as FilePath
+from string import Template
 from typing import Annotated, Any, cast
 from uuid import UUID
 
@@ -16,12 +15,18 @@ from pydantic import BaseModel, Field
 from uuid_utils.compat import uuid7
 
 from contracts.base import Command, Contract, JobState, Sku
+from contracts.deadletters import CancelReplay, EditLetter, LetterFilter, PurgeLetters, ReplayLetters, Selection
 from contracts.http import (
+    ActionView,
     AdjustmentIn,
+    EditWish,
     JobAccepted,
     JobFinished,
     JobLinks,
     JobView,
+    LetterGroups,
+    LetterSummary,
+    LetterView,
     LinkView,
     NoticeChoice,
     NotificationPage,
@@ -30,6 +35,8 @@ from contracts.http import (
     OrderView,
     ProductIn,
     ProductView,
+    PurgeWish,
+    ReplayWish,
     ReportView,
 )
 from contracts.orders import CancelOrder, OrderState, PlaceOrder
@@ -39,13 +46,37 @@ from services.gateway.adapters import Upstream, passed_on
 from services.gateway.domain import Key, Seen
 from services.gateway.settings import GatewaySettings
 from services.gateway.store import Intake, Job, Receipt
+from shared import asyncapi
 from shared.clock import moment
-from shared.http import Cursor, CursorOf, IdOf, Page, Problem, idempotency_key, paginate
+from shared.http import Cursor, CursorOf, FieldProblem, IdOf, Page, Problem, idempotency_key, paginate
 from shared.security import Caller, CallerOf, CallerOrLink, OperatorOf
 from shared.service import Running, Service
 
-SWAGGER = FilePath(__file__).parent / "static"
+STATIC = FilePath(__file__).parent / "static"
 SWAGGER_FILES = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png")
+ASYNCAPI_FILES = ("index.js", "index.js.LICENSE.txt", "default.min.css", "page.js", "page.css")
+ASYNCAPI_MAY = (  # its component compiles schemas to code
+    "default-src 'none'; script-src 'self' 'unsafe-eval'; style-src 'self' 'unsafe-inline';"
+    " img-src 'self' data:; connect-src 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+ABOUT = """\
+A token goes into each request as `Authorization: Bearer …`, here by **Authorize**. On one machine `malote token --role
+operator --subject me` makes one; elsewhere it comes from whoever signs with `MALOTE_JWT_SECRET` or its key set.
+
+What goes over the broker is documented at [/asyncapi](/asyncapi).
+"""
+TAGS = ("orders", "jobs", "products", "reports", "notifications", "dead letters", "documents", "health")
+"""In the order in which /docs shows them."""
+DOCS_STYLE = """\
+<style>
+@media (prefers-color-scheme: dark) {
+  html { background: #14181f; color-scheme: dark; }
+  .swagger-ui { filter: invert(0.94) hue-rotate(180deg); }
+  .swagger-ui .scheme-container { background: none; box-shadow: none; }
+  .swagger-ui .highlight-code, .swagger-ui .microlight { filter: invert(1) hue-rotate(180deg); }
+}
+</style>
+"""
 SOON = {"Retry-After": "1"}
 LONGEST_CUSTOMER_ID = 64
 
@@ -53,18 +84,17 @@ LONGEST_CUSTOMER_ID = 64
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
     """What the routes find in `request.state`, and what goes on in the background."""
+    app.description, app.openapi_tags = ABOUT, [{"name": name} for name in TAGS]
     service: Service = app.state.service
     settings = cast(GatewaySettings, service.settings)
-    urls = {"orders": settings.orders_url, "stock": settings.stock_url, "reports": settings.reports_url}
-    upstreams = {name: Upstream(name, str(url)) for name, url in urls.items()}
-    works = (store.changes.poll(service.database), store.tidy(service.database))
-    tasks = [asyncio.create_task(work) for work in works]
+    names = ("orders", "stock", "reports", "deadletters")
+    urls = {name: getattr(settings, f"{name}_url") for name in names}
+    upstreams = {name: Upstream(name, str(url), settings.tls) for name, url in urls.items()}
+    parts = {"poll": store.changes.poll, "forget": store.tidy, "measure": store.measure}
     try:
-        yield {"intake": Intake(service.outbox, settings.running_reports), **upstreams}
+        async with service.background(**{name: work(service.database) for name, work in parts.items()}):
+            yield {"intake": Intake(service.outbox, settings.running_reports), **upstreams}
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
         for upstream in upstreams.values():
             await upstream.close()
 
@@ -119,7 +149,8 @@ class OrderCursor(Cursor):
 
 @v1.get("/orders", response_model=Page[OrderView], tags=["orders"])
 async def list_orders(request: Request, who: CallerOf, cursor: Annotated[OrderCursor, Query()]) -> Response:
-    """Your orders, newest first; an operator sees everyone's."""
+    """Your orders, the highest ids first: the newest, where ids grow with time (as UUIDv7, which this gateway gives).
+    An operator sees everyone's."""
     return passed_on(await _orders(request).ask(request, who, "/v1/orders", params=_params(cursor)))
 
 
@@ -249,12 +280,18 @@ async def cancel_job(
     """Cancel what a job is about, if it has not ended: by a job of its own."""
     scoped = _key(key, who, f"POST /v1/jobs/{job.id}/cancel", "")
     refusal = domain.refusal_to_cancel(job.kind, JobState(job.status))
-    if refusal or job.resource_id is None:
-        raise Problem(409, "not_cancellable", refusal or "The job is about nothing that can be cancelled.")
-    command: Command = CancelOrder(order_id=job.resource_id)
+    if refusal:
+        raise Problem(409, "not_cancellable", refusal)
+    kind = f"{job.kind.partition('.')[0]}.cancel"
+    return await _start(request, service, who, _cancellation(job, who), kind, job.resource_id, scoped)
+
+
+def _cancellation(job: Job, who: Caller) -> Command:
+    if job.resource_id is None:
+        return CancelReplay(replay_id=job.id, by=who.subject)
     if domain.resource(job.kind) == "report":
-        command = CancelReport(report_id=job.resource_id)
-    return await _start(request, service, who, command, f"{domain.resource(job.kind)}.cancel", job.resource_id, scoped)
+        return CancelReport(report_id=job.resource_id)
+    return CancelOrder(order_id=job.resource_id)
 
 
 # -- products ---------------------------------------------------------------------------------------------------------
@@ -476,6 +513,114 @@ async def choose(choice: NoticeChoice, request: Request, who: CallerOf) -> Respo
     return passed_on(await _reports(request).ask(request, who, "/v1/me/notifications", method="PUT", body=body))
 
 
+# -- dead letters -----------------------------------------------------------------------------------------------------
+
+
+class LettersWanted(Cursor, LetterFilter):
+    """Which dead letters. Without a `state`: those that wait."""
+
+
+LETTERS = "/v1/dead-letters"
+LINES: dict[int | str, dict[str, Any]] = {
+    200: {"description": "JSON, one letter to a line.", "content": {"application/jsonl": {}}}
+}
+
+
+@v1.get("/dead-letters", response_model=Page[LetterSummary], tags=["dead letters"])
+async def list_letters(request: Request, who: OperatorOf, wanted: Annotated[LettersWanted, Query()]) -> Response:
+    """Messages that were given up, newest first. Operators only, as all that follows."""
+    return passed_on(await _letters(request).ask(request, who, LETTERS, params=_params(wanted)))
+
+
+@v1.get("/dead-letters/groups", response_model=LetterGroups, tags=["dead letters"])
+async def list_letter_groups(request: Request, who: OperatorOf, wanted: Annotated[LetterFilter, Query()]) -> Response:
+    """The same by lane, message and reason, largest group first."""
+    return passed_on(await _letters(request).ask(request, who, f"{LETTERS}/groups", params=_params(wanted)))
+
+
+@v1.get("/dead-letters/actions", response_model=Page[ActionView], tags=["dead letters"])
+async def list_letter_actions(request: Request, who: OperatorOf, cursor: CursorOf) -> Response:
+    """What was done with dead letters, by whom and when, newest first."""
+    return passed_on(await _letters(request).ask(request, who, f"{LETTERS}/actions", params=_params(cursor)))
+
+
+@v1.get("/dead-letters/export", response_class=Response, responses=LINES, tags=["dead letters"])
+async def export_letters(request: Request, who: OperatorOf, wanted: Annotated[LetterFilter, Query()]) -> Response:
+    """Dead letters with what they carry, oldest first."""
+    return await _letters(request).stream(request, who, f"{LETTERS}/export", params=_params(wanted))
+
+
+@v1.post("/dead-letters/replay", status_code=202, responses=STARTED, tags=["dead letters"])
+async def replay_letters(
+    wish: ReplayWish,
+    request: Request,
+    service: Running,
+    who: OperatorOf,
+    prefer: Preference = None,
+    key: KeyHeader = None,
+) -> Response:
+    """Send dead letters again, each to the lane that failed and to no other: first one, and when that went well, the
+    rest. None is sent twice. Cancelling the job stops it. With the state SENT: what was sent before by a replay that
+    has ended, and had no outcome, such as after the broker was lost."""
+    command = ReplayLetters(selection=_selection(wish), rate=wish.rate, by=who.subject)
+    scoped = _key(key, who, "POST /v1/dead-letters/replay", wish.model_dump_json())
+    return await _start(request, service, who, command, "dead_letters.replay", None, scoped)
+
+
+@v1.post("/dead-letters/purge", status_code=202, responses=STARTED, tags=["dead letters"])
+async def purge_letters(
+    wish: PurgeWish,
+    request: Request,
+    service: Running,
+    who: OperatorOf,
+    prefer: Preference = None,
+    key: KeyHeader = None,
+) -> Response:
+    """Remove dead letters for good, but for those that are on their way."""
+    command = PurgeLetters(selection=_selection(wish), by=who.subject)
+    scoped = _key(key, who, "POST /v1/dead-letters/purge", wish.model_dump_json())
+    return await _start(request, service, who, command, "dead_letters.purge", None, scoped)
+
+
+def _selection(wish: Selection) -> Selection:
+    return Selection(ids=wish.ids, filter=wish.filter, all=wish.all)
+
+
+@v1.get("/dead-letters/{letter_id}", response_model=LetterView, tags=["dead letters"])
+async def show_letter(letter_id: IdOf, request: Request, who: OperatorOf) -> Response:
+    """One dead letter: what it carries, why it failed, what was done with it."""
+    return passed_on(await _letters(request).ask(request, who, f"{LETTERS}/{letter_id}"))
+
+
+@v1.post("/dead-letters/{letter_id}/edit", status_code=202, responses=STARTED, tags=["dead letters"])
+async def edit_letter(
+    letter_id: IdOf,
+    wish: EditWish,
+    request: Request,
+    service: Running,
+    who: OperatorOf,
+    prefer: Preference = None,
+    key: KeyHeader = None,
+) -> Response:
+    """Send another message in a dead letter's place: with an id of its own, and naming the old one."""
+    scoped = _key(key, who, f"POST /v1/dead-letters/{letter_id}/edit", wish.model_dump_json())
+    if scoped and (receipt := await store.earlier(service.database, scoped)):  # whatever became of the letter by that
+        return await _answer(request, service, receipt, "dead_letters.edit")
+    answer = await _letters(request).ask(request, who, f"{LETTERS}/{letter_id}")
+    letter = answer.json()
+    if not answer.is_success:
+        raise Problem(answer.status_code, letter["code"], letter["detail"])
+    if letter["state"] != "WAITING":
+        raise Problem(409, "letter_ended", f"The letter does not wait any more: {letter['state']}.")
+    message = wish.message or letter["message"]
+    if problems := domain.problems(letter["lane"], message, wish.body):
+        where = "; ".join(f"{pointer}: {detail}" for pointer, _, detail in problems[:3])
+        errors = [FieldProblem(pointer=pointer, code=code, detail=detail) for pointer, code, detail in problems]
+        raise Problem(422, "invalid_request", f"The lane {letter['lane']} cannot read it: {where}", errors=errors)
+    command = EditLetter(letter_id=letter_id, message=message, body=wish.body, by=who.subject)
+    return await _start(request, service, who, command, "dead_letters.edit", None, scoped)
+
+
 # -- documents --------------------------------------------------------------------------------------------------------
 
 
@@ -483,7 +628,7 @@ async def choose(choice: NoticeChoice, request: Request, who: CallerOf) -> Respo
 async def docs() -> HTMLResponse:
     """Swagger UI, with scripts of our own, so that it works without internet."""
     script, style, icon = (f"/docs/{name}" for name in SWAGGER_FILES)
-    return get_swagger_ui_html(
+    page = get_swagger_ui_html(
         openapi_url="/openapi.json",
         title="Malote",
         swagger_js_url=script,
@@ -491,6 +636,7 @@ async def docs() -> HTMLResponse:
         swagger_favicon_url=icon,
         swagger_ui_parameters={"persistAuthorization": True},
     )
+    return HTMLResponse(bytes(page.body).decode().replace("</head>", f"{DOCS_STYLE}</head>"))
 
 
 @router.get("/docs/{name}", include_in_schema=False)
@@ -498,18 +644,59 @@ async def docs_file(name: str) -> FileResponse:
     """One of the page's own files."""
     if name not in SWAGGER_FILES:
         raise Problem(404, "not_found", "Not Found")
-    return FileResponse(SWAGGER / name, headers={"Cache-Control": "public, max-age=86400"})
+    return FileResponse(STATIC / name, headers={"Cache-Control": "public, max-age=86400"})
 
 
-@router.get("/asyncapi", tags=["documents"])
-async def asyncapi(service: Running) -> dict[str, Any]:
-    """The AsyncAPI document: what goes over the broker."""
-    return _asyncapi(service)
+MESSAGES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "An AsyncAPI 3.0 document; a page that shows it to who accepts `text/html`.",
+        "content": {"application/json": {"schema": {"type": "object"}}, "text/html": {"schema": {"type": "string"}}},
+    }
+}
 
 
-@cache
-def _asyncapi(service: Service) -> dict[str, Any]:
-    return service.asyncapi()
+@router.get("/asyncapi", response_class=Response, responses=MESSAGES, tags=["documents"])
+async def messages(accept: Annotated[str, Header()] = "") -> Response:
+    """What goes over the broker: the messages of all services."""
+    return _page(asyncapi.ALL) if "text/html" in accept else _messages(asyncapi.ALL)
+
+
+@router.get("/asyncapi.json", include_in_schema=False)
+async def messages_json() -> Response:
+    """The same, whatever is accepted."""
+    return _messages(asyncapi.ALL)
+
+
+@router.get("/asyncapi/static/{name}", include_in_schema=False)
+async def messages_file(name: str) -> FileResponse:
+    """One of the page's own files."""
+    if name not in ASYNCAPI_FILES:
+        raise Problem(404, "not_found", "Not Found")
+    return FileResponse(STATIC / "asyncapi" / name, headers={"Cache-Control": "public, max-age=86400"})
+
+
+@router.get("/asyncapi/{service}", response_class=Response, responses=MESSAGES, tags=["documents"])
+async def messages_of(service: str, accept: Annotated[str, Header()] = "") -> Response:
+    """The messages of one service."""
+    name = service.removesuffix(".json")
+    if name not in asyncapi.names():
+        raise Problem(404, "no_such_service", f"There is no service {name!r}: {', '.join(asyncapi.names())} are there.")
+    return _page(name) if "text/html" in accept and name == service else _messages(name)
+
+
+def _messages(name: str) -> Response:
+    return Response(asyncapi.text(name), media_type="application/json", headers={"Vary": "Accept"})
+
+
+def _page(name: str) -> HTMLResponse:
+    links = " ".join(
+        f'<a href="{path}"{" aria-current=page" if one == name else ""}>{"all" if one == asyncapi.ALL else one}</a>'
+        for one, path in ((one, asyncapi.path(one)) for one in asyncapi.names())
+    )
+    template = Template((STATIC / "asyncapi" / "page.html").read_text(encoding="utf-8"))
+    title = "Malote's messages" if name == asyncapi.ALL else f"Messages of {name}"
+    page = template.substitute(title=title, links=links, document=f"{asyncapi.path(name)}.json")
+    return HTMLResponse(page, headers={"Vary": "Accept", "Content-Security-Policy": ASYNCAPI_MAY})
 
 
 router.include_router(v1)
@@ -536,6 +723,11 @@ async def _start(
         traceparent=request.scope["traceparent"],
         key=key,
     )
+    return await _answer(request, service, receipt, kind)
+
+
+async def _answer(request: Request, service: Service, receipt: Receipt, kind: str) -> Response:
+    """What a job became by now, or in the time that the client waits."""
     headers = {"Idempotent-Replayed": "true"} if receipt.is_replay else {}
     wait = domain.preferred_wait(",".join(request.headers.getlist("prefer")))
     if wait is not None:
@@ -628,4 +820,9 @@ def _stock(request: Request) -> Upstream:
 
 def _reports(request: Request) -> Upstream:
     upstream: Upstream = request.state.reports
+    return upstream
+
+
+def _letters(request: Request) -> Upstream:
+    upstream: Upstream = request.state.deadletters
     return upstream

@@ -1,12 +1,17 @@
 """What a message means for a job, and what a client's wishes mean for us."""
 
 import hashlib
+import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from contracts.base import JobState, Message
+from pydantic import ValidationError
+
+from contracts.base import JobState, Message, complaint
+from contracts.flow import BY_KEY, FLOW
 from contracts.jobs import JobProgressed
 
 LONGEST_WAIT = 30
@@ -15,7 +20,9 @@ LONGEST_WAIT = 30
 _WAIT = re.compile(r'(?:^|[,;\s])wait\s*=\s*"?(\d{1,9})"?\s*(?:$|[,;])', re.IGNORECASE)
 _EVENT_ID = re.compile(r"(\d{1,9})\.(\d{1,9})")
 _RESOURCES = ("order", "report")
-_CANCELLABLE = ("order.place", "report.create")
+_CANCELLABLE = ("order.place", "report.create", "dead_letters.replay")
+GIVEN_UP = "dead_lettered"
+"""The error of a job whose message is among the dead letters: sent again from there, it may end well after all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +37,15 @@ class Move:
     """Whether it is worth a line in the timeline; progress is not, it comes too often."""
 
 
-def move(status: JobState, said: JobState, message: Message, done: int = 0) -> Move | None:
+def move(status: JobState, said: JobState, message: Message, done: int = 0, error: str | None = None) -> Move | None:
     """What a message that says `said` changes in a job in `status`, of which `done` is known to be done; None if
-    nothing. A final state is never left, and progress that comes late, after later progress, is none."""
-    if status.is_final:
+    nothing. Progress that comes late, after later progress, is none. A final state is never left, but for the failure
+    that a message was given up: that is left by another end."""
+    if status.is_final and not (error == GIVEN_UP and said.is_final):
         return None
     body = message.model_dump(mode="json")
+    if status.is_final and said is status and body.get("reason") == error:
+        return None
     if isinstance(message, JobProgressed):
         return Move(said, progress=body, is_milestone=False) if message.done >= done else None
     if said is JobState.SUCCESS:
@@ -69,6 +79,23 @@ def refusal_to_cancel(kind: str, status: JobState) -> str | None:
     if status.is_final:
         return f"The job has ended: {status}."
     return None
+
+
+def problems(lane: str, message: str, body: object) -> list[tuple[str, str, str]]:
+    """What keeps a lane from reading a message: where (a JSON pointer), what kind of, and in words."""
+    contract = BY_KEY.get(message)
+    if contract is None or lane not in FLOW[contract]:
+        known = ", ".join(sorted(key for key, found in BY_KEY.items() if lane in FLOW[found]))
+        return [("/message", "unknown_message", f"{message!r} is not for the lane {lane}; that reads {known}")]
+    try:
+        contract.read(json.dumps(body).encode())
+    except ValidationError as error:
+        return [(_pointer(p["loc"]), p["type"], complaint(p)) for p in error.errors(include_url=False)[:20]]
+    return []
+
+
+def _pointer(location: Sequence[str | int]) -> str:
+    return "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in ("body", *location))
 
 
 def preferred_wait(prefer: str) -> int | None:

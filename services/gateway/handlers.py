@@ -24,6 +24,10 @@ async def on_job_message(message: JobMessage, unit: Unit) -> None:
         job = unit.get(Job, store.as_uuid(job_id))
         if job is None or not domain.is_about(job.kind, job.resource_id, message):
             continue  # not ours, or about somebody else's order under a stolen id
-        if move := domain.move(JobState(job.status), said, message, (job.progress or {}).get("done", 0)):
+        done, error = (job.progress or {}).get("done", 0), (job.error or {}).get("code")
+        if move := domain.move(JobState(job.status), said, message, done, error):
+            is_first_end = move.status.is_final and job.ended_at is None
             store.apply(job, move, unit.cause)
             store.changes.announce(unit.session, job.id)
+            if is_first_end:
+                store.tell_end(unit.session, job)

@@ -17,4 +17,7 @@ class GatewaySettings(ServiceSettings):
     orders_url: HttpUrl = Field(default=HttpUrl("http://127.0.0.1:8001"), description="Where orders answers HTTP.")
     stock_url: HttpUrl = Field(default=HttpUrl("http://127.0.0.1:8002"), description="Where stock answers HTTP.")
     reports_url: HttpUrl = Field(default=HttpUrl("http://127.0.0.1:8004"), description="Where reports answers HTTP.")
+    deadletters_url: HttpUrl = Field(
+        default=HttpUrl("http://127.0.0.1:8005"), description="Where deadletters answers HTTP."
+    )
     running_reports: int = Field(default=5, ge=1, description="Reports that one caller may have in the making.")

@@ -14,17 +14,19 @@ from typing import Any
 from uuid import UUID
 
 import structlog
-from sqlalchemy import JSON, BigInteger, Column, delete, func, insert, literal_column, select
+from sqlalchemy import JSON, BigInteger, Column, delete, event, func, insert, literal_column, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
 
 from contracts.base import Command, Envelope, JobState
+from services.gateway import domain
 from services.gateway.domain import Key, Move
+from shared import telemetry, tracing
 from shared.changes import Changes
 from shared.clock import now
 from shared.database import Database, Outage, is_outage, load
-from shared.http import Problem
+from shared.http import Problem, asked_to_wait
 from shared.inbox import INSERTS
 from shared.outbox import Outbox
 from shared.publisher import Outgoing, outgoing
@@ -36,6 +38,13 @@ KEEP_KEYS_HOURS = 48
 PURGE_SECONDS = 60.0
 PURGE_STEP = 500
 TAKE_AT_ONCE = 100
+MEASURE_SECONDS = 10.0
+MEASURE_SHARE = 0.05
+"""Of the time, for counting, however many jobs there are to be looked at."""
+LOOK_BACK_DAYS = 2
+"""A job that has had no end for so long is no longer counted: it has been reported all that time."""
+COMMIT_MS = 60_000
+"""A job is committed so long after it got its id, at the most."""
 REPORT = "report.create"
 COME_AGAIN_SECONDS = "10"
 """When it is worth asking for a report again: most are made in less."""
@@ -155,6 +164,58 @@ async def tidy(database: Database) -> None:
                 log.exception("cannot forget old idempotency keys")
 
 
+# -- measuring --------------------------------------------------------------------------------------------------------
+
+
+async def measure(database: Database) -> None:
+    """Say how many jobs have no end yet, now and then, for ever."""
+    since = now() - LOOK_BACK_DAYS * 86_400_000
+    while True:
+        began = time.monotonic()
+        try:
+            since = await _count_unfinished(database, since)
+        except Exception as error:
+            if not is_outage(error):
+                log.exception("cannot count the jobs")
+        await asyncio.sleep(max(MEASURE_SECONDS, (time.monotonic() - began) / MEASURE_SHARE))
+
+
+async def _count_unfinished(database: Database, since: int) -> int:
+    """Count the jobs without an end among those asked for since then; return when the oldest of them was.
+
+    There is no index to find them by: a job's end would have to change it, and that would cost more than looking. But
+    all before the oldest have an end, so the next look begins there, and mostly that is a moment ago.
+    """
+    which = func.count().label("number"), func.min(_jobs.c.created_at).label("oldest")
+    unfinished = select(_jobs.c.kind, _jobs.c.status, *which).group_by(_jobs.c.kind, _jobs.c.status)
+    begin = UUID(int=max(0, since - COMMIT_MS) << 80)  # UUIDv7: the first that could be given then
+    async with database.reading() as session:
+        rows = (await session.execute(unfinished.where(_jobs.c.id >= begin, _jobs.c.ended_at.is_(None)))).all()
+    at = now()
+    telemetry.JOBS.clear()
+    telemetry.JOBS_OLDEST_SECONDS.clear()
+    for row in sorted(rows, key=lambda row: row.oldest, reverse=True):  # so that the oldest of a kind stays
+        telemetry.JOBS.labels(row.kind, row.status).set(row.number)
+        telemetry.JOBS_OLDEST_SECONDS.labels(row.kind).set(max(0, at - row.oldest) / 1000)
+    oldest: int = min([at, *(row.oldest for row in rows)])
+    return max(oldest, at - LOOK_BACK_DAYS * 86_400_000)
+
+
+def tell_end(session: AsyncSession, job: Job) -> None:
+    """Count a job that has ended, once the session has committed."""
+    ended: list[tuple[str, str, int]] | None = session.info.get("ended")
+    if ended is None:
+        ended = session.info["ended"] = []
+        event.listen(session.sync_session, "after_commit", lambda _: _count_ended(ended), once=True)
+    ended.append((job.kind, str(job.status), now() - job.created_at))
+
+
+def _count_ended(ended: Iterable[tuple[str, str, int]]) -> None:
+    for kind, status, milliseconds in ended:
+        telemetry.of(telemetry.JOBS_ENDED, kind, status).inc()
+        telemetry.of(telemetry.JOB_SECONDS, kind).observe(milliseconds / 1000)
+
+
 # -- taking wishes ----------------------------------------------------------------------------------------------------
 
 
@@ -192,7 +253,8 @@ class Intake:
         report and its owner has too many in the making."""
         sent = outgoing(command, self._outbox.service, None, traceparent)
         receipt = Receipt(UUID(sent.envelope.message_id), resource_id)
-        structlog.contextvars.bind_contextvars(correlation_id=sent.envelope.correlation_id)  # for the request's line
+        about = {f"{domain.resource(kind)}_id": str(resource_id)} if resource_id else {}
+        structlog.contextvars.bind_contextvars(correlation_id=sent.envelope.correlation_id, **about)
         wish = _Wish(receipt, _new_job(receipt, kind, owner, sent.envelope), sent, key)
         self._waiting.append(wish)
         if self._work is None or self._work.done():
@@ -203,7 +265,8 @@ class Intake:
         while self._waiting:
             some, self._waiting = self._waiting[:TAKE_AT_ONCE], self._waiting[TAKE_AT_ONCE:]
             try:
-                outcomes = await self._write(some)
+                with tracing.together("write jobs", [wish.command.envelope.traceparent for wish in some]):
+                    outcomes = await self._write(some)
             except Exception as error:
                 outcomes = dict.fromkeys(some, error)
             for wish, outcome in outcomes.items():
@@ -221,6 +284,8 @@ class Intake:
             if new:
                 await unit.session.execute(insert(_jobs), [wish.job for wish in new])
             unit.outgoing.extend(wish.command for wish in new)
+        for wish in new:
+            telemetry.of(telemetry.JOBS_STARTED, wish.job["kind"]).inc()
         return outcomes | {wish: wish.receipt for wish in new}
 
 
@@ -318,6 +383,16 @@ def _again(key: Key, earlier: dict[str, Any] | None) -> Receipt | Exception:
     return Receipt(earlier["job_id"], earlier["resource_id"], is_replay=True)
 
 
+async def earlier(database: Database, key: Key) -> Receipt | None:
+    """What was answered to a key, if it came before. Raises `Problem` 422 if that was with another payload."""
+    async with database.reading() as session:
+        found = await load(session, IdempotencyKey, [key.id])
+    outcome = _again(key, found[0].model_dump()) if found else None
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
 # -- waiting ----------------------------------------------------------------------------------------------------------
 
 
@@ -340,6 +415,6 @@ async def ended(database: Database, job_id: UUID, seconds: float) -> Job | None:
             if found is None or JobState(found.status).is_final or left <= 0:
                 return found
             changed.clear()
-            with suppress(TimeoutError):
+            with suppress(TimeoutError), asked_to_wait():
                 async with asyncio.timeout(left):
                     await changed.wait()

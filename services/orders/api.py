@@ -31,7 +31,7 @@ class PriceView(Contract):
 async def list_orders(
     service: Running, who: CallerOf, cursor: CursorOf, status: Annotated[OrderState | None, Query()] = None
 ) -> Page[OrderView]:
-    """The caller's orders, newest first; an operator sees everyone's."""
+    """The caller's orders, the highest ids first; an operator sees everyone's."""
     async with service.database.reading() as session:
         query = store.orders(None if who.is_operator else who.subject, status)
         rows, has_more = await paginate(session, query, Order.id, cursor)

@@ -34,6 +34,7 @@ from services.reports import domain, store, templates
 from services.reports.domain import Part
 from services.reports.settings import ReportsSettings
 from services.reports.store import Key, Report, Rows
+from shared import secret_files, tracing
 from shared.database import Database
 from shared.handler import Poison
 from shared.tokens import issue_token
@@ -70,7 +71,7 @@ class Storage:
     """Objects in a folder, or in a bucket. A write is whole or not at all. Raises `NotStored` and `Missing`."""
 
     def __init__(self, url: str) -> None:
-        self._store: ObjectStore = _local(url) if url.startswith("file:") else from_url(url)
+        self._store: ObjectStore = _local(url) if url.startswith("file:") else from_url(url, config=_login())
 
     async def put(self, name: str, data: bytes | Path | AsyncIterator[bytes]) -> int:
         """Write an object, in the place of an earlier one; how many bytes it has."""
@@ -114,6 +115,12 @@ class Storage:
                 names = [entry["path"] for entry in found]
                 with contextlib.suppress(Missing):  # by another process, at the same time
                     await obstore.delete_async(self._store, names)
+
+
+def _login() -> Any:
+    """AWS_* as files. The library looks at the environment by itself, which wins over them."""
+    found = secret_files.read(os.environ.get(secret_files.VARIABLE), "AWS_")
+    return {name: value for name, value in found.items() if name not in os.environ}
 
 
 async def _blocks(path: Path) -> AsyncIterator[bytes]:
@@ -252,14 +259,19 @@ class Owners:
 
     def __init__(self, settings: ReportsSettings) -> None:
         self._settings = settings
-        self._client = httpx.AsyncClient(timeout=httpx.Timeout(10.0, connect=2.0), trust_env=False)
+        timeout, trusted = httpx.Timeout(10.0, connect=2.0), settings.tls.context
+        self._client = httpx.AsyncClient(timeout=timeout, verify=trusted, trust_env=False)
 
     async def page(self, source: Source, after: str | None) -> tuple[list[dict[str, Any]], bool]:
         """The next page of a source, and whether there is more after it. Raises `httpx.HTTPError` without an answer."""
         owner = self._settings.orders_url if source == "orders" else self._settings.stock_url
+        address = f"{str(owner).rstrip('/')}/v1/{source}"
         params = {"limit": PAGE_ENTRIES} | ({"starting_after": after} if after else {})
         headers = {"authorization": f"Bearer {self._token()}"}
-        answer = await self._client.get(f"{str(owner).rstrip('/')}/v1/{source}", params=params, headers=headers)
+        cause = tracing.in_hand.get()
+        with tracing.step("GET", {"http.request.method": "GET", "server.address": owner.host}):
+            headers["traceparent"] = tracing.current(cause.traceparent if cause else None)
+            answer = await self._client.get(address, params=params, headers=headers)
         found = answer.raise_for_status().json()
         return found["data"], found["has_more"]
 

@@ -43,14 +43,8 @@ FROM_HTML = "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inlin
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """What goes on in the background."""
     service: Service = app.state.service
-    works = (store.news.poll(service.database), _tidy(service))
-    tasks = [asyncio.create_task(work) for work in works]
-    try:
+    async with service.background(poll=store.news.poll(service.database), expire=_tidy(service)):
         yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _tidy(service: Service) -> None:

@@ -16,7 +16,8 @@ def upgrade(connection: Connection) -> None:
 
 
 async def main() -> None:
-    engine = create_async_engine(context.config.attributes["url"], poolclass=pool.NullPool)
+    told = context.config.attributes
+    engine = create_async_engine(told["url"], poolclass=pool.NullPool, connect_args=told["options"])
     async with engine.connect() as connection:
         if connection.dialect.name == "postgresql":  # held until the connection ends, over all migrations
             await connection.execute(text(f"SELECT pg_advisory_lock({_LOCK})"))

@@ -65,7 +65,7 @@ class Machines:
 @contextlib.contextmanager
 def servers(folder: Path) -> Iterator[Machines]:
     """A broker and a database server of their own."""
-    rabbit = RabbitNode(folder / "rabbitmq", free_port(), free_port(), free_port(), secrets.token_hex(8))
+    rabbit = RabbitNode(folder / "rabbitmq", *(free_port() for _ in range(4)), secrets.token_hex(8))
     postgres = PostgresCluster(folder / "postgres", free_port())
     try:
         rabbit.start()

@@ -40,7 +40,8 @@ TIMES = 3
 EVENTS_A_SECOND = 20
 SAMPLE_SECONDS = 0.05
 NO_PANDAS = (
-    "pandas is not here, so nothing is held against it: `.venv/uv/bin/uv sync --frozen --all-extras --group bench` installs it"
+    "pandas is not here, so nothing is held against it: `.venv/uv/bin/uv sync --frozen --all-extras --group bench`"
+    " installs it"
 )
 STATUS = (
     "CASE WHEN cancelled_at IS NOT NULL THEN 'CANCELLED' WHEN rejected_at IS NOT NULL THEN 'REJECTED' "

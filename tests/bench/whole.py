@@ -89,6 +89,7 @@ def _fleet(
         "GATEWAY_ORDERS_URL": f"http://{HOST}:{ports['orders']}",
         "GATEWAY_STOCK_URL": f"http://{HOST}:{ports['stock']}",
         "GATEWAY_REPORTS_URL": f"http://{HOST}:{ports['reports']}",
+        "GATEWAY_DEADLETTERS_URL": f"http://{HOST}:{ports['deadletters']}",
         "REPORTS_STORAGE_URL": str(machines.folder / "reports"),
     }
     with contextlib.ExitStack() as stack:

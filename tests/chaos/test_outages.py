@@ -59,7 +59,7 @@ async def test_the_broker_killed_under_load_comes_back_and_so_do_the_lanes(
         assert checks["database"] is None
         assert checks["lane stock"]
         async with running_anyhow("stock", broker.url, f"sqlite:///{tmp_path}/a.db", handlers) as late:
-            assert (await late.checks())["broker"] == "no connection to publish on"
+            assert str((await late.checks())["broker"]).startswith("no connection")
             await asyncio.to_thread(rabbit.start)
             await until(lambda: is_ready(stock), "the lane to be back", 30)
             await until(lambda: is_ready(late), "one that was started meanwhile", 30)

@@ -5,6 +5,9 @@ import mailbox
 import subprocess
 from typing import Any
 
+import httpx
+
+from contracts.flow import SERVICES
 from tests.e2e.conftest import ROOT, Fleet
 
 
@@ -80,6 +83,7 @@ def test_products_and_levels_are_set(fleet: Fleet) -> None:
     assert "Açúcar [1 kg]" in row
     assert "5.49 BRL" in row
     fleet.malote("stock", "adjust", "CLI-1", "-5", "--reason", "so that no random order finds it")
+    assert asked(fleet, "products", "seed") == {"products": 0}
 
 
 def test_a_mail_is_read_in_the_mailbox(fleet: Fleet) -> None:
@@ -103,6 +107,16 @@ def test_a_token_is_good_for_its_role(fleet: Fleet) -> None:
     token = fleet.malote("token", "--role", "customer", "--subject", "somebody").strip()
     assert "customer" in refused(fleet, "orders", "place", "--sku", "MUG-BLUE", expect=4, MALOTE_TOKEN=token)
     assert "MALOTE_TOKEN" in refused(fleet, "orders", "list", expect=4, MALOTE_TOKEN="forged")
+
+
+def test_the_messages_are_documented_alike_by_each_service_the_gateway_and_the_command_line(fleet: Fleet) -> None:
+    for name in SERVICES:
+        said = json.loads(fleet.malote("asyncapi", name))
+        own = f"http://127.0.0.1:{fleet.environment[f'{name.upper()}_PORT']}/asyncapi.json"
+        served = f"{fleet.status['gateway_url']}/asyncapi/{name}"
+        for url in (served, *([own] if name != "gateway" else [])):
+            assert httpx.get(url, trust_env=False).json() == said, url
+    assert httpx.get(f"{fleet.status['gateway_url']}/asyncapi", trust_env=False).text == fleet.malote("asyncapi")
 
 
 def test_topology_and_databases_can_be_brought_up_to_date_at_any_time(fleet: Fleet) -> None:

@@ -275,10 +275,9 @@ async def test_low_stock_goes_to_each_operator(broker: Broker, database_url: str
 
 @pytest.mark.parametrize("how", ["starttls", "tls"])
 async def test_the_session_is_encrypted_and_logged_in(
-    broker: Broker, database_url: str, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    broker: Broker, database_url: str, how: str, tmp_path: Path
 ) -> None:
     server, certificate = Server(), a_certificate(tmp_path)
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))  # what the client trusts
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
 
@@ -292,6 +291,7 @@ async def test_the_session_is_encrypted_and_logged_in(
     else:
         options |= {"auth_require_tls": False}  # aiosmtpd knows only of its own STARTTLS
     login = {"smtp_host": "localhost", "smtp_tls": how, "smtp_username": "malote", "smtp_password": "secret"}
+    login["tls_ca_file"] = str(certificate)
     listening = server.listening(tls=context if how == "tls" else None, **options)
     async with listening as port, email(broker, database_url, port, **login) as service:
         await broker.publish(an_order())

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from uuid_utils.compat import uuid7
 from contracts.base import JobState
 from services.gateway import store
 from services.gateway.store import Job
+from shared import asyncapi
 from shared.http import BODY_LIMIT
 from tests.running import SECRET
 from tests.serving import NO_BROKER, Served, serving, token
@@ -363,6 +365,10 @@ async def test_without_a_broker_orders_are_taken_and_readiness_says_what_is_miss
     assert not ready.json()["checks"]["broker"]["ok"]
     assert ready.json()["checks"]["database"]["ok"]
     assert (await ana.get("/livez")).status_code == 200
+    takes_orders = await ana.get("/readyz?only=database")
+    assert takes_orders.status_code == 200
+    assert set(takes_orders.json()["checks"]) == {"database"}
+    assert (await ana.get("/readyz?only=luck")).status_code == 422
 
 
 async def test_the_docs_page_needs_no_other_server(gateway: Served) -> None:
@@ -375,9 +381,30 @@ async def test_the_docs_page_needs_no_other_server(gateway: Served) -> None:
             assert (await client.get(f"/docs/{name}")).status_code == 200
 
 
-async def test_the_asyncapi_document_names_what_the_gateway_takes_and_sends(ana: httpx.AsyncClient) -> None:
-    document = (await ana.get("/asyncapi")).json()
-    assert document["asyncapi"] == "3.0.0"
-    assert "gateway" in document["channels"]
-    for name in ("PlaceOrder", "CancelOrder", "OrderConfirmed", "JobFailed"):
-        assert name in document["components"]["schemas"]
+async def test_the_messages_of_all_services_and_of_each_are_documented_without_a_token(gateway: Served) -> None:
+    async with httpx.AsyncClient(base_url=gateway.url, trust_env=False) as client:
+        for path, name in (
+            ("/asyncapi", "malote"),
+            ("/asyncapi.json", "malote"),
+            ("/asyncapi/orders", "orders"),
+            ("/asyncapi/orders.json", "orders"),
+        ):
+            answer = await client.get(path)
+            assert answer.headers["content-type"] == "application/json"
+            assert answer.text == asyncapi.text(name)
+        assert (await client.get("/asyncapi.json", headers={"Accept": "text/html"})).json()["asyncapi"] == "3.0.0"
+        for path in ("/asyncapi/nobody", "/asyncapi/..%2forders", "/asyncapi/static/page.html"):
+            check(await client.get(path), 404)
+
+
+async def test_who_asks_for_html_gets_a_page_with_files_of_our_own(gateway: Served) -> None:
+    browser = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+    async with httpx.AsyncClient(base_url=gateway.url, headers=browser, trust_env=False) as client:
+        for path in ("/asyncapi", "/asyncapi/orders"):
+            answer = await client.get(path)
+            assert answer.headers["content-type"].startswith("text/html")
+            assert answer.headers["vary"] == "Accept"
+            assert "default-src 'none'" in answer.headers["content-security-policy"]
+            assert "//" not in answer.text
+            for name in re.findall(r'"(/[a-z/.0-9-]+)"', answer.text):
+                assert (await client.get(name)).status_code == 200, name

@@ -11,10 +11,11 @@ import httpx
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, assume, settings
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from schemathesis import Case
 from schemathesis.specs.openapi.checks import allow_header_conformance, unsupported_method
 
+from contracts.http import PurgeWish, ReplayWish
 from contracts.reports import ReportWish
 from services.gateway import handlers
 from services.gateway.api import router
@@ -25,6 +26,12 @@ from tests.running import SECRET, settings_for, until
 from tests.serving import NO_BROKER, Served, serving
 
 EXAMPLES = 15
+LIKE_IDS = ("/v1/reports/rebuild", "/v1/dead-letters/replay", "/v1/dead-letters/purge")
+WISHES: dict[str, type[BaseModel]] = {
+    "/v1/reports": ReportWish,
+    "/v1/dead-letters/replay": ReplayWish,
+    "/v1/dead-letters/purge": PurgeWish,
+}
 OLGA = issue_token(SECRET, subject="olga", role="operator", ttl=3600, email="olga@example.com")
 OPERATOR = {"Authorization": f"Bearer {OLGA}"}
 
@@ -36,6 +43,7 @@ async def _fleet(folder: str) -> AsyncIterator[Served]:
         serving("orders", NO_BROKER, f"sqlite:///{folder}/orders.db") as orders,
         serving("stock", NO_BROKER, f"sqlite:///{folder}/stock.db") as stock,
         serving("reports", NO_BROKER, f"sqlite:///{folder}/reports.db", storage_url=f"{folder}/files") as reports,
+        serving("deadletters", NO_BROKER, f"sqlite:///{folder}/deadletters.db") as deadletters,
         serving(
             "gateway",
             NO_BROKER,
@@ -43,6 +51,7 @@ async def _fleet(folder: str) -> AsyncIterator[Served]:
             orders_url=orders.url,
             stock_url=stock.url,
             reports_url=reports.url,
+            deadletters_url=deadletters.url,
             running_reports=1_000_000,
         ) as gateway,
     ):
@@ -105,16 +114,17 @@ def test_every_answer_is_as_documented(case: Case[Any], url: str) -> None:
     if answer.status_code == 422 and answer.json()["code"] == "idempotency_key_reused":
         return  # the document cannot know which keys were used
     # As an id of a report, `rebuild` is just not found: that path answers to more than is documented of it.
-    methods = [unsupported_method, allow_header_conformance] if case.path == "/v1/reports/rebuild" else []
+    methods = [unsupported_method, allow_header_conformance] if case.path in LIKE_IDS else []
     case.validate_response(answer, excluded_checks=methods)
 
 
 def _contradicts_itself(case: Case[Any]) -> bool:
-    """A report that fits the schema and asks for what does not go together: OpenAPI has no words for that either."""
-    if case.path != "/v1/reports" or case.method != "POST" or not case.meta or case.meta.generation.mode.is_negative:
+    """A wish that fits the schema and asks for what does not go together: OpenAPI has no words for that either."""
+    wish = WISHES.get(case.path)
+    if not wish or case.method != "POST" or not case.meta or case.meta.generation.mode.is_negative:
         return False
     try:
-        ReportWish.model_validate(case.body)
+        wish.model_validate(case.body)
     except ValidationError:
         return True
     return False

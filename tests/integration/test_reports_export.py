@@ -529,11 +529,13 @@ async def test_a_bucket_serves_as_well_as_a_folder(
     for name, value in {
         "AWS_ENDPOINT": address,
         "AWS_ALLOW_HTTP": "true",
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
         "AWS_REGION": "us-east-1",
+        "MALOTE_SECRETS_DIR": str(tmp_path / "secrets"),
     }.items():
         monkeypatch.setenv(name, value)
+    (tmp_path / "secrets").mkdir()
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        (tmp_path / "secrets" / name).write_text("secret\n")
     subprocess.run(["curl", "-s", "-f", "-X", "PUT", f"{address}/exports"], check=True)
     url = f"sqlite:///{tmp_path / 'reports.db'}"
     await fill(url, (order(number) for number in range(100)))

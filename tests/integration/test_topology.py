@@ -3,18 +3,20 @@
 import asyncio
 import importlib
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
 import aio_pika
+import httpx
 import pytest
 from aio_pika.exceptions import AMQPError
 from fastapi import APIRouter
 from uuid_utils.compat import uuid7
 
-from contracts.flow import LANES, SERVICES, SHOP
+from contracts.flow import COLLECTOR, LANES, MONITOR, SERVICES, SHOP
 from contracts.orders import Customer, OrderLine, PlaceOrder
 from deploy.local.rabbitmq import RabbitNode
 from shared import topology
@@ -175,6 +177,56 @@ async def test_a_service_publishes_as_itself_and_is_refused_as_another(rabbit: R
         async with channel_of("stock", rabbit, guarded) as channel:
             with pytest.raises(AMQPError, match="refused"):
                 await (await channel.get_queue(queue, ensure=False)).get()
+
+
+async def test_a_monitor_sees_every_depth_and_may_touch_nothing(rabbit: RabbitNode, guarded: Broker) -> None:
+    passwords = {**PASSWORDS, MONITOR: "watching"}
+    await topology.apply(guarded.url, rabbit.management_url + "/", passwords, LADDER)
+    vhost, address = vhost_of(guarded), urlsplit(rabbit.management_url)
+    url = f"http://{address.hostname}:{address.port}/api/queues/{vhost}/stock"
+    async with httpx.AsyncClient(auth=(MONITOR, "watching"), trust_env=False) as api:
+        assert (await api.get(url)).json()["name"] == "stock"
+        assert (await api.delete(url)).status_code in (401, 403)
+        assert (await api.request("DELETE", f"{url}/contents")).status_code in (401, 403)
+    async with await aio_pika.connect(rabbit.url_for(MONITOR, "watching", vhost)) as connection:
+        with pytest.raises(AMQPError, match="refused"):
+            await (await (await connection.channel()).get_queue("stock", ensure=False)).get()
+
+
+async def test_the_collector_reads_every_lanes_dead_letters_and_sends_each_back_by_the_shortest_wait_only(
+    rabbit: RabbitNode, guarded: Broker
+) -> None:
+    async with channel_of(COLLECTOR, rabbit, guarded) as channel:
+        for lane in LANES:
+            await guarded.send(b"{}", "dead-letters", lane)
+            letters = await channel.get_queue(topology.dead_letters_of(lane), ensure=False)
+            await (await until(lambda: letters.get(fail=False), f"a dead letter of {lane}")).ack()  # noqa: B023
+            await publish(channel, "retry.100ms", lane)
+    for exchange, key in [
+        ("retry.200ms", "stock"),
+        ("dead-letters", "stock"),
+        ("stock", "stock.reserved.v1"),
+        ("orders", "order.placed.v1"),
+        ("commands", "letters.replay.v1"),
+        ("", "stock"),
+    ]:
+        async with channel_of(COLLECTOR, rabbit, guarded) as channel:
+            with pytest.raises(AMQPError, match="refused"):
+                await publish(channel, exchange, key)
+    for queue in set(LANES) - {COLLECTOR}:
+        async with channel_of(COLLECTOR, rabbit, guarded) as channel:
+            with pytest.raises(AMQPError, match="refused"):
+                await (await channel.get_queue(queue, ensure=False)).get()
+
+
+async def test_the_broker_drops_no_dead_letter_however_often_its_collector_is_gone(
+    rabbit: RabbitNode, guarded: Broker
+) -> None:
+    found: Any = manage(rabbit, "GET", f"/policies/{vhost_of(guarded)}")
+    policy = found[0]
+    meant = {queue for queue in topology.queues(LADDER) if re.search(policy["pattern"], queue)}
+    assert meant == set(map(topology.dead_letters_of, LANES))
+    assert (policy["apply-to"], policy["definition"]) == ("queues", {"delivery-limit": 1_000_000})
 
 
 async def test_a_service_that_starts_before_its_queue_waits_for_it_and_says_so(

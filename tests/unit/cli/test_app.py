@@ -6,8 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from aio_pika.exceptions import ChannelPreconditionFailed
 
+from contracts.flow import SERVICES
 from deploy.cli import app
+from deploy.local.files import write_private
 
 Run = Callable[..., int]
 
@@ -50,13 +53,54 @@ def test_help_documents_the_exit_statuses(malote: Run, capsys: pytest.CaptureFix
         "stock adjust A -1 --reason x",
     ],
 )
-def test_without_a_gateway_it_says_how_to_start_one(
+def test_where_no_gateway_is_it_says_who_named_the_place(
     command: str, malote: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert malote(*command.split()) == 3
     said = capsys.readouterr()
     assert (said.out, said.err.count("\n")) == ("", 1)
-    assert "malote up" in said.err
+    assert "MALOTE_GATEWAY_URL" in said.err
+
+
+def test_where_nobody_named_a_gateway_it_says_how_to_start_one(
+    malote: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("MALOTE_GATEWAY_URL")
+    monkeypatch.setenv("GATEWAY_PORT", "1")
+    assert malote("orders", "list") == 3
+    assert "`malote up --detach` starts one" in capsys.readouterr().err
+
+
+def test_a_service_that_is_not_there_yet_is_named(
+    malote: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("contracts.flow.SERVICES", ("loyalty",))
+    assert malote("asyncapi", "--write") == 1
+    assert "there is no services/loyalty/handlers.py: write it first" in capsys.readouterr().err
+
+
+def test_a_queue_with_other_arguments_is_said_to_be_one(
+    malote: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def refuse(*_: object) -> None:
+        raise ChannelPreconditionFailed("inequivalent arg 'x-queue-type' for queue 'email'")
+
+    monkeypatch.setattr("shared.topology.apply", refuse)
+    assert malote("topology", "apply") == 1
+    said = capsys.readouterr().err
+    assert "'email'" in said
+    assert "other arguments" in said
+    assert "administrator" not in said
+
+
+def test_a_service_that_is_new_since_the_start_needs_another_start(
+    malote: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    state = {"phase": "ready", "services": [{"name": name} for name in SERVICES if name != "stock"]}
+    write_private(tmp_path / "run/state.json", json.dumps(state))
+    monkeypatch.setattr("deploy.local.fleet.running", lambda _: 1)
+    assert malote("up", "--detach") == 1
+    assert capsys.readouterr().err.startswith("stock: new since this fleet was started; `malote down`")
 
 
 @pytest.mark.parametrize(
@@ -72,6 +116,7 @@ def test_without_a_gateway_it_says_how_to_start_one(
         "populate 3 --direct --days 0",
         "token --role king --subject x",
         "migrate nope",
+        "asyncapi nobody",
     ],
 )
 def test_a_wrong_command_line_is_status_2(command: str, malote: Run, capsys: pytest.CaptureFixture[str]) -> None:

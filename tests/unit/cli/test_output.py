@@ -1,6 +1,7 @@
 """How amounts, lines and tables look and are read."""
 
 import io
+from pathlib import Path
 
 import pytest
 import typer
@@ -78,3 +79,61 @@ def test_only_success_is_a_good_end_of_a_wait(capsys: pytest.CaptureFixture[str]
     output.end_of_job(job | {"status": "PENDING", "error": None}, as_json=False, waited=False)
     with pytest.raises(Failed, match="jobs watch j"):
         output.end_of_job(job | {"status": "PENDING", "error": None}, as_json=False, waited=True)
+
+
+def test_text_from_outside_is_neither_markup_nor_orders_to_the_terminal() -> None:
+    assert output.visible("a\tb\nc é\r\x1b]0;x\x07\x9b\x7f\ud800") == "a\tb\nc é" r"\r\x1b]0;x\x07\x9b\x7f\ud800"
+    assert output.plain("[red]\x1b[0m") == r"\[red]\x1b[0m"
+
+
+def test_an_id_is_never_cut_and_what_is_beside_it_is_folded(monkeypatch: pytest.MonkeyPatch) -> None:
+    out, id_ = io.StringIO(), "01a203d7-a897-71ba-89ef-dcccd3c45abc"
+    monkeypatch.setattr(output, "console", lambda: Console(file=out, width=72))
+    rows = [(id_, "WAITING", "email.outgoing", "order.confirmed.v1", "15:19:55", "customer: Field required")]
+    output.console().print(output.table(("letter", "state", "lane", "message", "last", "reason~"), rows))
+    lines = out.getvalue().splitlines()
+    assert lines[1].startswith(f"{id_}  WAITING  email.")
+    assert all(len(line) <= 72 for line in lines)
+    assert len(lines) > 2, "the rest is on further lines"
+
+
+def test_without_a_terminal_nothing_is_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    reason = "customer: Field required " * 20
+    output.console().print(output.table(("letter", "reason~"), [("x" * 36, reason)]))
+    assert f"{'x' * 36}  {reason.strip()}" in capsys.readouterr().out
+
+
+def test_a_file_is_there_when_it_is_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "letters.jsonl"
+
+    def breaks() -> None:
+        with output.opened(target) as file:
+            file.write(b"half")
+            raise Failed("the connection broke")
+
+    with pytest.raises(Failed, match="broke"):
+        breaks()
+    assert list(tmp_path.iterdir()) == []
+    with output.opened(target) as file:
+        file.write(b"whole")
+    assert target.read_text() == "whole"
+
+
+def test_a_symbolic_link_stays_one_and_a_device_a_device(tmp_path: Path) -> None:
+    target, link, device = tmp_path / "real", tmp_path / "link", tmp_path / "null"
+    target.write_text("before")
+    link.symlink_to(target)
+    device.symlink_to("/dev/null")
+    for path in (link, device):
+        with output.opened(path) as file:
+            file.write(b"whole")
+    assert link.is_symlink()
+    assert target.read_text() == "whole"
+    assert Path("/dev/null").is_char_device()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "null", "real"]
+
+
+def test_stdout_is_written_and_not_replaced(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    with output.opened(Path("-")) as file:
+        file.write(b"whole\n")
+    assert capfdbinary.readouterr().out == b"whole\n"

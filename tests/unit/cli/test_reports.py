@@ -12,7 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from deploy.cli import reports
+from deploy.cli import following, reports
 from deploy.cli.errors import Failed, Refused
 from tests.unit.cli.test_client import BEGUN, ENDED, event, gateway
 
@@ -128,12 +128,12 @@ async def test_notifications_are_followed_over_a_connection_that_breaks() -> Non
     ],
 )
 def test_how_far_it_is_is_said_as_far_as_it_is_known(progress: dict[str, Any], said: str) -> None:
-    assert reports.rate(progress) == said
+    assert following.rate(progress) == said
 
 
 def test_without_a_terminal_each_state_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     failed = ENDED | {"status": "FAILURE", "error": {"code": "too_many_rows", "detail": "Narrow it down."}}
-    with reports._lines() as show:
+    with following._lines() as show:
         for job in (BEGUN, BEGUN | {"status": "STARTED"}, BEGUN | {"status": "STARTED", "progress": ROWS}, failed):
             show({"progress": None} | job)
     assert capsys.readouterr().out.splitlines() == [
@@ -157,9 +157,9 @@ def test_an_interrupted_watch_says_that_it_goes_on_and_how_to_end_it(
         work.close()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(reports.asyncio, "run", interrupt)
+    monkeypatch.setattr(following.asyncio, "run", interrupt)
     with pytest.raises(typer.Exit) as end:
-        reports._follow({"job_id": "j"}, "r", is_silent=True)
+        following.follow({"job_id": "j"}, "`malote reports cancel r` cancels it", is_silent=True)
     said = capsys.readouterr()
     assert (end.value.exit_code, said.out) == (130, "")
     assert "jobs watch j" in said.err

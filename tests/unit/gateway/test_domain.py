@@ -20,6 +20,18 @@ def test_a_final_state_is_never_left(status: JobState, said: JobState) -> None:
     assert domain.move(status, said, REFUSED) is None
 
 
+@pytest.mark.parametrize("said", list(JobState))
+def test_a_job_that_was_given_up_is_left_by_another_end_and_by_nothing_else(said: JobState) -> None:
+    found = domain.move(JobState.FAILURE, said, REFUSED, error=domain.GIVEN_UP)
+    assert (found.status if found else None) == (said if said.is_final else None)
+    assert domain.move(JobState.FAILURE, said, REFUSED, error="out_of_stock") is None
+
+
+def test_a_job_that_is_given_up_again_stays_as_it_is() -> None:
+    again = JobFailed(reason="dead_lettered", detail="no such table")
+    assert domain.move(JobState.FAILURE, JobState.FAILURE, again, error=domain.GIVEN_UP) is None
+
+
 @pytest.mark.parametrize("status", [JobState.PENDING, JobState.STARTED, JobState.RETRY])
 @pytest.mark.parametrize("said", list(JobState))
 def test_any_other_state_becomes_what_the_message_says(status: JobState, said: JobState) -> None:
@@ -73,10 +85,10 @@ def test_a_retry_is_not_final(message: Message, said: JobState) -> None:
 
 
 def test_only_running_jobs_that_make_something_can_be_cancelled() -> None:
-    for kind in ("order.place", "report.create"):
+    for kind in ("order.place", "report.create", "dead_letters.replay"):
         assert domain.refusal_to_cancel(kind, JobState.PENDING) is None
         assert domain.refusal_to_cancel(kind, JobState.SUCCESS)
-    for kind in ("order.cancel", "report.cancel", "reports.rebuild"):
+    for kind in ("order.cancel", "report.cancel", "reports.rebuild", "dead_letters.purge"):
         assert domain.refusal_to_cancel(kind, JobState.PENDING)
 
 

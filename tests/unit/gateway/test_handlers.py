@@ -7,10 +7,10 @@ from uuid import UUID
 import pytest
 from uuid_utils.compat import uuid7
 
-from contracts.jobs import JobProgressed, JobRetrying
+from contracts.jobs import JobFailed, JobProgressed, JobRetrying
 from contracts.orders import OrderConfirmed
 from contracts.reports import ReadModelRebuilt, ReportCancelled, ReportReady
-from services.gateway import handlers
+from services.gateway import handlers, store
 from services.gateway.store import Job
 from shared.clock import now
 from shared.testing import Harness
@@ -119,3 +119,20 @@ async def test_cancelling_a_report_ends_both_jobs(gateway: Harness) -> None:
     await gateway.when(cancelled, job=str(wish.id))
     assert (await gateway.row(Job, making.id)).status == "CANCELLED"
     assert (await gateway.row(Job, wish.id)).status == "SUCCESS"
+
+
+async def test_a_job_has_one_end_for_the_metrics_however_often_it_is_given_up(
+    gateway: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(store, "tell_end", lambda session, job: told.append(job.status))
+    job = a_job(uuid7())
+    await gateway.given(job)
+    given_up = JobFailed(reason="dead_lettered", detail="no such table")
+    await gateway.when(given_up, job=str(job.id))
+    revision = (await gateway.row(Job, job.id)).revision
+    await gateway.when(given_up, job=str(job.id))
+    assert (await gateway.row(Job, job.id)).revision == revision
+    await gateway.when(confirmed(about(job)), job=str(job.id))
+    assert (await gateway.row(Job, job.id)).status == "SUCCESS"
+    assert told == ["FAILURE"]

@@ -9,12 +9,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+import trustme
 
-from contracts.flow import SERVICES, SHOP
+from contracts.flow import MONITOR, SERVICES, SHOP
 from deploy.local import environment
 from deploy.local.environment import Environment, Misconfigured
 from deploy.local.ports import HOST, free_port
 from shared.settings import ServiceSettings
+from shared.tls import Tls
 
 NOT_OURS = ("MALOTE_", "AMQP_", "EMAIL_", *(f"{service.upper()}_" for service in SERVICES))
 
@@ -40,7 +42,9 @@ def test_every_folder_that_can_be_started_is_a_service() -> None:
 def test_without_settings_ports_are_those_of_the_readme() -> None:
     assert Environment().claimed_ports() == {
         "GATEWAY_PORT": 8000, "ORDERS_PORT": 8001, "STOCK_PORT": 8002, "EMAIL_PORT": 8003, "REPORTS_PORT": 8004,
-        "MALOTE_SMTP_PORT": 2580, "MALOTE_AMQP_PORT": 5680, "MALOTE_MANAGEMENT_PORT": 15680, "MALOTE_DIST_PORT": 25680,
+        "DEADLETTERS_PORT": 8005,
+        "MALOTE_SMTP_PORT": 2580, "MALOTE_AMQP_PORT": 5680, "MALOTE_MANAGEMENT_PORT": 15680,
+        "MALOTE_METRICS_PORT": 15700, "MALOTE_DIST_PORT": 25680,
     }  # fmt: skip
 
 
@@ -52,6 +56,34 @@ def test_the_environment_wins_over_dotenv_and_dotenv_over_defaults(root: Path, m
     assert [here.port_of(name) for name in ("gateway", "orders", "stock", "email")] == [8000, 9001, 9102, 8003]
     assert here.data == root / "elsewhere"
     assert here.environment_of("gateway")["GATEWAY_ORDERS_URL"] == "http://127.0.0.1:9001"
+
+
+def test_files_of_secrets_win_over_dotenv_and_the_environment_over_both(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "secrets").mkdir()
+    for name in ("amqp_url", "ORDERS_PORT", "malote_token"):
+        (root / "secrets" / name).write_text({"ORDERS_PORT": "9003"}.get(name, f"amqp://{name}/") + "\n")
+    dotenv(root, f"MALOTE_SECRETS_DIR={root}/secrets", "AMQP_URL=amqp://dotenv/", "STOCK_PORT=9002")
+    monkeypatch.setenv("ORDERS_PORT", "9001")
+    here = Environment()
+    assert (here.amqp_url, here.variables["MALOTE_TOKEN"]) == ("amqp://amqp_url/", "amqp://malote_token/")
+    assert [here.port_of(name) for name in ("orders", "stock")] == [9001, 9002]
+    monkeypatch.setenv("MALOTE_SECRETS_DIR", "/no/such")
+    with pytest.raises(Misconfigured, match="MALOTE_SECRETS_DIR=/no/such is no folder"):
+        Environment()
+
+
+def test_a_service_has_its_own_certificates_or_those_for_all(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for owner in ("malote", "stock"):
+        trustme.CA().cert_pem.write_to_path(str(root / f"{owner}.pem"))
+        monkeypatch.setenv(f"{owner.upper()}_TLS_CA_FILE", str(root / f"{owner}.pem"))
+    here = Environment()
+    assert here.tls_of("stock").ca_file == root / "stock.pem"
+    assert here.tls_of("orders") == here.tls_of() == Tls(root / "malote.pem")
+    monkeypatch.setenv("MALOTE_TLS_CA_FILE", "/none.pem")
+    with pytest.raises(Misconfigured, match=r"^MALOTE_TLS_CA_FILE.* can be read from /none\.pem"):
+        Environment().tls_of()
 
 
 def test_reports_are_kept_in_the_data_folder_and_linked_to_at_the_gateway(
@@ -102,6 +134,17 @@ def test_passwords_are_made_once_kept_and_readable_by_their_owner_only() -> None
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
     again = Environment()
     assert (again.passwords, again.jwt_secret, again.amqp_url) == (passwords, secret, admin)
+
+
+def test_a_users_password_is_the_one_of_its_address_and_the_monitors_is_said_by_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ORDERS_AMQP_URL", "amqp://orders:a%2Fb@broker:5672/")
+    monkeypatch.setenv("STOCK_AMQP_URL", "amqp://somebody:else@broker:5672/")
+    monkeypatch.setenv("AMQP_MONITOR_PASSWORD", "watching")
+    passwords = Environment().passwords
+    assert (passwords["orders"], passwords[MONITOR]) == ("a/b", "watching")
+    assert len(passwords["stock"]) >= 32
 
 
 def test_passwords_that_are_first_asked_for_at_once_are_all_kept() -> None:
@@ -170,6 +213,7 @@ def test_mail_goes_to_the_local_mailbox_unless_a_server_is_named(monkeypatch: py
     [
         ("amqp://admin:pw@broker.example:5673/", "http://admin:pw@broker.example:15672"),
         ("amqp://broker.example", "http://guest:guest@broker.example:15672"),
+        ("amqps://admin:pw@broker.example/", "https://admin:pw@broker.example:15671"),
     ],
 )
 def test_another_broker_takes_the_place_of_our_own(

@@ -1,0 +1,51 @@
+"""malote asyncapi: what goes over the broker, as AsyncAPI 3.0 documents."""
+
+import importlib
+from typing import Annotated, Any
+
+import typer
+
+from deploy.cli.errors import Failed
+
+app = typer.Typer()
+
+
+@app.command()
+def asyncapi(
+    service: Annotated[str | None, typer.Argument(help="One service; without it, all of them.")] = None,
+    write: Annotated[bool, typer.Option("--write", help="Make contracts/asyncapi/ from the code again.")] = False,
+) -> None:
+    """Print the AsyncAPI document of the messages: who sends what, who reads it, and how it looks."""
+    from shared import asyncapi
+
+    if write:
+        made = documents()
+        asyncapi.FOLDER.mkdir(exist_ok=True)
+        for stale in asyncapi.FOLDER.glob("*.json"):
+            stale.unlink()
+        for name, document in made.items():
+            (asyncapi.FOLDER / f"{name}.json").write_text(asyncapi.written(document), encoding="utf-8")
+        typer.echo(str(asyncapi.FOLDER))
+        return
+    if service not in (None, *asyncapi.names()):
+        raise typer.BadParameter(f"there is no service {service!r}: {', '.join(asyncapi.names())} are there")
+    typer.echo(asyncapi.text(service or asyncapi.ALL), nl=False)
+
+
+def documents() -> dict[str, dict[str, Any]]:
+    """The documents as the code has them, of each service and of all."""
+    from contracts.flow import SERVICES
+    from deploy.local.environment import ROOT
+    from shared import asyncapi
+    from shared.service import Service
+
+    found = {}
+    for name in SERVICES:
+        for part in ("handlers", "settings"):
+            if not (ROOT / f"services/{name}/{part}.py").exists():
+                missing = f"there is no services/{name}/{part}.py"
+                raise Failed(f"contracts/flow.py names the service {name}, but {missing}: write it first")
+        module = importlib.import_module(f"services.{name}.settings")
+        settings = getattr(module, f"{name.capitalize()}Settings")(_env_file=None)
+        found[name] = Service(settings, importlib.import_module(f"services.{name}.handlers")).asyncapi()
+    return {asyncapi.ALL: asyncapi.merged(found.values()), **found}

@@ -1,0 +1,168 @@
+"""Looking at dead letters, which changes nothing; and what goes on in the background with those that are dealt with."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, cast
+
+import orjson
+import structlog
+from fastapi import APIRouter, FastAPI, Query
+from fastapi.responses import StreamingResponse
+
+from contracts.deadletters import LetterFilter
+from contracts.flow import LANES
+from contracts.http import ActionView, LetterGroup, LetterGroups, LetterSummary, LetterView
+from services.deadletters import adapters, handlers, store
+from services.deadletters.settings import DeadlettersSettings
+from services.deadletters.store import Action, Content, Letter
+from shared import telemetry
+from shared.clock import moment
+from shared.database import is_outage
+from shared.http import Cursor, CursorOf, IdOf, Page, Problem, paginate
+from shared.security import OperatorOf
+from shared.service import Running, Service
+
+log = structlog.get_logger(__name__)
+
+STEP_SECONDS = 0.25
+MEASURE_SECONDS = 5.0
+TIDY_SECONDS = 60.0
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """What goes on in the background."""
+    service: Service = app.state.service
+    works = ((STEP_SECONDS, _step), (MEASURE_SECONDS, _measure), (TIDY_SECONDS, _tidy))
+    async with service.background(
+        **{work.__name__.strip("_"): _every(seconds, work, service) for seconds, work in works}
+    ):
+        yield
+
+
+async def _every(seconds: float, work: Callable[..., Awaitable[None]], service: Service) -> None:
+    """Do some work again and again, for ever; what fails is tried again in its turn."""
+    while True:
+        await _try(work, service)
+        await asyncio.sleep(seconds)
+
+
+async def _try(work: Callable[..., Awaitable[None]], *arguments: Any) -> None:
+    try:
+        await work(*arguments)
+    except Exception as error:
+        if not is_outage(error):
+            log.exception("dead letters: something in the background failed", what=work.__name__)
+
+
+async def _step(service: Service) -> None:
+    async with service.database.reading() as session:
+        running = await store.running(session)
+    for action_id in running:
+        await _try(handlers.step, service.outbox, action_id, service.settings.retry_ladder)
+
+
+async def _measure(service: Service) -> None:
+    async with service.database.reading() as session:
+        waiting = await store.waiting(session)
+    telemetry.DEAD_LETTERS.clear()  # of a lane that is there no more, as long as letters of it are
+    for lane in {*LANES, *waiting}:
+        telemetry.DEAD_LETTERS.labels(lane).set(waiting.get(lane, 0))
+
+
+async def _tidy(service: Service) -> None:
+    settings = cast(DeadlettersSettings, service.settings)
+    while await store.forget(service.database, settings.keep_days):
+        pass
+
+
+router = APIRouter(prefix="/v1/dead-letters", lifespan=lifespan, tags=["dead letters"])
+
+
+class LettersWanted(Cursor, LetterFilter):
+    """Which letters, and which part of them. Without a `state`: those that wait."""
+
+
+Filter = Annotated[LetterFilter, Query()]
+
+
+@router.get("")
+async def list_letters(
+    service: Running, who: OperatorOf, wanted: Annotated[LettersWanted, Query()]
+) -> Page[LetterSummary]:
+    """Letters, newest first."""
+    async with service.database.reading() as session:
+        rows, has_more = await paginate(session, store.matching(wanted), Letter.id, wanted)
+    return Page(data=[LetterSummary(**_summary(row)) for row in rows], has_more=has_more)
+
+
+@router.get("/groups")
+async def list_groups(service: Running, who: OperatorOf, wanted: Filter) -> LetterGroups:
+    """What belongs together, largest first."""
+    async with service.database.reading() as session:
+        found, has_more, total = await store.groups(session, wanted)
+    return LetterGroups(data=tuple(map(_group, found)), has_more=has_more, total=total)
+
+
+@router.get("/actions")
+async def list_actions(service: Running, who: OperatorOf, cursor: CursorOf) -> Page[ActionView]:
+    """What was done, by whom and when, newest first."""
+    async with service.database.reading() as session:
+        rows, has_more = await paginate(session, store.actions(), Action.id, cursor)
+    return Page(data=[_action(row) for row in rows], has_more=has_more)
+
+
+@router.get("/export", response_class=StreamingResponse)
+async def export(service: Running, who: OperatorOf, wanted: Filter) -> StreamingResponse:
+    """Letters with what they carry, oldest first: JSON, one to a line."""
+    headers = {"Content-Disposition": 'attachment; filename="dead-letters.jsonl"'}
+    return StreamingResponse(_lines(service, wanted), media_type="application/jsonl", headers=headers)
+
+
+async def _lines(service: Service, wanted: LetterFilter) -> AsyncIterator[str]:
+    async for letter, content in store.each(service.database, wanted):
+        yield _line(letter, content) + "\n"
+
+
+def _line(letter: Letter, content: Content) -> str:
+    """A letter that cannot be shown must not keep the others from coming."""
+    try:
+        return _view(letter, content).model_dump_json()
+    except Exception as error:
+        log.exception("dead letters: one cannot be shown", letter_id=str(letter.id))
+        return orjson.dumps({"id": str(letter.id), "problem": f"it cannot be shown: {type(error).__name__}"}).decode()
+
+
+@router.get("/{letter_id}")
+async def show_letter(letter_id: IdOf, service: Running, who: OperatorOf) -> LetterView:
+    """One letter: what it carries, why it failed, what was done with it."""
+    async with service.database.reading() as session:
+        found = await store.letter(session, letter_id)
+    if found is None:
+        raise Problem(404, "not_found", f"There is no dead letter {letter_id}.")
+    return _view(*found)
+
+
+def _summary(letter: Letter) -> dict[str, Any]:
+    known = {name: getattr(letter, name) for name in LetterSummary.model_fields if hasattr(letter, name)}
+    times = {"first_at": moment(letter.first_at), "last_at": moment(letter.last_at)}
+    return known | times | {"group": letter.group_id, "job_id": letter.correlation_id}
+
+
+def _view(letter: Letter, content: Content) -> LetterView:
+    body, encoding = adapters.shown(content.body)
+    carried = {"properties": content.properties, "headers": content.headers, "traceback": content.traceback}
+    return LetterView(**_summary(letter), **carried, body=body, encoding=encoding, history=tuple(letter.history))
+
+
+def _group(entry: dict[str, Any]) -> LetterGroup:
+    times = {"first_at": moment(entry["first_at"]), "last_at": moment(entry["last_at"])}
+    return LetterGroup(**entry["group"].model_dump(), count=entry["count"], **times)
+
+
+def _action(action: Action) -> ActionView:
+    known = {name: getattr(action, name) for name in ActionView.model_fields}
+    ended_at = moment(action.ended_at) if action.ended_at else None
+    wish = {name: said for name, said in action.wish.items() if name != "body"}
+    return ActionView(**known | {"at": moment(action.at), "ended_at": ended_at, "wish": wish})

@@ -1,0 +1,12 @@
+"""The deadletters service, wired together."""
+
+from services.deadletters import handlers
+from services.deadletters.api import router
+from services.deadletters.settings import DeadlettersSettings
+from shared.service import Service
+from shared.settings import load
+
+service = Service(load(DeadlettersSettings), handlers, router)
+
+if __name__ == "__main__":
+    service.run()

@@ -1,0 +1,209 @@
+"""What deadletters does: collect what has failed, and with it what operators wish.
+
+Replays and purges only begin in a handler; `step` takes each further, by a clock, from what its row says. So a process
+that dies leaves nothing behind that another one, or the same, does not go on with.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from uuid_utils.compat import uuid7
+
+from contracts.deadletters import (
+    CancelReplay,
+    EditLetter,
+    LetterEdited,
+    LetterEditRefused,
+    LettersPurged,
+    LettersReplayed,
+    PurgeLetters,
+    ReplayCancelled,
+    ReplayCancelRefused,
+    ReplayFailed,
+    ReplayLetters,
+)
+from contracts.flow import LANES
+from contracts.jobs import JobProgressed, LetterSettled
+from services.deadletters import adapters, domain, store
+from services.deadletters.adapters import Found
+from services.deadletters.store import REMOVED_AT_ONCE, Action, Content, Letter, touched
+from shared import inbox
+from shared.clock import now
+from shared.handler import NotYet, on, on_dead_letters
+from shared.outbox import Outbox
+from shared.unit import Unit, UnitOfWork
+from shared.wire import Raw
+
+# -- collecting -------------------------------------------------------------------------------------------------------
+
+
+@on_dead_letters
+async def collect(raws: Sequence[Raw], queue: str, unit: Unit) -> None:
+    """Store what is new. What comes a second time, such as after a crash, is known by its key."""
+    found = {one.key: one for one in (adapters.read(raw, queue.removesuffix(".dlq")) for raw in raws)}
+    unseen = await inbox.claim(unit.session, queue, found)
+    new = [one for key, one in found.items() if key in unseen]
+    returned = [(one.replay, one) for one in new if one.replay]
+    sent_by, sent = await store.sent(unit.session, {letter_id for (letter_id, _), _ in returned})
+    known = {letter.id: letter for letter in sent}
+    replays: dict[UUID | None, Action] = {action.id: action for action in sent_by}
+    await store.name_groups(unit.session, (one.group for one in new))
+    strangers = [one for one in new if not (one.replay and one.replay[0] in known)]
+    await store.keep(unit.session, [one.letter for one in strangers], [one.content for one in strangers])
+    carried = await store.contents(unit.session, sent)
+    for (id_, number), one in returned:
+        if id_ in known and (known[id_].state, known[id_].number) == ("SENT", number):  # not late, and not twice
+            _take_back(known[id_], carried[id_], one, replays.get(known[id_].action_id))
+
+
+def _take_back(letter: Letter, content: Content, found: Found, replay: Action | None) -> None:
+    """What was sent again has failed again: it waits, and whoever sent it counts it."""
+    for name in ("group_id", "reason", "exception", "last_at", "service", "version", "host", "text"):
+        setattr(letter, name, getattr(found.letter, name))
+    content.headers, content.traceback = found.content.headers, found.content.traceback
+    letter.state, letter.attempts = "WAITING", letter.attempts + 1
+    store.tell(letter, "failed again", reason=letter.reason)
+    if replay:
+        replay.failed += 1
+        replay.detail = replay.detail if replay.ended_at else letter.reason
+
+
+# -- what becomes of those that were sent again -----------------------------------------------------------------------
+
+
+@on(LetterSettled, loads=touched)
+async def on_letter_settled(event: LetterSettled, unit: Unit) -> None:
+    """A letter's effect is there. That of an earlier sending counts too, unless a later one is under way."""
+    letter = unit.get(Letter, event.letter_id)
+    if letter is None or letter.state in store.FINISHED or (letter.state == "SENT" and letter.number != event.number):
+        return
+    replay = unit.get(Action, letter.action_id)
+    if replay and letter.state == "SENT":
+        replay.done += 1
+    letter.state, letter.settled_at = "DONE", now()
+    store.tell(letter, "done")
+
+
+# -- what operators wish ----------------------------------------------------------------------------------------------
+
+
+@on(ReplayLetters, PurgeLetters, EditLetter)
+async def on_wish(command: ReplayLetters | PurgeLetters | EditLetter, unit: Unit) -> JobProgressed:
+    """Write down what is wished, and how many letters are meant: of those that are there now. `step` does the rest."""
+    action = _action(command, unit, until_id=uuid7())
+    action.total = 1 if isinstance(command, EditLetter) else await store.count(unit.session, action)
+    unit.add(action)
+    return _progress(action)
+
+
+@on(CancelReplay, loads=touched)
+async def on_cancel_replay(command: CancelReplay, unit: Unit) -> ReplayCancelled | ReplayCancelRefused:
+    """Send no more."""
+    replay = unit.get(Action, command.replay_id)
+    if replay is None:
+        raise NotYet(f"replay {command.replay_id} has not begun")
+    action = _action(command, unit)
+    unit.add(action)
+    if replay.ended_at is not None or replay.kind != "replay":
+        reason = f"already_{replay.status.lower()}"
+        action.end("FAILED", reason)
+        return ReplayCancelRefused(replay_id=replay.id, reason=reason)
+    action.end("DONE")
+    replay.end("CANCELLED", f"stopped by {command.by}")
+    return ReplayCancelled(replay_id=replay.id, sent=replay.sent, not_sent=replay.not_sent)
+
+
+def _action(command: ReplayLetters | PurgeLetters | EditLetter | CancelReplay, unit: UnitOfWork, **more: Any) -> Action:
+    wish = command.model_dump(mode="json", exclude={"by"}, exclude_none=True)
+    rate = command.rate if isinstance(command, ReplayLetters) else None
+    assert unit.cause
+    about = {"kind": KINDS[type(command)], "by": command.by, "at": now(), "wish": wish, "rate": rate}
+    return Action(id=UUID(unit.job_id), **{**about, "status": "RUNNING", "traceparent": unit.cause.traceparent, **more})
+
+
+KINDS = {ReplayLetters: "replay", PurgeLetters: "purge", EditLetter: "edit", CancelReplay: "cancel"}
+
+
+# -- and how it goes on -----------------------------------------------------------------------------------------------
+
+
+async def step(outbox: Outbox, action_id: UUID, ladder: Sequence[str]) -> None:
+    """Take what an operator wished one step further, in one transaction."""
+    async with outbox.unit() as unit:
+        action = await store.held(unit.session, action_id)
+        if action is None:
+            return
+        unit.cause = action.envelope()
+        await {"replay": _replay, "purge": _purge, "edit": _edit}[action.kind](action, ladder, unit)
+        if action.ended_at is None and action.settled != action.told:
+            action.told = action.settled
+            unit.send(_progress(action))
+
+
+async def _replay(action: Action, ladder: Sequence[str], unit: UnitOfWork) -> None:
+    moment = now()
+    match domain.next_step(action.standing, moment):
+        case "fail":
+            reason = action.detail or "nobody said why"
+            action.end("FAILED", reason)
+            letter_id, not_sent = action.cursor or action.id, action.not_sent
+            detail = f"letter {letter_id} was sent first and failed again: {reason}; {not_sent:,} more were not sent"
+            unit.send(ReplayFailed(reason="probe_failed", detail=detail, letter_id=letter_id, not_sent=not_sent))
+        case "finish":
+            action.end("DONE")
+            unit.send(LettersReplayed(sent=action.sent, done=action.done, failed=action.failed))
+        case int(number):
+            await _send(action, number, moment, ladder, unit)
+
+
+async def _send(action: Action, number: int, moment: int, ladder: Sequence[str], unit: UnitOfWork) -> None:
+    letters = await store.next_ones(unit.session, action, number)
+    carried = await store.contents(unit.session, letters)
+    for letter in letters:
+        letter.state, letter.number, letter.action_id = "SENT", letter.number + 1, action.id
+        store.tell(letter, "sent again", by=action.by)
+        unit.outgoing.append(adapters.again(letter, carried[letter.id], ladder))
+    action.paced_at = domain.pace(action.standing, len(letters), moment)
+    action.sent += len(letters)
+
+
+async def _purge(action: Action, _: Sequence[str], unit: UnitOfWork) -> None:
+    letters = await store.next_ones(unit.session, action, REMOVED_AT_ONCE)
+    await store.remove(unit.session, [letter.id for letter in letters])
+    action.done += len(letters)
+    if action.is_exhausted:
+        action.end("DONE")
+        unit.send(LettersPurged(purged=action.done))
+
+
+async def _edit(action: Action, ladder: Sequence[str], unit: UnitOfWork) -> None:
+    """Send another message in a letter's place, unless somebody was faster."""
+    wish = EditLetter(**action.wish, by=action.by)
+    letter, content = await store.letter(unit.session, wish.letter_id, lock=True) or (None, None)
+    if letter is None or content is None or letter.state != "WAITING" or letter.lane not in LANES:
+        reason = _why_not_edited(letter)
+        action.end("FAILED", reason)
+        unit.send(LetterEditRefused(letter_id=wish.letter_id, reason=reason))
+        return
+    new_id, message = adapters.instead(letter, content, wish.message, wish.body, ladder)
+    unit.outgoing.append(message)
+    letter.state, letter.settled_at, letter.action_id = "REPLACED", now(), action.id
+    store.tell(letter, "replaced", by=action.by, message_id=str(new_id))
+    action.done = 1
+    action.end("DONE", f"message {letter.message_id} is replaced by {new_id}")
+    unit.send(LetterEdited(letter_id=letter.id, message_id=new_id, lane=letter.lane))
+
+
+def _why_not_edited(letter: Letter | None) -> str:
+    if letter is None:
+        return "gone"
+    return "no_such_lane" if letter.state == "WAITING" else f"already_{letter.state.lower()}"
+
+
+def _progress(action: Action) -> JobProgressed:
+    left = (action.total or 0) - action.settled
+    seconds = max(left, 0) / action.rate if action.rate else None
+    return JobProgressed(
+        done=action.settled, total=action.total, unit="letters", rate=action.rate, seconds_left=seconds
+    )

@@ -1,0 +1,18 @@
+"""What the deadletters service can be told."""
+
+from typing import ClassVar
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from shared.settings import ServiceSettings
+
+
+class DeadlettersSettings(ServiceSettings):
+    """`DEADLETTERS_*`."""
+
+    model_config = SettingsConfigDict(env_prefix="DEADLETTERS_")
+    name: ClassVar[str] = "deadletters"
+
+    port: int = Field(default=8005, ge=0, le=65535, description="The port that HTTP listens on; 0 takes a free one.")
+    keep_days: float = Field(default=30.0, gt=0, description="How long a letter is kept that was done or replaced.")

@@ -1,0 +1,36 @@
+"""The consumer of a lane's dead letters: nothing is decoded, nothing is judged, nothing is given up."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import cast
+
+from contracts.flow import COLLECTOR
+from shared import telemetry
+from shared.consumer import Lane, Lost
+from shared.outbox import Outbox
+from shared.retry import Failures
+from shared.unit import UnitOfWork
+from shared.wire import Raw, is_lost
+
+Collect = Callable[[Sequence[Raw], str, UnitOfWork], Awaitable[None]]
+
+
+class Collector(Lane):
+    """Hands what arrived to one function, a batch in one transaction, and acknowledges it after the commit."""
+
+    def __init__(self, queue: str, collect: Collect, outbox: Outbox, batch_limit: int) -> None:
+        super().__init__(queue, {}, outbox, cast(Failures, None), batch_limit)
+        self._collect = collect
+
+    def _measure(self) -> None:
+        """Without its messages' age: dead letters are old."""
+        telemetry.of(telemetry.LANE_PAUSED, COLLECTOR, self.name).set_function(lambda: float(self.paused is not None))
+
+    async def _work(self, raws: Sequence[Raw]) -> None:
+        if any(map(is_lost, raws)):
+            raise Lost
+        await self._steadily(raws[0], self._keep, raws)
+        await self._acknowledge(raws[-1], multiple=True)
+
+    async def _keep(self, raws: Sequence[Raw]) -> None:
+        async with self._outbox.unit() as unit:
+            await self._collect(raws, self.name, unit)

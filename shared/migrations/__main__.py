@@ -1,0 +1,91 @@
+"""A service migrates its own database, and nobody else's: `python -m shared.migrations [SERVICE] [--wait]`.
+
+For images, which have one service in them and no command line. `--wait` only waits until somebody has done it, so that
+no process of a new version meets tables of an old one. A database that a newer version has migrated is fine for both:
+an older one can be put back in its place.
+"""
+
+import argparse
+import asyncio
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from alembic.script import ScriptDirectory
+from sqlalchemy import inspect, text
+
+from shared.database import Backoff, Database, migrate, migrations_of
+from shared.settings import ServiceSettings, load
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0 once the database is at this version or at a newer one; else 1, with the reason on stderr."""
+    asked = argparse.ArgumentParser(prog="python -m shared.migrations", description=__doc__)
+    asked.add_argument("service", nargs="?", default=os.environ.get("SERVICE"), help="default: $SERVICE")
+    asked.add_argument("--wait", action="store_true", help="migrate nothing; wait until it is done")
+    options = asked.parse_args(arguments)
+    if not options.service:
+        asked.error("name a service, or set SERVICE")
+    settings = _settings(options.service)
+    try:
+        if options.wait:
+            asyncio.run(_wait(settings))
+        elif asyncio.run(_versions(settings)) - _known(settings.name):
+            print(f"{settings.name}: a newer version than this has migrated the database; there is nothing to do")
+        else:
+            migrate(settings.name, settings.database, settings.tls)
+            print(f"{settings.name}: the database is at the newest version")
+    except Exception as error:  # whatever it is: a Job tries again, and its log has to say why
+        print(f"{settings.name}: {_line(error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _settings(service: str) -> ServiceSettings:
+    module = importlib.import_module(f"services.{service}.settings")
+    classes = [value for value in vars(module).values() if getattr(value, "name", None) == service]
+    settings: ServiceSettings = load(classes[0])
+    return settings
+
+
+async def _versions(settings: ServiceSettings) -> set[str]:
+    """What the database says of itself; nothing if it was never migrated. Raises if it does not answer."""
+    database = Database(settings.database, settings.tls)
+    try:
+        async with database.reading() as session:
+            connection = await session.connection()
+            if not await connection.run_sync(lambda sync: inspect(sync).has_table("alembic_version")):
+                return set()
+            return set((await session.scalars(text("SELECT version_num FROM alembic_version"))).all())
+    finally:
+        await database.dispose()
+
+
+def _known(service: str) -> set[str]:
+    return {script.revision for script in ScriptDirectory.from_config(migrations_of(service)).walk_revisions()}
+
+
+async def _wait(settings: ServiceSettings) -> None:
+    heads = set(ScriptDirectory.from_config(migrations_of(settings.name)).get_heads())
+    backoff, said = Backoff(), ""
+    while True:
+        try:
+            found = await _versions(settings)
+            if heads <= found or found - _known(settings.name):
+                return
+            why = f"it is at {', '.join(sorted(found)) or 'no version'}, not yet at {', '.join(sorted(heads))}"
+        except Exception as error:
+            why = _line(error)
+        if why != said:
+            print(f"{settings.name}: waiting for the database: {why}", file=sys.stderr, flush=True)
+            said = why
+        await backoff.wait()
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no answer'}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

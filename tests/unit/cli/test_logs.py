@@ -1,0 +1,153 @@
+"""Which log lines belong to an order's story, wherever they come from."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from deploy.cli.app import app
+from deploy.cli.errors import Failed
+from deploy.cli.logs import Story
+
+ORDER, OTHER = "01890000-0000-7000-8000-0000a1b2c3d4", "01890000-0000-7000-8000-0000ffffffff"
+PLACING, CANCELLING, SHOPS = "job-placing", "job-cancelling", "job-of-the-shops"
+
+
+def line(second: int, service: str, event: str = "done", **about: Any) -> str:
+    at = f"2026-01-31T09:00:{second:02}.000000Z"
+    return json.dumps({"timestamp": at, "level": "info", "service": service, "event": event, **about})
+
+
+GATEWAY = [
+    line(1, "gateway", "http", method="POST", path="/v1/orders", status=202, ms=1,
+         correlation_id=PLACING, order_id=ORDER),
+    line(5, "gateway", "http", method="POST", path=f"/v1/orders/{ORDER}/cancel", status=202, ms=1,
+         correlation_id=CANCELLING, order_id=ORDER),
+    line(6, "gateway", "http", method="GET", path=f"/v1/orders/{OTHER}", status=200, ms=1, order_id=OTHER),
+]  # fmt: skip
+EMAIL = [
+    line(4, "email", message="order.confirmed.v1", lane="email", correlation_id=PLACING, message_id="m-4"),
+    line(7, "email", message="order.cancelled.v1", lane="email", correlation_id=CANCELLING, message_id="m-7"),
+    line(8, "email", "the broker refused messages", correlation_ids=["x", PLACING]),
+    line(9, "email", message="order.confirmed.v1", lane="email", correlation_id=SHOPS, message_id="m-9"),
+]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    """As `docker compose logs` and `kubectl logs --prefix` print them, and as they are."""
+    (tmp_path / "a.log").write_text("".join(f"gateway-1  | {entry}\n" for entry in GATEWAY) + "gateway-1  | not JSON\n")
+    (tmp_path / "b.log").write_text(
+        "".join(f"[pod/email-7f/email] {entry}\n" for entry in EMAIL[:2]) + "\n".join(EMAIL[2:])
+    )
+    return [str(tmp_path / "a.log"), str(tmp_path / "b.log")]
+
+
+def told(about: str, files: list[str]) -> list[str]:
+    return [entry["timestamp"][17:19] for entry in Story(about, [Path(name).open("rb") for name in files]).read()]
+
+
+@pytest.mark.parametrize("about", [ORDER, PLACING, CANCELLING, "m-4", "m-7", "A1B2C3D4", "a1b2c3d4"])
+def test_any_id_of_an_order_leads_to_all_of_its_story(about: str, files: list[str]) -> None:
+    assert told(about, files) == ["01", "04", "05", "07", "08"]
+
+
+def test_another_order_is_another_story(files: list[str]) -> None:
+    assert told(OTHER, files) == ["06"]
+    assert told(SHOPS, files) == ["09"]
+
+
+@pytest.mark.parametrize("about", ["job", "done", "orders", "email", "nobody", "00000000"])
+def test_what_is_no_whole_id_leads_nowhere(about: str, files: list[str]) -> None:
+    with pytest.raises(Failed, match=r"no line about .*a\.log"):
+        told(about, files)
+
+
+def test_many_files_of_one_folder_are_named_by_it(tmp_path: Path) -> None:
+    files = [tmp_path / f"{number}.log" for number in range(4)]
+    for file in files:
+        file.write_text(line(1, "orders"))
+    with pytest.raises(Failed) as caught:
+        told("nobody", [str(file) for file in files])
+    assert str(caught.value).startswith(f"no line about nobody in {tmp_path}/*.log; ")
+
+
+def test_lines_that_are_no_json_are_named_as_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "a.log").write_text(f"2026-01-31 09:00:00 [info] done correlation_id={PLACING}\n")
+    with pytest.raises(Failed, match="MALOTE_LOG_FORMAT=json"):
+        told(PLACING, [str(tmp_path / "a.log")])
+
+
+def test_what_is_written_later_is_followed_with_the_jobs_that_it_leads_to(tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    path.write_text(GATEWAY[0] + "\n")
+    story = Story(PLACING, [path.open("rb")])
+    assert len(story.read()) == 1
+    with path.open("a") as log:
+        log.write(f"{GATEWAY[1]}\n{EMAIL[3]}\n{EMAIL[1][:40]}")
+        log.flush()
+        assert [entry["correlation_id"] for entry in story.news()] == [CANCELLING]
+        log.write(f"{EMAIL[1][40:]}\n")
+        log.flush()
+        assert [entry["message_id"] for entry in story.news()] == ["m-7"]
+    assert story.news() == []
+
+
+def test_a_line_is_read_once_it_is_whole_wherever_its_writer_paused(tmp_path: Path) -> None:
+    whole = line(4, "email", lane="email", correlation_id=PLACING, message_id="m-4", about={"b": {"c": "}"}}) + "\n"
+    for cut in range(1, len(whole)):
+        path = tmp_path / f"{cut}.log"
+        path.write_text(GATEWAY[0] + "\n" + whole[:cut])
+        with path.open("rb") as read, path.open("a") as written:
+            story = Story(PLACING, [read])
+            found = story.read()
+            written.write(whole[cut:])
+            written.flush()
+            found += story.news()
+        assert [entry["service"] for entry in found] == ["gateway", "email"], whole[:cut]
+
+
+def run(*arguments: str, stdin: str = "") -> Any:
+    return CliRunner().invoke(app, ["logs", *arguments], input=stdin)
+
+
+def test_lines_come_from_stdin_too_and_go_out_as_they_were(files: list[str]) -> None:
+    both = "".join(Path(name).read_text() for name in files)
+    done = run(ORDER, "--from", "-", "--json", "--service", "email", "--since", "2026-01-31T09:00:05Z", stdin=both)
+    assert [json.loads(said) for said in done.stdout.splitlines()] == [json.loads(EMAIL[1]), json.loads(EMAIL[2])]
+
+
+def test_people_read_the_time_the_service_and_what_happened(files: list[str]) -> None:
+    said = run(ORDER, *(word for name in files for word in ("--from", name))).stdout.splitlines()
+    assert "gateway     POST /v1/orders 202 in 1 ms" in said[0]
+    assert "email       done order.confirmed.v1" in said[1]
+    assert len(said) == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        ([ORDER, "--from", "/nowhere.log"], 1, "cannot read /nowhere.log: No such file or directory"),
+        ([ORDER, "--since", "yesterday", "--from", "-"], 2, "'yesterday' is neither a time"),
+        ([ORDER, "--follow", "--from", "-"], 2, "stdin has an end"),
+        ([" ", "--from", "-"], 2, "give an id"),
+        ([ORDER, "--service", "nope", "--from", "-"], 2, "there is no service nope: "),
+    ],
+)
+def test_a_wrong_wish_is_refused_with_what_is_wrong(arguments: list[str], status: int, said: str) -> None:
+    done = run(*arguments)
+    words = " ".join((done.output + str(done.exception or "")).replace("│", " ").split())
+    assert said in words
+    assert done.exit_code == status
+
+
+def test_what_a_terminal_would_obey_is_spelt_out(tmp_path: Path) -> None:
+    (tmp_path / "a.log").write_text(line(1, "orders", "dead_lettered", message_id="m", error="no\x1b[2J\x9b1m\x7f"))
+    said = run("m", "--from", str(tmp_path / "a.log")).stdout
+    assert r"error=no\x1b[2J\x9b1m\x7f" in said
+    assert not set("\x1b\x9b\x7f") & set(said)
+    machine = run("m", "--from", str(tmp_path / "a.log"), "--json").stdout
+    assert not set("\x1b\x9b\x7f") & set(machine)
+    assert json.loads(machine)["error"] == "no\x1b[2J\x9b1m\x7f"
