@@ -1,0 +1,12 @@
+CREATE ROLE gateway LOGIN PASSWORD 'local-only';
+CREATE DATABASE gateway OWNER gateway;
+CREATE ROLE orders LOGIN PASSWORD 'local-only';
+CREATE DATABASE orders OWNER orders;
+CREATE ROLE stock LOGIN PASSWORD 'local-only';
+CREATE DATABASE stock OWNER stock;
+CREATE ROLE email LOGIN PASSWORD 'local-only';
+CREATE DATABASE email OWNER email;
+CREATE ROLE reports LOGIN PASSWORD 'local-only';
+CREATE DATABASE reports OWNER reports;
+CREATE ROLE deadletters LOGIN PASSWORD 'local-only';
+CREATE DATABASE deadletters OWNER deadletters;
