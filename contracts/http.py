@@ -3,10 +3,11 @@
 Times are aware and in UTC. What a client sends may have no unknown fields: a misspelt one is refused, not ignored.
 """
 
+import json
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, ConfigDict, Field, JsonValue, StrictBool, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, JsonValue, StrictBool, field_validator, model_validator
 
 from contracts.base import (
     UUID,
@@ -330,6 +331,15 @@ class EditWish(Contract):
 
     body: dict[str, JsonValue]
     message: Key | None = Field(default=None, description="By default the letter's own.")
+
+    @field_validator("body")
+    @classmethod
+    def _can_be_sent(cls, body: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        try:
+            json.dumps(body, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError("half of a surrogate pair is no text") from error
+        return body
 
 
 class LetterSummary(Contract):

@@ -1,6 +1,7 @@
 """A real browser, for what is made to be looked at."""
 
 import contextlib
+import ctypes.util
 import shutil
 from collections.abc import AsyncIterator
 
@@ -23,8 +24,11 @@ def chromium() -> str:
 @contextlib.asynccontextmanager
 async def browser() -> AsyncIterator[Browser]:
     """A browser without a window. It is not sandboxed: root may not, and it sees only our own pages."""
+    program = chromium()
+    if ctypes.util.find_library("atomic") is None:  # what playwright's own driver is linked with
+        install.package("libatomic1")
     async with async_playwright() as playwright:
-        launched = await playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+        launched = await playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         try:
             yield launched
         finally:

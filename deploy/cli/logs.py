@@ -102,7 +102,9 @@ class Story:
         wanted = re.compile(b"|".join(re.escape(known.encode()) for known in self._known))
         for raw in raws:
             if wanted.search(raw) and (line := _parsed(raw)) and not self._known.isdisjoint(_ids(line)):
-                self._known |= {line[name] for name in ("correlation_id", "order_id", "report_id") if name in line}
+                self._known |= {
+                    str(line[name]) for name in ("correlation_id", "order_id", "report_id") if line.get(name)
+                }
                 yield line
 
     def _orders_with(self, number: str) -> set[str]:
@@ -123,14 +125,16 @@ class Story:
 def _ids(line: Line) -> set[str]:
     """What a line is about: all its ids, also those in a request's path."""
     found = {str(value) for name, value in line.items() if name.endswith("_id")}
-    return found | set(line.get("correlation_ids", ())) | set(_UUID.findall(str(line.get("path", ""))))
+    several = line.get("correlation_ids")
+    found |= {str(value) for value in several} if isinstance(several, list) else set()
+    return found | set(_UUID.findall(str(line.get("path", ""))))
 
 
 def _parsed(raw: bytes) -> Line | None:
     """The object in a line, after whatever `docker compose logs` or `kubectl logs` put before it."""
     try:
         line = json.loads(raw[raw.index(b"{") :])
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return line if isinstance(line, dict) and "event" in line else None
 
@@ -178,14 +182,15 @@ def _local() -> list[IO[bytes]]:
 
 
 def _opened(name: str) -> IO[bytes]:
-    if name == "-":  # it is read more than once
-        spool: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - it ends with the process
-        shutil.copyfileobj(sys.stdin.buffer, spool)
-        return spool
     try:
-        return Path(name).open("rb")
+        file: IO[bytes] = sys.stdin.buffer if name == "-" else open(name, "rb")  # noqa: SIM115 - as below
     except OSError as error:
         raise Failed(f"cannot read {name}: {error.strerror}") from error
+    if name != "-" and file.seekable():
+        return file
+    spool: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - it ends with the process, and is read more than once
+    shutil.copyfileobj(file, spool)
+    return spool
 
 
 def _moment(since: str) -> str:
@@ -194,10 +199,10 @@ def _moment(since: str) -> str:
 
     try:
         at = datetime.now(UTC) - timedelta(seconds=seconds(since))
-    except ValueError:
+    except (ValueError, OverflowError):
         try:
             at = datetime.fromisoformat(since).astimezone(UTC)
-        except ValueError:
+        except (ValueError, OverflowError):
             what = f"{since!r} is neither a time such as 2026-01-31T09:00 nor a while such as 30m or 2h"
             raise typer.BadParameter(what, param_hint="--since") from None
     return at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -284,7 +284,7 @@ async def test_a_small_export_does_not_wait_for_a_huge_one(broker: Broker, postg
 
 
 async def nothing_left(folder: Path, command: Any) -> bool:
-    return not (folder / str(command.report_id)).exists() or not list((folder / str(command.report_id)).rglob("*"))
+    return not [name for _, *names in os.walk(folder / str(command.report_id)) for some in names for name in some]
 
 
 # -- ends -------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,8 @@
 """Which log lines belong to an order's story, wherever they come from."""
 
 import json
+import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -151,3 +153,30 @@ def test_what_a_terminal_would_obey_is_spelt_out(tmp_path: Path) -> None:
     machine = run("m", "--from", str(tmp_path / "a.log"), "--json").stdout
     assert not set("\x1b\x9b\x7f") & set(machine)
     assert json.loads(machine)["error"] == "no\x1b[2J\x9b1m\x7f"
+
+
+def test_lines_of_another_shape_keep_nobody_from_the_story(tmp_path: Path) -> None:
+    odd = [
+        line(1, "gateway", correlation_id=None, order_id=ORDER),
+        line(2, "gateway", correlation_id={"a": 1}, order_id=ORDER),
+        line(3, "gateway", correlation_ids=7, order_id=ORDER),
+        f'{{"event": "deep", "order_id": "{ORDER}", "nested": {"[" * 100_000}',
+        line(4, "gateway", order_id=ORDER),
+    ]
+    (tmp_path / "a.log").write_text("\n".join(odd) + "\n")
+    assert told(ORDER, [str(tmp_path / "a.log")]) == ["01", "02", "03", "04"]
+
+
+def test_a_pipe_is_read_like_a_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    writing = threading.Thread(target=lambda: (tmp_path / "pipe").write_text("\n".join(GATEWAY) + "\n"))
+    writing.start()
+    result = CliRunner().invoke(app, ["logs", ORDER, "--from", str(tmp_path / "pipe"), "--json"])
+    writing.join()
+    assert result.output.count('"timestamp"') == 2, result.output
+
+
+@pytest.mark.parametrize("since", ["99999999999h", "0001-01-01T00:00:00+14:00"])
+def test_a_time_that_no_calendar_has_is_refused(files: list[str], since: str) -> None:
+    result = CliRunner().invoke(app, ["logs", ORDER, "--from", files[0], "--since", since])
+    assert result.exit_code == 2, result.output
