@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help up down status demo test lint bench schemas docs page clean
+.PHONY: help up down status demo test lint audit bench chaos schemas docs page clean
 MALOTE := .venv/bin/malote
 
 help: ## This list
@@ -23,11 +23,19 @@ test: lint ## Lint, types, import rules and all tests, on real servers
 lint: .venv/stamp ## Style, types and import rules
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/bandit -q -c pyproject.toml -r contracts shared services deploy
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
-bench: .venv/stamp ## Measure; a table, and .data/bench.json
-	@.venv/bin/python -m tests.bench
+audit: .venv/stamp ## Ask whether anything we bring along is known to be vulnerable
+	@.venv/bin/python -m tests.audit
+
+bench: .venv/stamp ## Measure; a table, and .data/bench.json; ARGS="--only whole --scale 0.1"
+	@PYTHON="$(PYTHON)" sh deploy/local/bootstrap.sh --group bench
+	@.venv/bin/python -m tests.bench $(ARGS)
+
+chaos: .venv/stamp ## Break a whole fleet in ways drawn from a seed, and check what is promised; ARGS="--seed 7 --runs 3"
+	@.venv/bin/python -m tests.chaos $(ARGS)
 
 schemas: .venv/stamp ## Write contracts/schemas and deploy/rabbitmq/definitions.json from the code
 	@.venv/bin/python -m contracts.schema

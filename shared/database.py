@@ -1,14 +1,17 @@
 """One way to a database, SQLite or PostgreSQL: transactions, ordered loading, outages, migrations."""
 
 import asyncio
+import hashlib
 import random
+import sqlite3
+import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
-from sqlalchemy import MetaData, event, inspect, select, text
+from sqlalchemy import MetaData, event, func, inspect, select, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -36,7 +39,14 @@ _OUTAGES = ("08", "40", "53", "57", "58", "28", "3D000", "55000", "55P03", "2500
 # statement, a missing table) is none of them. https://www.sqlite.org/rescode.html
 _SQLITE_OUTAGES = (5, 6, 7, 8, 10, 13, 14, 15)
 _LOAD_STEP = 5_000
-COMMAND_SECONDS = 30
+COMMAND_SECONDS = 20
+CONNECTIONS = 10
+"""To PostgreSQL, of one process, at the most: a lane needs one or two, and twice as many serve no more requests."""
+LOCKED_SECONDS = 10
+"""How long a transaction waits for SQLite's one writer."""
+ASK_MILLISECONDS = 8
+"""While it waits, SQLite looks ever less often, up to every 100 ms, and a process that writes all the time leaves gaps
+of a few. So a wait is cut into short ones, or some of several processes would not get to write for many seconds."""
 
 
 class Outage(Exception):
@@ -77,8 +87,8 @@ class Database:
         self.url, secure = address(url, tls)
         if self.is_sqlite:
             Path(self.url.database or "").parent.mkdir(parents=True, exist_ok=True)
-            self._writer = _sqlite_engine(self.url, "BEGIN IMMEDIATE", pool_size=1)
-            self._reader = _sqlite_engine(self.url, "BEGIN", pool_size=4)
+            self._writer = sqlite_engine(self.url, "BEGIN IMMEDIATE", pool_size=1)
+            self._reader = sqlite_engine(self.url, "BEGIN", pool_size=4)
         else:
             # Long jobs of PostgreSQL's planner on short statements cost more than they save: jit off.
             options: dict[str, Any] = {"server_settings": {"jit": "off", "application_name": "malote"}, "timeout": 10}
@@ -86,12 +96,13 @@ class Database:
             options |= secure
             self._writer = self._reader = create_async_engine(
                 self.url,
-                pool_size=10,
-                max_overflow=10,
+                pool_size=CONNECTIONS,
+                max_overflow=0,
                 pool_pre_ping=False,
                 hide_parameters=True,  # an error's text goes into logs, and the rows are about people
                 connect_args=options,
             )
+            event.listen(self._writer.sync_engine, "handle_error", _suspect_all)
 
         self.engines = {self._writer, self._reader}
         self._about = tracing.database(self.url) | {"db.operation.name": "COMMIT"}
@@ -162,6 +173,13 @@ def address(url: str, tls: Tls | None = None) -> tuple[URL, dict[str, Any]]:
     return parsed.difference_update_query(["sslmode"]), {"ssl": secure}
 
 
+def _suspect_all(failure: Any) -> None:
+    """A connection that gives no answer has most likely died unnoticed, and the pool's others with it. Or each of them
+    would be waited for in its turn."""
+    if isinstance(failure.original_exception, TimeoutError):
+        failure.invalidate_pool_on_disconnect = True
+
+
 async def _connect(session: AsyncSession) -> None:
     try:
         await session.connection()
@@ -169,20 +187,32 @@ async def _connect(session: AsyncSession) -> None:
         raise Outage(f"no connection to the database: {error}") from error
 
 
-def _sqlite_engine(url: URL, begin: str, pool_size: int) -> AsyncEngine:
+def sqlite_engine(url: URL, begin: str, pool_size: int) -> AsyncEngine:
+    """SQLite as we want it: what is committed is on disk, and a transaction is begun by `begin` and by nothing else."""
     engine = create_async_engine(url, pool_size=pool_size, max_overflow=0, hide_parameters=True)
+    patience = ASK_MILLISECONDS if begin == "BEGIN IMMEDIATE" else LOCKED_SECONDS * 1000
 
     @event.listens_for(engine.sync_engine, "connect")
     def configure(connection: Any, _: Any) -> None:
         connection.isolation_level = None  # the driver would begin too late to take the write lock first
         cursor = connection.cursor()
-        for pragma in ("busy_timeout=10000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        locked = f"busy_timeout={LOCKED_SECONDS * 1000}"
+        for pragma in (locked, "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={patience}"):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
     @event.listens_for(engine.sync_engine, "begin")
     def start(connection: Any) -> None:
-        connection.exec_driver_sql(begin)
+        cursor = connection.connection.cursor()
+        end = time.monotonic() + LOCKED_SECONDS
+        while time.monotonic() < end:
+            try:
+                cursor.execute(begin)
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                    break
+        connection.exec_driver_sql(begin)  # and say what is wrong
 
     return engine
 
@@ -201,6 +231,15 @@ async def load(session: AsyncSession, table: type[Row], keys: Iterable[Any], *, 
             query = query.with_for_update().execution_options(populate_existing=True)
         rows += (await session.scalars(query)).all()
     return rows
+
+
+async def one_process_at_a_time(session: AsyncSession, names: Iterable[str]) -> None:
+    """Keep other transactions that name one of these waiting here, until the end of this one: what is counted after it
+    is not changed by them. Rows are locked before, not after. SQLite's transactions come one after the other anyway."""
+    if session.get_bind().dialect.name == "postgresql":
+        digests = {hashlib.sha256(name.encode()).digest()[:8] for name in names}
+        for number in sorted(int.from_bytes(digest, signed=True) for digest in digests):
+            await session.execute(select(func.pg_advisory_xact_lock(number)))
 
 
 def migrate(service: str, url: str, tls: Tls | None = None) -> None:

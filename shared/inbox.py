@@ -8,7 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Index, Integer, String, Table, case, delete, select, tuple_, update
+from sqlalchemy import BigInteger, Column, Index, Integer, String, Table, case, delete, func, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -55,7 +55,8 @@ async def done(session: AsyncSession, lane: str, ids: Collection[str]) -> set[st
 async def forget_old(session: AsyncSession, keep_days: int, limit: int) -> int:
     """Delete some of what is older than `keep_days`; return how many. Call again while it returns `limit`."""
     old = select(inbox.c.message_id, inbox.c.lane).where(inbox.c.received_at < time.time() - keep_days * 86_400)
-    forget = delete(inbox).where(tuple_(inbox.c.message_id, inbox.c.lane).in_(old.limit(limit)))
+    some = old.limit(limit).with_for_update(skip_locked=True)  # not those that another process is at
+    forget = delete(inbox).where(tuple_(inbox.c.message_id, inbox.c.lane).in_(some))
     return int((await session.execute(forget)).rowcount)  # type: ignore[attr-defined]
 
 
@@ -86,11 +87,11 @@ async def begin_attempts(session: AsyncSession, lane: str, ids: Collection[str],
     return {row.message_id: Attempt(row.tries, row.before) for row in (await session.execute(begin, rows)).all()}
 
 
-async def give_back(session: AsyncSession, lane: str, message_id: str) -> None:
-    """Undo `begin_attempts`: the process before is at it."""
-    here = (attempts.c.message_id == message_id, attempts.c.lane == lane)
-    values = {"owner": attempts.c.before, "tries": attempts.c.tries - 1, "before": None}
-    await session.execute(update(attempts).where(*here).values(values))
+async def give_back(session: AsyncSession, lane: str, ids: Collection[str], owner: str) -> None:
+    """Undo `begin_attempts` of the process `owner`: another one is at them, or they are cut short as it stops."""
+    here = (attempts.c.message_id.in_(ids), attempts.c.lane == lane, attempts.c.owner == owner)
+    before = func.coalesce(attempts.c.before, attempts.c.owner)
+    await session.execute(update(attempts).where(*here).values(owner=before, tries=attempts.c.tries - 1, before=None))
 
 
 async def end_attempts(session: AsyncSession, lane: str, ids: Collection[str]) -> None:

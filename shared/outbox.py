@@ -7,11 +7,12 @@ process is not mistaken for a dead one.
 
 import asyncio
 import itertools
+import math
 import socket
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -39,6 +40,7 @@ from uuid_utils.compat import uuid7
 from contracts.base import Envelope
 from shared import inbox, telemetry
 from shared.database import Backoff, Database, is_outage, kernel_metadata
+from shared.http import Problem
 from shared.publisher import Outgoing, Publisher
 from shared.unit import UnitOfWork
 
@@ -50,6 +52,7 @@ HEARTBEAT_SECONDS = 2.0
 DEAD_AFTER_SECONDS = 8.0
 PURGE_STEP = 500
 MEASURE_EVERY = 5  # heartbeats
+FULL_RETRY_AFTER = "10"
 FORGET_EVERY = 15
 
 outbox = Table(
@@ -81,7 +84,9 @@ processes = Table(
 class Outbox:
     """A process's side of the outbox table: writes with each transaction, publishes after it, tidies up."""
 
-    def __init__(self, service: str, database: Database, publisher: Publisher, inbox_keep_days: int = 14) -> None:
+    def __init__(
+        self, service: str, database: Database, publisher: Publisher, inbox_keep_days: int = 14, limit: int = 500_000
+    ) -> None:
         self.service, self.owner = service, str(uuid7())
         self._database, self._publisher, self._keep_days = database, publisher, inbox_keep_days
         self._hand: deque[Outgoing] = deque()
@@ -95,10 +100,24 @@ class Outbox:
         """Why nothing can be published; None while it can."""
         self._refused = False  # the table holds rows of ours that are to be looked for with the next heartbeat
         self._stopping = False
+        self._limit, self._rows = limit, 0  # of the whole table: as last counted, and what we did to it since
         self._confirmed: list[str] = []  # published, to be deleted by the next transaction
         self._published: set[str] = set()  # published, not known to be deleted
-        self._is_registered = False
+        self._beaten_at = -math.inf  # when the last heartbeat was written that others can have seen
+        self._lapsed = False  # the one before it was so long ago that others may have taken what we have in hand
         self._wake = asyncio.Event()
+
+    def demand_room(self) -> None:
+        """Raises `Problem` 503 while as much waits for the broker as may. Only requests over HTTP are refused: a lane
+        has nothing to do while the broker is away."""
+        if self._rows >= self._limit:
+            detail = f"{self._limit:,} messages wait for the broker, and no more are accepted until it takes some."
+            raise Problem(503, "outbox_full", detail, headers={"Retry-After": FULL_RETRY_AFTER})
+
+    def request(self, traceparent: str) -> AbstractAsyncContextManager[UnitOfWork]:
+        """The transaction of a request over HTTP. Raises `Problem` 503, see `demand_room`."""
+        self.demand_room()
+        return self.unit(traceparent)
 
     @asynccontextmanager
     async def unit(self, traceparent: str | None = None) -> AsyncIterator[UnitOfWork]:
@@ -110,13 +129,15 @@ class Outbox:
                 unit = UnitOfWork(session, self.service, traceparent)
                 yield unit
                 await session.flush()
-                await self._write(session, unit.outgoing, settled)
+                beaten_at = await self._beat(session)
+                written = await self._write(session, unit.outgoing, settled)
                 is_written = bool(unit.outgoing)
         except BaseException:
             self._confirmed += settled
             self._refused |= is_written  # the commit failed, or only its answer was lost
             raise
-        self._is_registered = True
+        self._beaten_at = max(self._beaten_at, beaten_at)
+        self._rows += written - len(settled)
         self._published.difference_update(settled)
         if self._behind or len(self._hand) + len(unit.outgoing) > IN_HAND_LIMIT:
             self._behind = self._skipped = True  # read back from the table in its turn, so that the order stays
@@ -124,19 +145,32 @@ class Outbox:
             self._hand.extend(m for m in unit.outgoing if m.envelope.message_id not in self._read)
         self._wake.set()
 
-    async def _write(self, session: AsyncSession, messages: Sequence[Outgoing], settled: list[str]) -> None:
-        if not self._is_registered:
-            await self._beat(session)  # with the first rows, or another process would adopt them
+    async def _write(self, session: AsyncSession, messages: Sequence[Outgoing], settled: list[str]) -> int:
+        """Return how many rows were added."""
         rows = [_to_row(message, self.owner) for message in messages if not message.transient]
         if rows:
             await session.execute(insert(outbox), rows)
         if settled:
             await session.execute(delete(outbox).where(outbox.c.message_id.in_(settled)))
+        return len(rows)
 
-    async def _beat(self, session: AsyncSession) -> None:
+    async def _beat(self, session: AsyncSession) -> float:
+        """Show that we live, if it is time; return when that was done last.
+
+        With our first rows, and with the first after we were away, or another process would adopt them.
+        """
+        now = time.monotonic()
+        if now - self._beaten_at < HEARTBEAT_SECONDS / 2:
+            return self._beaten_at
+        self._lapsed |= self._may_be_dead()
         values = {"host": socket.gethostname(), "seen_at": time.time()}
         beat = inbox.INSERTS[session.get_bind().dialect.name](processes).values(id=self.owner, **values)
         await session.execute(beat.on_conflict_do_update(index_elements=["id"], set_=values))
+        return now
+
+    def _may_be_dead(self) -> bool:
+        """Whether others may soon take us for dead, or have done so."""
+        return -math.inf < self._beaten_at < time.monotonic() - DEAD_AFTER_SECONDS / 2
 
     async def publish(self) -> None:
         """Publish what is committed, until stopped. While the broker is gone nothing is lost, it waits."""
@@ -145,6 +179,9 @@ class Outbox:
         while self._hand or not self._stopping:
             await self._wake.wait()
             try:
+                if self._hand and (self._lapsed or self._may_be_dead()):
+                    self._hand.clear()
+                    self._behind, self._skipped, self._lapsed = True, True, False
                 if not self._hand and self._behind:
                     await self._read_back()
                 if not self._hand:
@@ -178,7 +215,8 @@ class Outbox:
 
     async def _read_back(self) -> None:
         """Fill the empty hand. What is committed meanwhile is left for the next time: it comes after these."""
-        while self._confirmed:  # or what is published already would be most of what is read
+        # What is published already would be most of what is read, and what is read must be ours for a while.
+        while self._confirmed or self._may_be_dead():
             async with self.unit():
                 pass
         if not self._read_to:
@@ -206,30 +244,42 @@ class Outbox:
             await asyncio.sleep(HEARTBEAT_SECONDS)
 
     async def _tidy_once(self) -> None:
-        async with self.unit() as unit:
-            session = unit.session
-            await self._beat(session)
-            for owner, seen_at in await self._dead(session):
-                gone = (processes.c.id == owner, processes.c.seen_at == seen_at)
-                await session.execute(delete(processes).where(*gone))
-            known = select(processes.c.id)
-            orphans = select(outbox.c.message_id).where(outbox.c.owner.not_in(known)).order_by(outbox.c.message_id)
-            orphans = orphans.limit(IN_HAND_LIMIT).with_for_update(skip_locked=True)
-            adopt = update(outbox).where(outbox.c.message_id.in_(orphans)).values(owner=self.owner)
-            adopted = (await session.execute(adopt)).rowcount  # type: ignore[attr-defined]
-        if adopted:
+        async with self.unit():
+            pass
+        async with self._database.reading() as session:
+            dead = await self._dead(session)
+            orphan = select(outbox.c.message_id).where(outbox.c.owner.not_in(select(processes.c.id))).limit(1)
+            is_left = dead or (await session.execute(orphan)).first()
+        if is_left and (adopted := await self._adopt(dead)):
             log.info("outbox: adopted what another process left unpublished", messages=adopted)
-        if adopted or self._refused:  # both are in the table, as ours
+            self._refused = True
+        if self._refused:  # what is adopted is in the table as ours, too
             self._behind, self._skipped, self._refused = True, True, False
             self._wake.set()
 
+    async def _adopt(self, dead: Sequence[tuple[str, float]]) -> int:
+        """Take over some of what nobody living owns; return how much."""
+        living = select(processes.c.id)
+        orphans = select(outbox.c.message_id).where(outbox.c.owner.not_in(living)).order_by(outbox.c.message_id)
+        async with self._database.transaction() as session:
+            for owner, seen_at in sorted(dead):
+                gone = (processes.c.id == owner, processes.c.seen_at == seen_at)
+                await session.execute(delete(processes).where(*gone))
+            ids = (await session.scalars(orphans.limit(IN_HAND_LIMIT).with_for_update(skip_locked=True))).all()
+            # Asked again now that they are locked: before that, a process that has just begun may have adopted them.
+            ours = (outbox.c.message_id.in_(ids), outbox.c.owner.not_in(living))
+            adopt = update(outbox).where(*ours).values(owner=self.owner)
+            return int((await session.execute(adopt)).rowcount)  # type: ignore[attr-defined]
+
     async def _measure(self) -> None:
         """Say how much the whole table holds, whoever's it is: also what no living process has in hand."""
+        before = self._rows
         async with self._database.reading() as session:
-            rows = await session.scalar(select(func.count()).select_from(outbox))
+            rows = await session.scalar(select(func.count()).select_from(outbox)) or 0
             # Ids grow with time, and their index is there.
             oldest = await session.scalar(select(outbox.c.sent_at).order_by(outbox.c.message_id).limit(1))
-        telemetry.of(telemetry.OUTBOX_MESSAGES, self.service).set(rows or 0)
+        self._rows += rows - before  # what was committed meanwhile may count twice, and that only until the next time
+        telemetry.of(telemetry.OUTBOX_MESSAGES, self.service).set(rows)
         age = max(0.0, time.time() - oldest) if oldest else 0.0
         telemetry.of(telemetry.OUTBOX_OLDEST_SECONDS, self.service).set(age)
 

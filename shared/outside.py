@@ -47,12 +47,30 @@ class OutsideLane(Lane):
         self._backoff = Backoff()
 
     async def _run_until_stopped(self) -> None:
+        try:
+            await self._run_in_a_group()
+        except asyncio.CancelledError:
+            await self._give_back()
+            raise
+
+    async def _run_in_a_group(self) -> None:
         async with asyncio.TaskGroup() as self._group:
             recorder = self._group.create_task(self._record())
             await super()._run_until_stopped()
             while self._in_flight:
                 await self._wait_for_room()
+                await super()._run_until_stopped()  # the copies that waited for the end of their message
             recorder.cancel()
+
+    async def _give_back(self) -> None:
+        """Uncount what is cut short at the end of the grace time: much of it has only waited for its turn, and a few
+        restarts must not look like as many deaths."""
+        if self._in_flight:
+            try:
+                async with self._outbox.unit() as unit:
+                    await inbox.give_back(unit.session, self.name, self._in_flight, self._outbox.owner)
+            except Exception as error:
+                log.warning("lane: cannot give back what was cut short", lane=self.name, why=repr(error))
 
     async def _room(self) -> int:
         while len(self._in_flight) >= self._at_once:
@@ -127,7 +145,7 @@ class OutsideLane(Lane):
                     settle(by_id[message_id], unit)
                     found[message_id] = None
                 elif attempt.before and await self._outbox.is_living(unit.session, attempt.before):
-                    await inbox.give_back(unit.session, self.name, message_id)
+                    await inbox.give_back(unit.session, self.name, [message_id], self._outbox.owner)
                     found[message_id] = Busy(f"process {attempt.before} is at it")
                 elif attempt.tries > LONE_ATTEMPTS:
                     found[message_id] = killer()

@@ -14,10 +14,12 @@ import structlog
 from aiormq.exceptions import ChannelAccessRefused, DeliveryError, PublishError
 from pamqp.commands import Basic
 from uuid_utils.compat import uuid7
+from yarl import URL
 
 from contracts.base import Envelope, Message
 from contracts.flow import BY_KEY, FLOW
-from shared import telemetry, tracing
+from shared import confirms, telemetry, tracing
+from shared.confirms import Publish, Unsendable
 from shared.database import Outage
 from shared.tls import Tls
 
@@ -26,9 +28,12 @@ log = structlog.get_logger(__name__)
 CONFIRM_SECONDS = 30.0
 JOBS_IN_A_LINE = 20
 BROKER_GONE = (aio_pika.exceptions.AMQPError, ConnectionError, TimeoutError, asyncio.CancelledError)
-REFUSED = (PublishError, DeliveryError, ChannelAccessRefused)
-"""The errors that are about one message: no queue takes it, a queue refuses it, or we may not send it."""
+REFUSED = (PublishError, DeliveryError, ChannelAccessRefused, Unsendable)
+"""The errors that are about one message: no queue takes it, a queue refuses it, we may not send it, or cannot."""
 REOPENED_SECONDS = 0.01
+HEARTBEAT_SECONDS = 5
+"""A connection that has died without a word is found after 20 s, by the broker after 15: aiormq waits for three and a
+half heartbeats, and the 60 s that it proposes would be more than three minutes."""
 Properties = Basic.Properties
 
 
@@ -36,6 +41,12 @@ def is_cancelled(error: BaseException) -> bool:
     """Whether this task itself was told to end; what it waits for, such as a dying channel, can be cancelled too."""
     task = asyncio.current_task()
     return isinstance(error, asyncio.CancelledError) and bool(task and task.cancelling())
+
+
+def address(url: str, **more: str) -> str:
+    """The broker's address as our connections use it. A heartbeat that an operator wrote into it stays."""
+    broker = URL(url)
+    return str(broker.with_query({"heartbeat": HEARTBEAT_SECONDS, **broker.query, **more}))
 
 
 @contextlib.contextmanager
@@ -131,7 +142,7 @@ class Publisher:
         with gone_is_outage("no connection to the broker"):
             await self.close()
             self._connection = await aio_pika.connect_robust(
-                self._url,
+                address(self._url),
                 ssl_context=self._tls.context,
                 timeout=10,
                 reconnect_interval=1,
@@ -172,9 +183,8 @@ class Publisher:
         return [result is None for result in results]
 
     async def _send(self, messages: Sequence[Outgoing]) -> list[BaseException | None]:
-        channel = await self._underlay()
-        sends = [self._confirmed(channel, m.body, m.exchange, m.routing_key, m.marked(), m.mandatory) for m in messages]
-        return await asyncio.gather(*sends, return_exceptions=True)
+        sends = [Publish(m.body, m.exchange, m.routing_key, m.marked(), m.mandatory) for m in messages]
+        return await confirms.publish(await self._underlay(), sends, CONFIRM_SECONDS)
 
     async def _one_by_one(
         self, messages: Sequence[Outgoing], results: Sequence[BaseException | None]
@@ -183,7 +193,7 @@ class Publisher:
         found = list(results)
         refused: dict[tuple[str, str], BaseException | None] = {}
         for place, (message, result) in enumerate(zip(messages, results, strict=True)):
-            if result is None or isinstance(result, PublishError | DeliveryError):
+            if result is None or isinstance(result, PublishError | DeliveryError | Unsendable):
                 continue
             to = message.exchange, message.routing_key
             if to not in refused:
@@ -209,9 +219,11 @@ class Publisher:
 
     async def forward(self, body: bytes, exchange: str, key: str, properties: Properties) -> None:
         """Send one message on, such as to a retry queue; it must arrive somewhere. Raises `Outage`."""
-        channel = await self._underlay()
+        send = Publish(body, exchange, key, properties, True)
+        [error] = await confirms.publish(await self._underlay(), [send], CONFIRM_SECONDS)
         with gone_is_outage(f"publishing to {exchange!r} failed"):
-            await self._confirmed(channel, body, exchange, key, properties, True)
+            if error:
+                raise error
 
     async def _underlay(self) -> aiormq.abc.AbstractChannel:
         if not self.is_connected or self._channel is None:
@@ -219,23 +231,3 @@ class Publisher:
         with gone_is_outage("no channel to the broker"):
             async with asyncio.timeout(CONFIRM_SECONDS):
                 return await self._channel.get_underlay_channel()
-
-    @staticmethod
-    async def _confirmed(
-        channel: aiormq.abc.AbstractChannel,
-        body: bytes,
-        exchange: str,
-        key: str,
-        properties: Properties,
-        mandatory: bool,
-    ) -> None:
-        # `wait=False`: the confirm is awaited, so waiting for the socket to drain as well would only cost time.
-        await channel.basic_publish(  # type: ignore[call-arg]
-            body,
-            exchange=exchange,
-            routing_key=key,
-            properties=properties,
-            mandatory=mandatory,
-            timeout=CONFIRM_SECONDS,
-            wait=False,
-        )

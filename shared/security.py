@@ -1,8 +1,10 @@
 """Bearer tokens: who calls, in which role, and what that lets them see."""
 
 import asyncio
+import time
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, cast
+from http import HTTPStatus
+from typing import Annotated, Any, Literal, Protocol, cast
 
 import jwt
 from fastapi import Depends, Request
@@ -16,6 +18,8 @@ from shared.tokens import ROLES, SUBJECT
 
 Role = Literal["customer", "operator"]
 LEEWAY_SECONDS = 10
+KNOWN_SECONDS = 60.0
+KNOWN_TOKENS = 10_000
 _EMAIL: TypeAdapter[str] = TypeAdapter(Email)
 _bearer = HTTPBearer(
     auto_error=False, description="A JWT with `sub` and `role` (customer or operator), and `email` if there is one."
@@ -48,10 +52,19 @@ class Tokens:
         self._settings = settings
         url, trusted = settings.jwt_jwks_url, settings.tls.context
         self._jwks = jwt.PyJWKClient(str(url), cache_keys=True, ssl_context=trusted) if url else None
+        self._known: dict[str, tuple[Caller, float]] = {}
 
-    @property
-    def asks_issuer(self) -> bool:
-        return self._jwks is not None
+    async def caller(self, token: str) -> Caller:
+        """Who a token speaks for. Raises `Problem` 401 with what is wrong, never with the token.
+
+        A caller sends the same token again and again: one that was good is not looked at anew for a minute, so that a
+        key that its issuer withdraws is good for so much longer.
+        """
+        who, good_until = self._known.get(token, (None, 0.0))
+        if who is None or good_until < time.time():
+            # An issuer's keys may have to be fetched, with blocking input and output.
+            who = await asyncio.to_thread(self.verify, token) if self._jwks else self.verify(token)
+        return who
 
     def verify(self, token: str) -> Caller:
         """Raises `Problem` 401 with what is wrong, never with the token."""
@@ -83,7 +96,11 @@ class Tokens:
             raise Problem(401, "token_invalid", "The token names no role of ours: customer or operator.")
         if not SUBJECT.fullmatch(str(claims["sub"])):
             raise Problem(401, "token_invalid", "The token's subject is not 1 to 255 printable characters.")
-        return Caller(str(claims["sub"]), claims["role"], token, _email(claims.get("email")))
+        who = Caller(str(claims["sub"]), claims["role"], token, _email(claims.get("email")))
+        if len(self._known) >= KNOWN_TOKENS:
+            self._known.clear()
+        self._known[token] = who, min(time.time() + KNOWN_SECONDS, int(claims["exp"]) + LEEWAY_SECONDS)
+        return who
 
 
 def _email(claim: object) -> str | None:
@@ -94,16 +111,34 @@ def _email(claim: object) -> str | None:
         return None
 
 
+class Limits(Protocol):
+    """How often somebody may ask. Each raises `Problem` 429 where it is too often."""
+
+    async def count(self, who: Caller) -> None: ...
+    async def count_failure(self, host: str) -> None: ...
+
+
 async def caller(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 ) -> Caller:
-    """Who calls. Raises `Problem` 401 without a good token."""
+    """Who calls. Raises `Problem` 401 without a good token, and 429 where the service has limits."""
+    limits: Limits | None = request.app.state.limits
+    try:
+        who = await _verified(request, credentials)
+    except Problem as problem:
+        if limits and problem.status == HTTPStatus.UNAUTHORIZED:
+            await limits.count_failure(request.client.host if request.client else "")
+        raise
+    if limits:
+        await limits.count(who)
+    return who
+
+
+async def _verified(request: Request, credentials: HTTPAuthorizationCredentials | None) -> Caller:
     if credentials is None:
         raise Problem(401, "token_missing", "Send a token: Authorization: Bearer …")
     tokens: Tokens = request.app.state.tokens
-    if tokens.asks_issuer:  # may have to fetch the issuer's keys, with blocking input and output
-        return await asyncio.to_thread(tokens.verify, credentials.credentials)
-    return tokens.verify(credentials.credentials)
+    return await tokens.caller(credentials.credentials)
 
 
 async def caller_or_link(

@@ -2,9 +2,12 @@
 
 import asyncio
 import contextlib
+import gc
 import importlib.metadata
+import resource
 import time
 from collections.abc import AsyncIterator, Coroutine
+from functools import partial
 from types import ModuleType
 from typing import Annotated, Any, Literal
 
@@ -23,12 +26,13 @@ from contracts.flow import FLOW, LANES, SENDERS
 from contracts.jobs import JobFailed
 from shared import asyncapi, http, logging, telemetry, topology
 from shared.collector import Collector
+from shared.connection import KEEP_ALIVE_SECONDS, RESERVED, Connection
 from shared.consumer import Lane
 from shared.database import Backoff, Database
 from shared.handler import Handler, collector_of, lanes_of
 from shared.outbox import Outbox
 from shared.outside import OutsideLane
-from shared.publisher import BROKER_GONE, Publisher, gone_is_outage
+from shared.publisher import BROKER_GONE, Publisher, address, gone_is_outage
 from shared.retry import Failures
 from shared.security import Tokens
 from shared.settings import ServiceSettings
@@ -37,6 +41,8 @@ from shared.tracing import Tracing
 log = structlog.get_logger(__name__)
 VERSION = importlib.metadata.version("malote")
 CHECK_SECONDS = 2.0
+OTHER_FILES = 300
+"""Files that a process has open beside its clients' connections: databases, the broker, other services, reports."""
 ENDED = "has ended: this process has to be started again"
 
 
@@ -52,7 +58,7 @@ class Service:
         self.database = Database(settings.database, settings.tls)
         self.tracing.watch(self.database.engines)
         self.publisher = Publisher(settings.amqp_url.get_secret_value(), self.name, settings.tls)
-        self.outbox = Outbox(self.name, self.database, self.publisher, settings.inbox_keep_days)
+        self.outbox = Outbox(self.name, self.database, self.publisher, settings.inbox_keep_days, settings.outbox_limit)
         self.lanes = [self._lane(lane, found) for lane, found in lanes_of(self.name, handlers).items()]
         self.lanes += self._collectors(handlers)
         self.broker = self._declared_broker()
@@ -81,11 +87,11 @@ class Service:
         Deliveries go to the lane instead of FastStream's path per message, which is three times slower and knows
         neither batches nor an inbox.
         """
-        url = URL(self.settings.amqp_url.get_secret_value())
+        url = self.settings.amqp_url.get_secret_value()
         broker = RabbitBroker(
             # FastStream drops `client_properties`; aiormq takes the connection's name from the address.
-            str(url.update_query(name=f"{self.name} consuming")),
-            security=BaseSecurity(self.settings.tls.context) if url.scheme == "amqps" else None,
+            address(url, name=f"{self.name} consuming"),
+            security=BaseSecurity(self.settings.tls.context) if URL(url).scheme == "amqps" else None,
             app_id=self.name,
             logger=None,
             reconnect_interval=1.0,
@@ -203,17 +209,25 @@ class Service:
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT."""
         logging.configure(self.settings)
-        uvicorn.run(
-            self.app,
-            host=self.settings.host,
-            port=self.settings.port,
-            loop="uvloop",
-            http="httptools",
-            access_log=False,
-            log_config=None,
-            timeout_graceful_shutdown=3,
-            server_header=False,
-        )
+        gc.collect()
+        gc.freeze()  # or each full collection goes through all that was imported: tenths of a second, all work waiting
+        uvicorn.run(self.app, **self.listening())
+
+    def listening(self) -> dict[str, Any]:
+        """How this service is served over HTTP: what uvicorn is to be told."""
+        most = _connections(self.settings.connections)
+        return {
+            "host": self.settings.host,
+            "port": self.settings.port,
+            "loop": "uvloop",
+            "http": partial(Connection, most=most),
+            "ws": "none",
+            "access_log": False,
+            "log_config": None,
+            "timeout_keep_alive": KEEP_ALIVE_SECONDS,
+            "timeout_graceful_shutdown": 3,
+            "server_header": False,
+        }
 
     # -- HTTP ---------------------------------------------------------------------------------------------------
 
@@ -228,6 +242,7 @@ class Service:
             redoc_url=None,
         )
         app.state.service, app.state.tokens = self, Tokens(self.settings)
+        app.state.limits = None  # a router's lifespan may set some: see shared.security.Limits
         http.install(app, self.name, self.tracing)
         app.include_router(_health)
         app.include_router(router)
@@ -249,6 +264,18 @@ class Service:
             found[f"lane {lane.name}"] = lane.paused or (None if consuming else f"queue {lane.name!r} is not consumed")
         found |= {name: ENDED for name, task in self._parts.items() if task.done()}
         return found
+
+
+def _connections(wanted: int) -> int:
+    """How many connections there may be: as many as were wished for, if the system gives us so many files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + RESERVED + OTHER_FILES
+    if soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft < needed:
+        log.warning("fewer connections than were set", connections=soft - RESERVED - OTHER_FILES, files=soft)
+    return min(wanted, max(1, soft - RESERVED - OTHER_FILES))
 
 
 def _say_why(task: asyncio.Task[None]) -> None:
@@ -282,7 +309,7 @@ async def _is_consuming(subscriber: Any) -> bool:
     return not channel.is_closed and tag in channel.consumers
 
 
-def _running(request: Request) -> Service:
+async def _running(request: Request) -> Service:  # a plain function would run in a thread
     service: Service = request.app.state.service
     return service
 

@@ -51,6 +51,9 @@ class ServiceSettings(BaseSettings):
 
     host: str = Field(default="127.0.0.1", description="The address that HTTP listens on.")
     port: int = Field(default=8000, ge=0, le=65535, description="The port that HTTP listens on; 0 takes a free one.")
+    connections: int = Field(
+        default=4_000, ge=10, description="Connections to HTTP that a process has at a time; beyond it is a 503."
+    )
     database_url: SecretStr = Field(
         default=SecretStr(""), description="sqlite:///PATH or postgresql://…; empty: .data/<service>.db"
     )
@@ -90,6 +93,9 @@ class ServiceSettings(BaseSettings):
         description="Waits before each further attempt; the same for all services and for `malote topology apply`.",
     )
     inbox_keep_days: int = Field(default=14, ge=1, description="How long a message's id is remembered as done.")
+    outbox_limit: int = Field(
+        default=500_000, ge=1, description="Messages that may wait for the broker before HTTP is answered with a 503."
+    )
     batch_limit: int = Field(default=200, ge=1, le=5000, description="Messages in one transaction at the most.")
     grace_seconds: float = Field(default=15.0, gt=0, description="How long a stopping service may finish its work.")
 

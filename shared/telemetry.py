@@ -82,6 +82,16 @@ HTTP_SECONDS = Histogram(
     ["service", "method", "route", "status"],
     buckets=_QUICK,
 )
+HTTP_CONNECTIONS = Gauge("malote_http_connections", "Connections of clients that are open.")
+HTTP_REFUSED = Counter(
+    "malote_http_refused_total",
+    "Connections closed for how they were used: malformed_request, headers_too_large, too_large, too_slow, stalled; "
+    "or for their number: crowded.",
+    ["why"],
+)
+LIMITS_ALONE = Gauge(
+    "malote_limits_alone", "1 while a process counts requests by itself, as the Redis for all of them does not answer."
+)
 TASK_ENDED = Gauge(
     "malote_task_ended", "1 once a part that runs as long as its process has ended all the same.", ["service", "task"]
 )

@@ -86,7 +86,7 @@ class UnitOfWork:
 
 
 def _changes_of(row: SQLModel) -> dict[str, Any]:
-    return {attribute.key: attribute.value for attribute in inspect(row).attrs if attribute.history.has_changes()}
+    return {name: getattr(row, name) for name in inspect(row).committed_state}
 
 
 Unit = Annotated[UnitOfWork, Context("unit")]

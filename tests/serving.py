@@ -47,7 +47,7 @@ async def serving(name: str, amqp_url: str, database_url: str, **more: Any) -> A
     handlers = importlib.import_module(f"services.{name}.handlers")
     router = importlib.import_module(f"services.{name}.api").router
     service = Service(settings_for(name, amqp_url, database_url, **more), handlers, router)
-    server = uvicorn.Server(uvicorn.Config(service.app, port=0, log_config=None, timeout_graceful_shutdown=1))
+    server = uvicorn.Server(uvicorn.Config(service.app, **{**service.listening(), "timeout_graceful_shutdown": 1}))
     task = asyncio.create_task(server.serve())
     try:
         await until(lambda: _is_started(server, task), f"{name} to listen")

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Makes .venv with exactly what uv.lock says. Needs Python 3.11 to 3.13; PYTHON names one.
+# Makes .venv with exactly what uv.lock says. Needs Python 3.11 to 3.13; PYTHON names one. Arguments are uv's, such as
+# `--group bench`.
 set -eu
 cd "$(dirname "$0")/../.."
 
@@ -46,4 +47,4 @@ fi
 # The machine's own certificates, where it has them: a network may have an authority that uv does not bring along.
 certificates=
 if [ -s /etc/ssl/certs/ca-certificates.crt ]; then certificates=--system-certs; fi
-UV_PYTHON_DOWNLOADS=never VIRTUAL_ENV= .venv/uv/bin/uv sync --frozen --all-extras --compile-bytecode --quiet $certificates
+UV_PYTHON_DOWNLOADS=never VIRTUAL_ENV= .venv/uv/bin/uv sync --frozen --all-extras --compile-bytecode --quiet $certificates "$@"

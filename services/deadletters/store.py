@@ -20,6 +20,7 @@ from services.deadletters.domain import Standing
 from shared.clock import moment, now
 from shared.database import Database, load
 from shared.inbox import INSERTS
+from shared.table import TableModel
 
 FINISHED = ("DONE", "REPLACED")
 GROUPS_SHOWN = 200
@@ -27,7 +28,7 @@ EXPORTED_AT_ONCE = 200
 REMOVED_AT_ONCE = 2_000
 
 
-class Base(SQLModel, registry=registry()):
+class Base(TableModel, registry=registry()):
     """This service's own metadata."""
 
 
@@ -322,6 +323,7 @@ async def forget(database: Database, keep_days: float) -> int:
     old = now() - int(keep_days * 86_400_000)
     finished = or_(*(_letters.c.state == state for state in FINISHED))
     query = select(_letters.c.id).where(finished, _letters.c.settled_at < old).limit(REMOVED_AT_ONCE)
+    query = query.with_for_update(skip_locked=True)  # not those that another process is at
     async with database.transaction() as session:
         ids = (await session.scalars(query)).all()
         await remove(session, ids)

@@ -18,7 +18,9 @@ from shared.unit import Unit, UnitOfWork
 
 log = structlog.get_logger(__name__)
 
-AT_ONCE = 16
+AT_ONCE = 64
+"""How many mails are in hand at once, most of them waiting for their turn at the server: what begins or ends meanwhile
+is written down in one transaction."""
 
 
 @on(OrderPlaced)

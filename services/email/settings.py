@@ -1,6 +1,7 @@
 """What the email service can be told."""
 
 from email.utils import parseaddr
+from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 from zoneinfo import ZoneInfo
 
@@ -60,17 +61,17 @@ class EmailSettings(ServiceSettings):
             raise ValueError(f"{value!r} is no time zone: write one such as America/Sao_Paulo or UTC") from error
         return value
 
-    @property
+    @cached_property
     def sender_address(self) -> str:
         """What the SMTP server is told in MAIL FROM."""
         return parseaddr(self.sender)[1]
 
-    @property
+    @cached_property
     def domain(self) -> str:
         """The domain that we speak for."""
         return self.sender_address.rpartition("@")[2]
 
-    @property
+    @cached_property
     def shop(self) -> str:
         """The name at the head of each mail."""
         return parseaddr(self.sender)[0] or self.domain

@@ -8,14 +8,15 @@ from uuid import UUID
 from sqlalchemy import BigInteger, String, Text, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import registry
-from sqlmodel import Field, SQLModel
+from sqlmodel import Field
 
 from contracts.email import DeliverMail
 from services.email.domain import ANSWER_LENGTH
 from shared.database import load
+from shared.table import TableModel
 
 
-class Base(SQLModel, registry=registry()):
+class Base(TableModel, registry=registry()):
     """This service's own metadata."""
 
 

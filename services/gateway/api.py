@@ -10,7 +10,7 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import FileResponse, HTMLResponse
-from fastapi.sse import EventSourceResponse, ServerSentEvent
+from fastapi.sse import ServerSentEvent
 from pydantic import BaseModel, Field
 from uuid_utils.compat import uuid7
 
@@ -42,14 +42,26 @@ from contracts.http import (
 from contracts.orders import CancelOrder, OrderState, PlaceOrder
 from contracts.reports import COLUMNS, CancelReport, CreateReport, RebuildReadModel, ReportStatus, ReportWish
 from services.gateway import domain, store
-from services.gateway.adapters import Upstream, passed_on
+from services.gateway.adapters import Limits, Upstream, passed_on
 from services.gateway.domain import Key, Seen
 from services.gateway.settings import GatewaySettings
 from services.gateway.store import Intake, Job, Receipt
 from shared import asyncapi
 from shared.clock import moment
-from shared.http import Cursor, CursorOf, FieldProblem, IdOf, Page, Problem, idempotency_key, paginate
-from shared.security import Caller, CallerOf, CallerOrLink, OperatorOf
+from shared.http import (
+    EVENTS,
+    Cursor,
+    CursorOf,
+    Events,
+    FieldProblem,
+    IdOf,
+    Page,
+    Problem,
+    change_or_pause,
+    idempotency_key,
+    paginate,
+)
+from shared.security import Caller, CallerOf, CallerOrLink, OperatorOf, operator
 from shared.service import Running, Service
 
 STATIC = FilePath(__file__).parent / "static"
@@ -91,10 +103,12 @@ async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
     urls = {name: getattr(settings, f"{name}_url") for name in names}
     upstreams = {name: Upstream(name, str(url), settings.tls) for name, url in urls.items()}
     parts = {"poll": store.changes.poll, "forget": store.tidy, "measure": store.measure}
+    limits = app.state.limits = Limits(settings)
     try:
         async with service.background(**{name: work(service.database) for name, work in parts.items()}):
-            yield {"intake": Intake(service.outbox, settings.running_reports), **upstreams}
+            yield {"intake": Intake(service.outbox, settings.running_reports), "limits": limits, **upstreams}
     finally:
+        await limits.close()
         for upstream in upstreams.values():
             await upstream.close()
 
@@ -126,19 +140,70 @@ PLACED: dict[int | str, dict[str, Any]] = {
 }
 
 
+class Start:
+    """How a route starts a job: as who asks, once for an idempotency key, and waiting for its end if that is wished."""
+
+    def __init__(self, request: Request, who: Caller, key: str | None) -> None:
+        self._request, self._who, self._key = request, who, idempotency_key(key)
+        self._service: Service = request.app.state.service
+        self._intake: Intake = request.state.intake
+
+    async def start(
+        self, command: Command, kind: str, resource_id: UUID | None = None, asked: BaseModel | None = None
+    ) -> Response:
+        """Send a command. `asked` is the body that the client sent: with the same key it has to be the same."""
+        receipt = await self._intake.start(
+            command,
+            kind=kind,
+            owner=self._who.subject,
+            resource_id=resource_id,
+            traceparent=self._request.scope["traceparent"],
+            key=self._scoped(asked),
+        )
+        return await self._answer(receipt, kind)
+
+    async def earlier(self, kind: str, asked: BaseModel) -> Response | None:
+        """The answer, if the same was asked for before under the same key."""
+        key = self._scoped(asked)
+        receipt = await store.earlier(self._service.database, key) if key else None
+        return await self._answer(receipt, kind) if receipt else None
+
+    def _scoped(self, asked: BaseModel | None) -> Key | None:
+        if self._key is None:
+            return None
+        route, payload = f"POST {self._request.url.path}", asked.model_dump_json() if asked else ""
+        return Key.of(self._key, subject=self._who.subject, route=route, payload=payload)
+
+    async def _answer(self, receipt: Receipt, kind: str) -> Response:
+        """What the job became by now, or in the time that the client waits."""
+        headers = {"Idempotent-Replayed": "true"} if receipt.is_replay else {}
+        wait = domain.preferred_wait(",".join(self._request.headers.getlist("prefer")))
+        if wait is not None:
+            headers["Preference-Applied"] = f"wait={wait}"
+            job = await store.ended(self._service.database, receipt.job_id, wait)
+            if job and JobState(job.status).is_final:
+                return _finished(job, headers)
+        return _accepted(receipt, kind, headers)
+
+
+async def _job_start(request: Request, who: CallerOf, prefer: Preference = None, key: KeyHeader = None) -> Start:
+    return Start(request, who, key)  # `prefer` is named for the documents: the header may come several times
+
+
+JobStart = Annotated[Start, Depends(_job_start)]
+OPERATOR = Depends(operator)
+
+
 # -- orders -----------------------------------------------------------------------------------------------------------
 
 
 @v1.post("/orders", status_code=202, responses=PLACED, tags=["orders"])
-async def place_order(
-    wish: OrderIn, request: Request, service: Running, who: CallerOf, prefer: Preference = None, key: KeyHeader = None
-) -> Response:
+async def place_order(wish: OrderIn, who: CallerOf, job: JobStart) -> Response:
     """Place an order. A customer orders for itself, an operator for anyone."""
     if not who.is_operator and wish.customer.id != who.subject:
         raise Problem(403, "not_your_order", "A customer places orders for itself: customer.id must be your own.")
     command = PlaceOrder(order_id=uuid7(), customer=wish.customer, currency=wish.currency, lines=wish.lines)
-    scoped = _key(key, who, "POST /v1/orders", wish.model_dump_json())
-    return await _start(request, service, who, command, "order.place", command.order_id, scoped)
+    return await job.start(command, "order.place", command.order_id, wish)
 
 
 class OrderCursor(Cursor):
@@ -161,16 +226,13 @@ async def show_order(order_id: UUID, request: Request, who: CallerOf) -> Respons
 
 
 @v1.post("/orders/{order_id}/cancel", status_code=202, responses=STARTED, tags=["orders"])
-async def cancel_order(
-    order_id: UUID, request: Request, service: Running, who: CallerOf, prefer: Preference = None, key: KeyHeader = None
-) -> Response:
+async def cancel_order(order_id: UUID, request: Request, service: Running, who: CallerOf, job: JobStart) -> Response:
     """Cancel an order: a job of its own, which fails if it came too late."""
     async with service.database.reading() as session:
         placing = await store.job_that_placed(session, order_id)
     if placing is None or not who.may_see(placing.owner) or placing.status in (JobState.FAILURE, JobState.CANCELLED):
         await _demand_cancellable(request, who, order_id)
-    scoped = _key(key, who, f"POST /v1/orders/{order_id}/cancel", "")
-    return await _start(request, service, who, CancelOrder(order_id=order_id), "order.cancel", order_id, scoped)
+    return await job.start(CancelOrder(order_id=order_id), "order.cancel", order_id)
 
 
 async def _demand_cancellable(request: Request, who: Caller, order_id: UUID) -> None:
@@ -238,13 +300,23 @@ async def wait_for_job(
     return _view(found)
 
 
-@v1.get("/jobs/{job_id}/events", response_class=EventSourceResponse, tags=["jobs"])
-async def follow_job(
-    job: JobOf, service: Running, last_event_id: Annotated[str | None, Header()] = None
-) -> AsyncIterator[ServerSentEvent]:
+async def _one_stream(request: Request, who: CallerOf) -> AsyncIterator[None]:
+    limits: Limits = request.state.limits
+    with limits.stream(who):
+        yield
+
+
+OneStream = Depends(_one_stream)
+
+
+@v1.get("/jobs/{job_id}/events", response_class=Response, responses=EVENTS, dependencies=[OneStream], tags=["jobs"])
+async def follow_job(job: JobOf, service: Running, last_event_id: Annotated[str | None, Header()] = None) -> Response:
     """A job as it goes on: `timeline` for each message that moved it, then `state` with the whole job; `progress` where
     it only got further. The stream ends when the job has; `Last-Event-ID` goes on after an event."""
-    seen = Seen.read(last_event_id)
+    return Events(_events(service, job, Seen.read(last_event_id)))
+
+
+async def _events(service: Service, job: Job, seen: Seen) -> AsyncIterator[ServerSentEvent | None]:
     with store.changes.of(job.id) as changed:
         while True:
             async with service.database.reading() as session:
@@ -258,7 +330,8 @@ async def follow_job(
                 seen = Seen(found.revision, len(found.timeline))
             if is_final:
                 return
-            await changed.wait()
+            while not await change_or_pause(changed):
+                yield None
             changed.clear()
 
 
@@ -274,16 +347,13 @@ def _news(job: Job, seen: Seen) -> list[ServerSentEvent]:
 
 
 @v1.post("/jobs/{job_id}/cancel", status_code=202, responses=STARTED, tags=["jobs"])
-async def cancel_job(
-    job: JobOf, request: Request, service: Running, who: CallerOf, prefer: Preference = None, key: KeyHeader = None
-) -> Response:
+async def cancel_job(job: JobOf, who: CallerOf, cancellation: JobStart) -> Response:
     """Cancel what a job is about, if it has not ended: by a job of its own."""
-    scoped = _key(key, who, f"POST /v1/jobs/{job.id}/cancel", "")
     refusal = domain.refusal_to_cancel(job.kind, JobState(job.status))
     if refusal:
         raise Problem(409, "not_cancellable", refusal)
     kind = f"{job.kind.partition('.')[0]}.cancel"
-    return await _start(request, service, who, _cancellation(job, who), kind, job.resource_id, scoped)
+    return await cancellation.start(_cancellation(job, who), kind, job.resource_id)
 
 
 def _cancellation(job: Job, who: Caller) -> Command:
@@ -369,26 +439,17 @@ FILE: dict[int | str, dict[str, Any]] = {
     206: {"description": "The part of it that was asked for.", "content": {"application/octet-stream": {}}},
     304: {"description": "You have it already."},
 }
-EVENTS: dict[int | str, dict[str, Any]] = {200: {"description": "The stream.", "content": {"text/event-stream": {}}}}
 OWN_KINDS = ("orders", "order-lines")
 """What a customer may ask for."""
 
 
 @v1.post("/reports", status_code=202, responses=REPORTED, tags=["reports"], description=ASK_FOR_REPORT)
-async def create_report(
-    wish: ReportWish,
-    request: Request,
-    service: Running,
-    who: CallerOf,
-    prefer: Preference = None,
-    key: KeyHeader = None,
-) -> Response:
+async def create_report(wish: ReportWish, who: CallerOf, job: JobStart) -> Response:
     """Ask for a report."""
     if not who.is_operator:
         wish = _about_oneself(wish, who)
     command = CreateReport(report_id=uuid7(), owner=who.subject, email=who.email, wish=wish)
-    scoped = _key(key, who, "POST /v1/reports", wish.model_dump_json())
-    return await _start(request, service, who, command, store.REPORT, command.report_id, scoped)
+    return await job.start(command, store.REPORT, command.report_id, wish)
 
 
 def _about_oneself(wish: ReportWish, who: Caller) -> ReportWish:
@@ -414,13 +475,10 @@ async def list_reports(request: Request, who: CallerOf, cursor: Annotated[Report
     return passed_on(await _reports(request).ask(request, who, "/v1/reports", params=_params(cursor)))
 
 
-@v1.post("/reports/rebuild", status_code=202, responses=STARTED, tags=["reports"])
-async def rebuild_reports(
-    request: Request, service: Running, who: OperatorOf, prefer: Preference = None, key: KeyHeader = None
-) -> Response:
+@v1.post("/reports/rebuild", status_code=202, responses=STARTED, dependencies=[OPERATOR], tags=["reports"])
+async def rebuild_reports(job: JobStart) -> Response:
     """Fill what reports are made from again, from the services that own it. Operators only."""
-    scoped = _key(key, who, "POST /v1/reports/rebuild", "")
-    return await _start(request, service, who, RebuildReadModel(), "reports.rebuild", None, scoped)
+    return await job.start(RebuildReadModel(), "reports.rebuild")
 
 
 @v1.get("/reports/{report_id}", response_model=ReportView, tags=["reports"])
@@ -479,7 +537,9 @@ async def list_notifications(request: Request, who: CallerOf, cursor: CursorOf) 
     return passed_on(await _reports(request).ask(request, who, "/v1/notifications", params=_params(cursor)))
 
 
-@v1.get("/notifications/events", response_class=Response, responses=EVENTS, tags=["notifications"])
+@v1.get(
+    "/notifications/events", response_class=Response, responses=EVENTS, dependencies=[OneStream], tags=["notifications"]
+)
 async def follow_notifications(
     request: Request, who: CallerOf, last_event_id: Annotated[str | None, Header()] = None
 ) -> Response:
@@ -551,35 +611,19 @@ async def export_letters(request: Request, who: OperatorOf, wanted: Annotated[Le
 
 
 @v1.post("/dead-letters/replay", status_code=202, responses=STARTED, tags=["dead letters"])
-async def replay_letters(
-    wish: ReplayWish,
-    request: Request,
-    service: Running,
-    who: OperatorOf,
-    prefer: Preference = None,
-    key: KeyHeader = None,
-) -> Response:
+async def replay_letters(wish: ReplayWish, who: OperatorOf, job: JobStart) -> Response:
     """Send dead letters again, each to the lane that failed and to no other: first one, and when that went well, the
     rest. None is sent twice. Cancelling the job stops it. With the state SENT: what was sent before by a replay that
     has ended, and had no outcome, such as after the broker was lost."""
     command = ReplayLetters(selection=_selection(wish), rate=wish.rate, by=who.subject)
-    scoped = _key(key, who, "POST /v1/dead-letters/replay", wish.model_dump_json())
-    return await _start(request, service, who, command, "dead_letters.replay", None, scoped)
+    return await job.start(command, "dead_letters.replay", asked=wish)
 
 
 @v1.post("/dead-letters/purge", status_code=202, responses=STARTED, tags=["dead letters"])
-async def purge_letters(
-    wish: PurgeWish,
-    request: Request,
-    service: Running,
-    who: OperatorOf,
-    prefer: Preference = None,
-    key: KeyHeader = None,
-) -> Response:
+async def purge_letters(wish: PurgeWish, who: OperatorOf, job: JobStart) -> Response:
     """Remove dead letters for good, but for those that are on their way."""
     command = PurgeLetters(selection=_selection(wish), by=who.subject)
-    scoped = _key(key, who, "POST /v1/dead-letters/purge", wish.model_dump_json())
-    return await _start(request, service, who, command, "dead_letters.purge", None, scoped)
+    return await job.start(command, "dead_letters.purge", asked=wish)
 
 
 def _selection(wish: Selection) -> Selection:
@@ -593,19 +637,10 @@ async def show_letter(letter_id: IdOf, request: Request, who: OperatorOf) -> Res
 
 
 @v1.post("/dead-letters/{letter_id}/edit", status_code=202, responses=STARTED, tags=["dead letters"])
-async def edit_letter(
-    letter_id: IdOf,
-    wish: EditWish,
-    request: Request,
-    service: Running,
-    who: OperatorOf,
-    prefer: Preference = None,
-    key: KeyHeader = None,
-) -> Response:
+async def edit_letter(letter_id: IdOf, wish: EditWish, request: Request, who: OperatorOf, job: JobStart) -> Response:
     """Send another message in a dead letter's place: with an id of its own, and naming the old one."""
-    scoped = _key(key, who, f"POST /v1/dead-letters/{letter_id}/edit", wish.model_dump_json())
-    if scoped and (receipt := await store.earlier(service.database, scoped)):  # whatever became of the letter by that
-        return await _answer(request, service, receipt, "dead_letters.edit")
+    if earlier := await job.earlier("dead_letters.edit", wish):  # whatever became of the letter by that
+        return earlier
     answer = await _letters(request).ask(request, who, f"{LETTERS}/{letter_id}")
     letter = answer.json()
     if not answer.is_success:
@@ -618,7 +653,7 @@ async def edit_letter(
         errors = [FieldProblem(pointer=pointer, code=code, detail=detail) for pointer, code, detail in problems]
         raise Problem(422, "invalid_request", f"The lane {letter['lane']} cannot read it: {where}", errors=errors)
     command = EditLetter(letter_id=letter_id, message=message, body=wish.body, by=who.subject)
-    return await _start(request, service, who, command, "dead_letters.edit", None, scoped)
+    return await job.start(command, "dead_letters.edit", asked=wish)
 
 
 # -- documents --------------------------------------------------------------------------------------------------------
@@ -705,39 +740,6 @@ router.include_router(v1)
 # -- below the routes -------------------------------------------------------------------------------------------------
 
 
-async def _start(
-    request: Request,
-    service: Service,
-    who: Caller,
-    command: Command,
-    kind: str,
-    resource_id: UUID | None,
-    key: Key | None,
-) -> Response:
-    intake: Intake = request.state.intake
-    receipt = await intake.start(
-        command,
-        kind=kind,
-        owner=who.subject,
-        resource_id=resource_id,
-        traceparent=request.scope["traceparent"],
-        key=key,
-    )
-    return await _answer(request, service, receipt, kind)
-
-
-async def _answer(request: Request, service: Service, receipt: Receipt, kind: str) -> Response:
-    """What a job became by now, or in the time that the client waits."""
-    headers = {"Idempotent-Replayed": "true"} if receipt.is_replay else {}
-    wait = domain.preferred_wait(",".join(request.headers.getlist("prefer")))
-    if wait is not None:
-        headers["Preference-Applied"] = f"wait={wait}"
-        job = await store.ended(service.database, receipt.job_id, wait)
-        if job and JobState(job.status).is_final:
-            return _finished(job, headers)
-    return _accepted(receipt, kind, headers)
-
-
 def _accepted(receipt: Receipt, kind: str, headers: dict[str, str]) -> Response:
     about = _about(kind, receipt.resource_id)
     links = _links(receipt.job_id, **about)
@@ -797,11 +799,6 @@ def _links(job_id: UUID, order_id: UUID | None, report_id: UUID | None) -> JobLi
         report=f"/v1/reports/{report_id}" if report_id else None,
         events=f"{job}/events",
     )
-
-
-def _key(given: str | None, who: Caller, route: str, payload: str) -> Key | None:
-    key = idempotency_key(given)
-    return None if key is None else Key.of(key, subject=who.subject, route=route, payload=payload)
 
 
 def _params(cursor: BaseModel) -> dict[str, Any]:

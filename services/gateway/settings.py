@@ -1,8 +1,9 @@
 """What the gateway can be told."""
 
 from typing import ClassVar
+from urllib.parse import urlsplit
 
-from pydantic import Field, HttpUrl
+from pydantic import Field, HttpUrl, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from shared.settings import ServiceSettings
@@ -21,3 +22,37 @@ class GatewaySettings(ServiceSettings):
         default=HttpUrl("http://127.0.0.1:8005"), description="Where deadletters answers HTTP."
     )
     running_reports: int = Field(default=5, ge=1, description="Reports that one caller may have in the making.")
+    customer_limit: str = Field(default="100/second", description="How often one customer may ask.")
+    operator_limit: str = Field(
+        default="1000/second", description="How often one operator may ask: a shop's own system is one."
+    )
+    failure_limit: str = Field(
+        default="100/minute", description="How often one address may ask without a good token, before it is a 429."
+    )
+    stream_limit: int = Field(
+        default=1_000, ge=1, description="Event streams that one caller may have open at one process."
+    )
+    redis_url: SecretStr | None = Field(
+        default=None, description="redis://… or rediss://…: where several processes count together; empty: each alone."
+    )
+
+    @field_validator("customer_limit", "operator_limit", "failure_limit")
+    @classmethod
+    def _is_a_limit(cls, value: str) -> str:
+        from limits import parse  # not at the top: whoever only reads settings has no use for it
+
+        try:
+            amount = parse(value).amount
+        except ValueError:
+            amount = 0
+        if amount < 1:
+            raise ValueError(f"{value!r} is not a limit: write a number and a time, such as 100/second")
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_redis(cls, value: SecretStr | None) -> SecretStr | None:
+        url = urlsplit(value.get_secret_value()) if value else None
+        if url and (url.scheme not in ("redis", "rediss") or not url.hostname):
+            raise ValueError("write redis://:password@host:6379/0, or rediss:// for TLS")
+        return value

@@ -4,7 +4,6 @@
 """
 
 import asyncio
-import hashlib
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
@@ -25,11 +24,12 @@ from services.gateway.domain import Key, Move
 from shared import telemetry, tracing
 from shared.changes import Changes
 from shared.clock import now
-from shared.database import Database, Outage, is_outage, load
+from shared.database import Database, Outage, is_outage, load, one_process_at_a_time
 from shared.http import Problem, asked_to_wait
 from shared.inbox import INSERTS
 from shared.outbox import Outbox
 from shared.publisher import Outgoing, outgoing
+from shared.table import TableModel
 
 log = structlog.get_logger(__name__)
 
@@ -50,7 +50,7 @@ COME_AGAIN_SECONDS = "10"
 """When it is worth asking for a report again: most are made in less."""
 
 
-class Base(SQLModel, registry=registry()):
+class Base(TableModel, registry=registry()):
     """This service's own metadata."""
 
 
@@ -249,8 +249,9 @@ class Intake:
     async def start(
         self, command: Command, *, kind: str, owner: str, resource_id: UUID | None, traceparent: str, key: Key | None
     ) -> Receipt:
-        """Make a command a job. Raises `Problem` 422 if its key came with another payload before, and 429 if it wants a
-        report and its owner has too many in the making."""
+        """Make a command a job. Raises `Problem` 422 if its key came with another payload before, 429 if it wants a
+        report and its owner has too many in the making, and 503 if too much waits for the broker."""
+        self._outbox.demand_room()
         sent = outgoing(command, self._outbox.service, None, traceparent)
         receipt = Receipt(UUID(sent.envelope.message_id), resource_id)
         about = {f"{domain.resource(kind)}_id": str(resource_id)} if resource_id else {}
@@ -312,7 +313,7 @@ async def _refusals(
     if not wanted:
         return {}
     owners = {wish.job["owner"] for wish in wanted}
-    await _one_process_at_a_time(session, owners)
+    await one_process_at_a_time(session, owners)
     running = await _running(session, owners)
     known = {row.id for row in await load(session, IdempotencyKey, [wish.key.id for wish in wanted if wish.key])}
     refused: dict[_Wish, Receipt | Exception] = {}
@@ -325,15 +326,6 @@ async def _refusals(
             running[wish.job["owner"]] += 1
             known |= {wish.key.id} if wish.key else set()
     return refused
-
-
-async def _one_process_at_a_time(session: AsyncSession, owners: Collection[str]) -> None:
-    """Keep other gateways from counting what these owners have, until the end of the transaction. SQLite's transactions
-    come one after the other anyway."""
-    if session.get_bind().dialect.name == "postgresql":
-        digests = (hashlib.sha256(owner.encode()).digest()[:8] for owner in owners)
-        for number in sorted(int.from_bytes(digest, signed=True) for digest in digests):
-            await session.execute(select(func.pg_advisory_xact_lock(number)))
 
 
 async def _running(session: AsyncSession, owners: Collection[str]) -> Counter[str]:
@@ -397,7 +389,8 @@ async def earlier(database: Database, key: Key) -> Receipt | None:
 
 
 async def _revisions(session: AsyncSession, ids: Collection[UUID]) -> dict[UUID, int]:
-    return {row.id: row.revision for row in await load(session, Job, ids)}
+    rows = await session.execute(select(_jobs.c.id, _jobs.c.revision).where(_jobs.c.id.in_(ids)))
+    return {row.id: row.revision for row in rows}
 
 
 changes = Changes(_revisions)

@@ -13,11 +13,12 @@ from contracts.orders import CancelOrder, PlaceOrder
 from contracts.stock import ProductPriced, StockRejected, StockReserved
 from shared.clock import moment, now
 from shared.database import load
+from shared.table import TableModel
 
 OrderMessage = CancelOrder | StockReserved | StockRejected
 
 
-class Base(SQLModel, registry=registry()):
+class Base(TableModel, registry=registry()):
     """This service's own metadata."""
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, cast
 import structlog
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from fastapi.sse import EventSourceResponse, ServerSentEvent
+from fastapi.sse import ServerSentEvent
 from pydantic import BaseModel
 
 from contracts.http import LinkView, NoticeChoice, NotificationPage, NotificationView, ReportView
@@ -26,7 +26,7 @@ from services.reports.store import Choice, Notification, Report, Seen
 from services.reports.templates import MEDIA_TYPES
 from shared.clock import moment, now
 from shared.database import is_outage
-from shared.http import Cursor, CursorOf, IdOf, Page, Problem, paginate
+from shared.http import EVENTS, Cursor, CursorOf, Events, IdOf, Page, Problem, change_or_pause, paginate
 from shared.security import Caller, CallerOf, CallerOrLink
 from shared.service import Running, Service
 from shared.unit import UnitOfWork
@@ -113,7 +113,7 @@ async def show_report(report: ReportOf) -> ReportView:
 @router.delete("/reports/{report_id}", status_code=204, tags=["reports"])
 async def remove_report(report_id: IdOf, request: Request, service: Running, who: CallerOf) -> None:
     """Remove a report's file before its time. Once more is as good as once."""
-    async with service.outbox.unit(request.scope["traceparent"]) as unit:
+    async with service.outbox.request(request.scope["traceparent"]) as unit:
         report = _theirs(await store.report(unit.session, report_id), who)
         if report.status == "RUNNING":
             raise Problem(409, "report_running", "The report is being made: cancel its job instead.")
@@ -250,11 +250,13 @@ async def _seen(service: Running, who: CallerOf, last_event_id: Annotated[str | 
         return await store.seen(session, who.subject, last_event_id)
 
 
-@router.get("/notifications/events", response_class=EventSourceResponse, tags=["notifications"])
-async def follow_notifications(
-    service: Running, who: CallerOf, seen: Annotated[Seen, Depends(_seen)]
-) -> AsyncIterator[ServerSentEvent]:
+@router.get("/notifications/events", response_class=Response, responses=EVENTS, tags=["notifications"])
+async def follow_notifications(service: Running, who: CallerOf, seen: Annotated[Seen, Depends(_seen)]) -> Response:
     """What the caller is told from now on, or after the event of that id."""
+    return Events(_events(service, who, seen))
+
+
+async def _events(service: Service, who: Caller, seen: Seen) -> AsyncIterator[ServerSentEvent | None]:
     with store.news.of(who.subject) as changed:
         while True:
             changed.clear()
@@ -262,8 +264,8 @@ async def follow_notifications(
                 news, seen = await store.told_since(session, who.subject, seen)
             for row in news:
                 yield ServerSentEvent(event="notification", data=_notice(row), id=str(row.id))
-            if not news:
-                await changed.wait()
+            while not news and not await change_or_pause(changed):
+                yield None
 
 
 @router.get("/me/notifications", tags=["notifications"])

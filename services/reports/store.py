@@ -60,8 +60,9 @@ from services.reports import domain
 from services.reports.domain import FORMULA_STARTS, OrderFact, Projected, StockFact, milliseconds
 from shared.changes import Changes
 from shared.clock import moment, now
-from shared.database import Database, load
+from shared.database import Database, load, one_process_at_a_time
 from shared.inbox import INSERTS
+from shared.table import TableModel
 
 TIDIED_AT_ONCE = 100
 LATE = 60_000
@@ -71,7 +72,7 @@ FORGOTTEN_AFTER = 30 * 86_400_000
 """Milliseconds for which it is known what became of a report that is gone."""
 
 
-class Base(SQLModel, registry=registry()):
+class Base(TableModel, registry=registry()):
     """This service's own metadata."""
 
 
@@ -444,8 +445,9 @@ async def ending(
     """The reports that end, what their owners have beside them, and how they want to be told."""
     found = await load(session, Report, (m.report_id for m in messages), lock=True)
     table: Any = Report
-    kept = select(Report).where(table.owner.in_({report.owner for report in found}), table.status == "READY")
-    stored = (await session.scalars(kept.order_by(table.id).with_for_update())).all()
+    owners = {report.owner for report in found}
+    await one_process_at_a_time(session, owners)  # or two reports would both find room for themselves alone
+    stored = (await session.scalars(select(Report).where(table.owner.in_(owners), table.status == "READY"))).all()
     return [*stored, *await _with_choices(session, found)]
 
 

@@ -53,7 +53,7 @@ async def show_product(sku: SkuOf, service: Running, _: CallerOf) -> ProductView
 @router.put("/products/{sku}")
 async def set_product(sku: SkuOf, wish: ProductIn, request: Request, service: Running, _: OperatorOf) -> ProductView:
     """Set a product's name, price and threshold; a product that is new starts with no pieces."""
-    async with service.outbox.unit(request.scope["traceparent"]) as unit:
+    async with service.outbox.request(request.scope["traceparent"]) as unit:
         row = await store.claimed(unit.session, sku)
         row.low_threshold = wish.low_threshold
         if (row.name, row.price, row.currency) != (wish.name, wish.price.amount, wish.price.currency):
@@ -78,7 +78,7 @@ async def adjust(
     """Add or take pieces by hand. Sent again with the same `Idempotency-Key`, it is not done again."""
     given = idempotency_key(key)
     adjustment_id = uuid5(NAMESPACE_URL, f"{who.subject}\n{given}") if given else uuid7()
-    async with service.outbox.unit(request.scope["traceparent"]) as unit:
+    async with service.outbox.request(request.scope["traceparent"]) as unit:
         row = await store.product(unit.session, sku, lock=True)
         if row is None:
             raise _unknown(sku)

@@ -14,11 +14,12 @@ from contracts.orders import OrderCancelled, OrderConfirmed, OrderPlaced, OrderR
 from shared.clock import now
 from shared.database import load
 from shared.inbox import INSERTS
+from shared.table import TableModel
 
 OrderFact = OrderPlaced | OrderConfirmed | OrderCancelled | OrderRejected
 
 
-class Base(SQLModel, registry=registry()):
+class Base(TableModel, registry=registry()):
     """This service's own metadata."""
 
 

@@ -6,6 +6,8 @@ from alembic import context
 from sqlalchemy import Connection, pool, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from shared.database import sqlite_engine
+
 _LOCK = 7_310_212_011  # any number that all migrations of one database agree on
 
 
@@ -16,12 +18,18 @@ def upgrade(connection: Connection) -> None:
 
 
 async def main() -> None:
+    """One process at a time: whoever comes later finds it done."""
     told = context.config.attributes
-    engine = create_async_engine(told["url"], poolclass=pool.NullPool, connect_args=told["options"])
+    if told["url"].get_backend_name() == "sqlite":
+        engine = sqlite_engine(told["url"], "BEGIN IMMEDIATE", pool_size=1)
+    else:
+        engine = create_async_engine(told["url"], poolclass=pool.NullPool, connect_args=told["options"])
     async with engine.connect() as connection:
         if connection.dialect.name == "postgresql":  # held until the connection ends, over all migrations
             await connection.execute(text(f"SELECT pg_advisory_lock({_LOCK})"))
             await connection.commit()
+        else:  # all migrations in one transaction: Alembic takes the one that has begun
+            await connection.begin()
         await connection.run_sync(upgrade)
         await connection.commit()
     await engine.dispose()

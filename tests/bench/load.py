@@ -3,17 +3,18 @@
 import asyncio
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back, and after how many seconds."""
+    """What came back, and after how many seconds; when the request went, on `time.perf_counter`'s clock."""
 
     status: int
     body: bytes
     seconds: float
+    sent: float
 
 
 class Connection:
@@ -38,7 +39,7 @@ class Connection:
             int(line.partition(b":")[2]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")
         )
         body = await self._reader.readexactly(length)
-        return Answer(int(head[9:12]), body, time.perf_counter() - started)
+        return Answer(int(head[9:12]), body, time.perf_counter() - started, started)
 
 
 def post(path: str, token: str, body: object, **headers: str) -> bytes:
@@ -68,19 +69,21 @@ async def all_at_once(host: str, port: int, requests: Iterable[bytes], connectio
     return answers
 
 
-async def at_a_rate(host: str, port: int, requests: Iterable[bytes], per_second: float) -> list[Answer]:
-    """Each at its time, however long the others take."""
+async def at_a_rate(
+    host: str, port: int, requests: Iterable[bytes], per_second: float, came: Callable[[Answer], object]
+) -> None:
+    """Each at its time, however long the others take; `came` is told of each answer at once."""
     started = asyncio.get_running_loop().time()
 
-    async def one(number: int, request: bytes) -> Answer:
+    async def one(number: int, request: bytes) -> None:
         await asyncio.sleep(max(0.0, started + number / per_second - asyncio.get_running_loop().time()))
         async with Connection(host, port) as connection:
-            return await connection.send(request)
+            came(await connection.send(request))
 
-    return list(await asyncio.gather(*(one(number, request) for number, request in enumerate(requests))))
+    await asyncio.gather(*(one(number, request) for number, request in enumerate(requests)))
 
 
-def percentile(answers: list[Answer], part: float) -> float:
-    """Milliseconds within which this part (0 to 1) of the answers came."""
-    times = sorted(answer.seconds for answer in answers)
-    return round(times[min(int(len(times) * part), len(times) - 1)] * 1000, 1)
+def percentile(seconds: Sequence[float], part: float) -> float:
+    """Milliseconds within which this part (0 to 1) of the times is."""
+    times = sorted(seconds)
+    return times[min(int(len(times) * part), len(times) - 1)] * 1000

@@ -1,4 +1,4 @@
-"""Stock as a process of its own, to be killed."""
+"""Programs of `tests.integration.programs` as processes of their own, to be killed."""
 
 import asyncio
 import contextlib
@@ -6,24 +6,19 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 from shared.database import migrate
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.several import ROOT
 
 
 @contextlib.asynccontextmanager
-async def stock_process(amqp_url: str, database_url: str, how: str = "") -> AsyncIterator[asyncio.subprocess.Process]:
-    """`tests.integration.programs.stock` on a migrated database; whatever is left of it is killed at the end."""
-    await asyncio.to_thread(migrate, "stock", database_url)
+async def program(name: str, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """One that runs; whatever is left of it is killed at the end."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "tests.integration.programs.stock",
-        amqp_url,
-        database_url,
-        how,
+        f"tests.integration.programs.{name}",
+        *arguments,
         cwd=ROOT,
         start_new_session=True,
         stdout=asyncio.subprocess.DEVNULL,
@@ -34,3 +29,11 @@ async def stock_process(amqp_url: str, database_url: str, how: str = "") -> Asyn
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
+
+
+@contextlib.asynccontextmanager
+async def stock_process(amqp_url: str, database_url: str, how: str = "") -> AsyncIterator[asyncio.subprocess.Process]:
+    """Stock on a migrated database."""
+    await asyncio.to_thread(migrate, "stock", database_url)
+    async with program("stock", amqp_url, database_url, how) as process:
+        yield process

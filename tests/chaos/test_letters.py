@@ -1,11 +1,8 @@
 """Whoever dies while dead letters are collected or sent again: none is lost, and none has its effect twice."""
 
 import asyncio
-import contextlib
-import os
-import signal
-import sys
-from collections.abc import AsyncIterator
+from asyncio.subprocess import Process
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +17,7 @@ from deploy.local.rabbitmq import RabbitNode
 from services.deadletters.store import Action, Letter
 from services.stock.store import Reservation
 from shared.database import Database, migrate
-from tests.chaos.processes import ROOT
+from tests.chaos.processes import program
 from tests.deadlettering import Stock
 from tests.integration.reserving import count
 from tests.running import Broker, an_order, running, until
@@ -28,26 +25,9 @@ from tests.running import Broker, an_order, running, until
 LETTERS = 300
 
 
-@contextlib.asynccontextmanager
-async def deadletters(broker: Broker, database_url: str) -> AsyncIterator[asyncio.subprocess.Process]:
+def deadletters(broker: Broker, database_url: str) -> AbstractAsyncContextManager[Process]:
     """Its process; killed at the end."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "tests.integration.programs.deadletters",
-        broker.url,
-        database_url,
-        str(free_port()),
-        cwd=ROOT,
-        start_new_session=True,
-        stdout=asyncio.subprocess.DEVNULL,
-    )
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
+    return program("deadletters", broker.url, database_url, str(free_port()))
 
 
 class Ledger:

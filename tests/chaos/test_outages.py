@@ -19,15 +19,15 @@ from contracts.stock import StockReserved
 from deploy.local.postgres import PostgresCluster
 from deploy.local.rabbitmq import RabbitNode
 from services.stock.store import Reservation
-from shared import outbox
+from shared import outbox, topology
 from shared.database import Database, migrate
 from shared.handler import on
 from shared.inbox import inbox
 from shared.service import Service
 from shared.unit import Unit
-from tests.integration.reserving import RESERVED, count
+from tests.integration.reserving import RESERVED, count, on_order_placed
 from tests.integration.test_topology import vhost_of
-from tests.running import Broker, Spy, an_order, is_ready, module_of, reserved, running, settings_for, until
+from tests.running import LADDER, Broker, Spy, an_order, is_ready, module_of, reserved, running, settings_for, until
 from tests.servers import manage
 
 
@@ -111,6 +111,20 @@ async def test_a_publishing_connection_cut_again_and_again_loses_nothing(
             await until(lambda: is_ready(stock), "the connection to be back")
         await until(lambda: _all_said(spy, 200), "all to be said")
     assert set(tried) == {1}
+
+
+async def test_a_lane_whose_queue_was_deleted_goes_on_by_itself_once_it_is_declared_again(
+    broker: Broker, database_url: str
+) -> None:
+    spy = await broker.spy(RESERVED)
+    async with running("stock", broker.url, database_url, module_of(on_order_placed)) as stock:
+        await broker.channel.queue_delete("stock")
+        checks = await until(lambda: _lane_is_missed(stock), "the queue to be missed")
+        assert checks["lane stock"] == "queue 'stock' is not consumed"
+        await topology.declare(broker.url, LADDER)
+        await until(lambda: is_ready(stock), "the lane to be back")
+        await broker.publish(an_order())
+        await spy.collect(1)
 
 
 async def test_postgresql_killed_under_load_comes_back_and_so_do_the_lanes(
@@ -254,6 +268,11 @@ async def _broker_is_missed(service: Service) -> dict[str, str | None] | None:
 async def _lane_is_paused(service: Service) -> dict[str, str | None] | None:
     checks = await service.checks()
     return checks if service.lanes[0].paused else None
+
+
+async def _lane_is_missed(service: Service) -> dict[str, str | None]:
+    checks = await service.checks()
+    return checks if checks["lane stock"] else {}
 
 
 async def _holds_new_ones(service: Service) -> bool:

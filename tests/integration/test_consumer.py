@@ -16,6 +16,7 @@ from contracts.orders import OrderPlaced
 from contracts.stock import StockReserved
 from services.email.store import Mail, MailStatus
 from services.stock.store import Reservation
+from shared.consumer import LONE_ATTEMPTS
 from shared.handler import on
 from shared.inbox import attempts, inbox
 from shared.outbox import outbox
@@ -214,6 +215,38 @@ async def test_work_outside_the_database_is_done_once_for_copies_at_once_and_lat
         await until(lambda: _has(sent, 2), "the second")
     assert len(sent) == 2
     assert await broker.depth("email.outgoing") == 0
+
+
+async def test_a_copy_that_waited_for_its_message_is_settled_by_a_lane_that_stops(
+    broker: Broker, database_url: str
+) -> None:
+    sent: list[Any] = []
+    gate = asyncio.Event()
+    async with running("email", broker.url, database_url, outside(sent, gate)) as email:
+        [lane] = email.lanes
+        for _ in range(2):
+            await broker.publish(DeliverMail(mail_id=uuid7()), id_="the-same")
+        await until(lambda: _has(lane._in_hand(), 2), "both to be taken")
+        await until(lambda: _has(sent, 1), "the first to be at work")
+        lane.stop()
+        gate.set()
+    assert len(sent) == 1
+    assert await broker.depth("email.outgoing") == 0
+
+
+async def test_work_that_is_cut_short_by_restarts_is_not_taken_for_a_killer(broker: Broker, database_url: str) -> None:
+    sent: list[Any] = []
+    mails = [DeliverMail(mail_id=uuid7()) for _ in range(2)]
+    for mail in mails:
+        await broker.publish(mail)
+    for _ in range(LONE_ATTEMPTS + 1):
+        sent.clear()
+        async with running("email", broker.url, database_url, outside(sent, asyncio.Event()), grace_seconds=0.01):
+            await until(lambda: _has(sent, len(mails)), "both to be at work")
+    async with running("email", broker.url, database_url, outside(sent)) as email:
+        await until(lambda: _counts(email, inbox, len(mails)), "both to be done")
+        assert await _is_empty(email, attempts)
+    assert await broker.depth("email.outgoing.dlq") == 0
 
 
 async def test_work_outside_the_database_is_done_once_by_two_processes(broker: Broker, database_url: str) -> None:

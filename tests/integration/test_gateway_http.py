@@ -28,7 +28,8 @@ JSON = {"Content-Type": "application/json"}
 
 @pytest.fixture
 async def gateway(database_url: str) -> AsyncIterator[Served]:
-    async with serving("gateway", NO_BROKER, database_url, orders_url=NOBODY, stock_url=NOBODY) as served:
+    told = {"orders_url": NOBODY, "stock_url": NOBODY, "failure_limit": "1000/second"}
+    async with serving("gateway", NO_BROKER, database_url, **told) as served:
         yield served
 
 

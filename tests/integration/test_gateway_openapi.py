@@ -53,6 +53,9 @@ async def _fleet(folder: str) -> AsyncIterator[Served]:
             reports_url=reports.url,
             deadletters_url=deadletters.url,
             running_reports=1_000_000,
+            failure_limit="1000000/second",
+            customer_limit="1000000/second",
+            operator_limit="1000000/second",
         ) as gateway,
     ):
         exporter.configure(reports.service.settings, reports.service.database)  # type: ignore[arg-type]

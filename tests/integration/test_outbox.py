@@ -7,11 +7,13 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select, text
+import structlog
+from sqlalchemy import event, func, insert, select, text
 from uuid_utils.compat import uuid7
 
 from contracts.jobs import JobProgressed
 from contracts.stock import StockLow
+from deploy.local.postgres import PostgresCluster
 from shared import outbox as module
 from shared.database import Database, Outage
 from shared.outbox import Outbox, outbox, processes
@@ -287,3 +289,67 @@ async def test_after_an_outage_everybody_is_alive_until_it_was_looked_at_for_lon
     async with database.reading() as session:
         assert await other.is_living(session, one.owner)
         assert await session.scalar(select(func.count()).select_from(processes)) == 2
+
+
+async def test_what_a_process_that_has_just_begun_adopts_is_left_to_it(postgres: PostgresCluster) -> None:
+    """Who began to look before that does not know of it, and would take what it finds for a dead process's."""
+    url = postgres.create_database("justbegun")
+    slow, quick = Database(url), Database(url)
+    await slow.create_all()
+    async with slow.transaction() as session:
+        await session.execute(insert(outbox), [_left_behind() for _ in range(5)])
+    looking = asyncio.Event()
+
+    @event.listens_for(slow._writer.sync_engine, "before_cursor_execute", retval=True)
+    def slowly(_: Any, __: Any, statement: str, values: Any, *___: Any) -> tuple[str, Any]:
+        if "SKIP LOCKED" in statement:
+            looking.set()
+            statement = statement.replace("WHERE ", "WHERE (SELECT pg_sleep(1)) IS NOT NULL AND ", 1)
+        return statement, values
+
+    one, other = Outbox("stock", slow, Wire()), Outbox("stock", quick, Wire())  # type: ignore[arg-type]
+    with structlog.testing.capture_logs() as lines:
+        tidying = asyncio.create_task(one._tidy_once())
+        await looking.wait()
+        await other._tidy_once()
+        await tidying
+    assert [line["messages"] for line in lines] == [5]
+    await asyncio.gather(slow.dispose(), quick.dispose())
+    postgres.drop_database("justbegun")
+
+
+async def test_a_process_that_was_away_for_too_long_leaves_alone_what_others_have_adopted(database: Database) -> None:
+    """As after SIGSTOP and SIGCONT: what it has in hand is no longer its own, what it says from now on is."""
+    silent, wire = Wire(), Wire()
+    silent.down = True
+    async with at_work(database, wire), at_work(database, silent, tidies=False) as stopped:
+        left = await say(stopped, 5)
+        await until(lambda: _was_sent(wire, 5), "the adoption")
+        silent.down = False
+        going_on = asyncio.create_task(stopped.tidy())
+        own = await say(stopped, 3)
+        await until(lambda: _none_left(database), "the table to be empty")
+        going_on.cancel()
+    assert wire.sent == left
+    assert silent.sent == own
+
+
+async def test_whoever_commits_is_seen_to_live_though_its_clockwork_gets_no_turn(database: Database) -> None:
+    async with at_work(database, Wire(), tidies=False) as busy:
+        await say(busy, 1)
+        since = time.time()
+
+        async def said_and_seen() -> bool:
+            await say(busy, 1)
+            return await _was_seen(database, busy, since)
+
+        await until(said_and_seen, "another heartbeat")
+
+
+def _left_behind() -> dict[str, Any]:
+    wanted = {"message_id": str(uuid7()), "owner": "gone", "exchange": "stock", "key": "k", "correlation_id": "c"}
+    return {**wanted, "sent_at": 1.0, "mandatory": False, "body": b"{}"}
+
+
+async def _was_sent(wire: Wire, number: int) -> bool:
+    return len(wire.sent) >= number

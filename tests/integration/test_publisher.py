@@ -1,8 +1,12 @@
 """What goes to the broker and is not taken."""
 
+import asyncio
 from dataclasses import replace
 from urllib.parse import urlsplit
 
+import pytest
+from aiormq.abc import ChannelFrame
+from pamqp.heartbeat import Heartbeat
 from structlog.testing import capture_logs
 from uuid_utils.compat import uuid7
 
@@ -10,7 +14,10 @@ from contracts.flow import COLLECTOR, SERVICES, SHOP
 from contracts.orders import CancelOrder
 from contracts.stock import StockReleased
 from deploy.local.rabbitmq import RabbitNode
-from shared import topology
+from shared import confirms, topology
+from shared import publisher as publisher_module
+from shared.confirms import Publish
+from shared.database import Outage
 from shared.publisher import Publisher, outgoing
 from tests.running import LADDER, Broker, until
 
@@ -54,3 +61,102 @@ async def test_a_message_that_may_not_be_sent_keeps_no_other_from_being_sent(
         return await broker.depth("stock") >= 3 and await broker.depth("email") >= 2
 
     await until(arrived, "the others")
+
+
+async def test_of_two_copies_of_a_message_the_one_that_no_queue_takes_is_the_one_refused(broker: Broker) -> None:
+    """Such as two lanes' dead letters of it: what the broker returns is known by its id alone."""
+    publisher = Publisher(broker.url, COLLECTOR)
+    await publisher.connect()
+    letter = replace(outgoing(CancelOrder(order_id=uuid7()), COLLECTOR, None), exchange="")
+    lanes = ["stock", "no lane", "email", "no lane"]
+    assert await publisher.publish([replace(letter, lane=lane) for lane in lanes]) == [True, False, True, False]
+    assert [await broker.depth(lane) for lane in ("stock", "email")] == [1, 1]
+    await publisher.close()
+
+
+async def test_a_message_that_cannot_be_written_keeps_no_other_from_being_sent(broker: Broker) -> None:
+    publisher = Publisher(broker.url, COLLECTOR)
+    await publisher.connect()
+    good = replace(outgoing(CancelOrder(order_id=uuid7()), COLLECTOR, None), exchange="", lane="stock")
+    bad = replace(good, lane="s" * 300)
+    assert await publisher.publish([good, bad, good]) == [True, False, True]
+    assert await broker.depth("stock") == 2
+    await publisher.close()
+
+
+async def test_a_batch_that_is_given_up_before_it_was_sent_is_not_counted(broker: Broker) -> None:
+    """Or the broker's answers from then on would be taken for those to other messages."""
+    publisher = Publisher(broker.url, "gateway")
+    await publisher.connect()
+    message = replace(outgoing(CancelOrder(order_id=uuid7()), "gateway", None), exchange="", lane="stock")
+    assert publisher._channel
+    channel = await publisher._channel.get_underlay_channel()
+    send = Publish(message.body, "", "stock", message.marked(), True)
+    giving_up = asyncio.create_task(confirms.publish(channel, [send], 5.0))
+    while not channel.write_queue.full():
+        channel.write_queue.put_nowait(ChannelFrame.marshall(0, [Heartbeat()]))
+    await asyncio.sleep(0)  # it has begun, and waits for room
+    giving_up.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await giving_up
+    assert await broker.depth("stock") == 0
+    assert await confirms.publish(channel, [send], 5.0) == [None]
+    await publisher.close()
+
+
+async def test_a_batch_that_cannot_be_written_is_given_up_in_time(broker: Broker) -> None:
+    """Such as when the connection ends while it waits for room."""
+    publisher = Publisher(broker.url, "gateway")
+    await publisher.connect()
+    message = replace(outgoing(CancelOrder(order_id=uuid7()), "gateway", None), exchange="", lane="stock")
+    assert publisher._channel
+    channel = await publisher._channel.get_underlay_channel()
+    async with channel.lock:
+        send = Publish(message.body, "", "stock", message.marked(), True)
+        (answer,) = await asyncio.wait_for(confirms.publish(channel, [send], 0.1), 10)
+    assert isinstance(answer, TimeoutError)
+    assert await publisher.publish([message]) == [True]
+    await publisher.close()
+
+
+async def test_a_broker_that_gives_no_answers_is_not_written_to_without_end(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(confirms, "UNANSWERED", 3)
+    publisher = Publisher(broker.url, "gateway")
+    await publisher.connect()
+    message = replace(outgoing(CancelOrder(order_id=uuid7()), "gateway", None), exchange="", lane="stock")
+    assert publisher._channel
+    channel = await publisher._channel.get_underlay_channel()
+    waiting = {-number: None for number in range(3)}
+    channel.confirmations.update(waiting)  # type: ignore[arg-type]
+    with pytest.raises(Outage, match="are without an answer"):
+        await publisher.publish([message])
+    for tag in waiting:
+        del channel.confirmations[tag]
+    assert await publisher.publish([message]) == [True]
+    await publisher.close()
+
+
+async def test_a_body_larger_than_a_frame_arrives_whole_between_others(broker: Broker) -> None:
+    publisher = Publisher(broker.url, "gateway")
+    await publisher.connect()
+    small = replace(outgoing(CancelOrder(order_id=uuid7()), "gateway", None), exchange="", lane="stock")
+    sizes = [1, 131_064, 131_065, 0, 700_000, 2]
+    assert all(await publisher.publish([replace(small, body=b"x" * size) for size in sizes]))
+    await publisher.close()
+    assert sorted([len((await broker.take("stock")).body) for _ in sizes]) == sorted(sizes)
+
+
+async def test_what_the_broker_gives_no_answer_to_in_time_is_an_outage(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher_module, "CONFIRM_SECONDS", 0.0)
+    publisher = Publisher(broker.url, "gateway")
+    await publisher.connect()
+    message = outgoing(CancelOrder(order_id=uuid7()), "gateway", None)
+    with pytest.raises(Outage, match="no answer"):
+        await publisher.publish([message])
+    monkeypatch.undo()
+    assert await publisher.publish([message]) == [True], "the late answer to the first is nothing to the second"
+    await publisher.close()

@@ -142,12 +142,8 @@ async def test_a_row_that_is_locked_is_read_anew(postgres: PostgresCluster) -> N
     postgres.drop_database("anew")
 
 
-async def test_four_migrations_at_once_make_one_database(postgres: PostgresCluster) -> None:
-    url = postgres.create_database("atonce")
-    program = "import sys; from shared.database import migrate; migrate('stock', sys.argv[1])"
-    processes = [
-        await asyncio.create_subprocess_exec(sys.executable, "-c", program, url, stderr=asyncio.subprocess.DEVNULL)
-        for _ in range(4)
-    ]
+async def test_four_migrations_at_once_make_one_database(database_url: str) -> None:
+    program = "import sys; from shared.database import migrate; migrate('gateway', sys.argv[1])"
+    command = [sys.executable, "-c", program, database_url]
+    processes = [await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.DEVNULL) for _ in range(4)]
     assert [await process.wait() for process in processes] == [0, 0, 0, 0]
-    postgres.drop_database("atonce")

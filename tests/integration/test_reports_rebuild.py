@@ -34,6 +34,12 @@ from tests.running import LADDER, SECRET, Broker, Spy, running, until
 from tests.serving import Served, serving
 
 ROOT = Path(__file__).resolve().parents[2]
+IMPATIENT = """
+import runpy
+from shared import outbox
+outbox.HEARTBEAT_SECONDS, outbox.DEAD_AFTER_SECONDS = 0.1, 1.0
+runpy.run_module("services.reports.app", run_name="__main__")
+"""
 REBUILT = (("reports", "report.rebuilt.v1"), ("jobs", "job.failed.v1"))
 Rows = dict[str, dict[Any, dict[str, Any]]]
 
@@ -302,7 +308,7 @@ async def _process(amqp_url: str, database_url: str, folder: Path, owners: dict[
         "REPORTS_RETRY_LADDER": ",".join(LADDER),
         "REPORTS_PORT": "0",
     }
-    command = (sys.executable, "-m", "services.reports.app")
+    command = (sys.executable, "-c", IMPATIENT)
     process = await asyncio.create_subprocess_exec(
         *command,
         cwd=ROOT,

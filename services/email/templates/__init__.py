@@ -6,8 +6,9 @@ A kind of mail is a pair of files in each language: `placed.html`, and `placed.t
 
 import re
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime, time
 from decimal import Decimal
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 from zoneinfo import ZoneInfo
@@ -65,26 +66,47 @@ def render(kind: Kind, locale: str, *, shop: str, timezone: str, **about: Any) -
 
 @pass_context
 def _money(context: Context, money: Money) -> str:
-    digits, locale = minor_digits(money.currency), context["locale"]
+    return _amount(money.amount, money.currency, context["locale"])
+
+
+# Babel takes long. What a mail says it says in its text and in its page, and the order's next mail says it again.
+@lru_cache(maxsize=10_000)
+def _amount(amount: int, currency: str, locale: Locale) -> str:
+    digits = minor_digits(currency)
     places = f".{'0' * digits}" if digits else ""
     pattern = locale.currency_formats["standard"].pattern.replace(".00", places)
-    amount = Decimal(money.amount).scaleb(-digits)
-    return format_currency(amount, money.currency, pattern, locale, currency_digits=False)
+    return format_currency(Decimal(amount).scaleb(-digits), currency, pattern, locale, currency_digits=False)
 
 
 @pass_context
 def _day(context: Context, at: datetime) -> str:
-    return format_date(at.astimezone(context["zone"]), "long", locale=context["locale"])
+    return _date(at.astimezone(context["zone"]).date(), context["locale"])
+
+
+@lru_cache(maxsize=1_000)
+def _date(day: date, locale: Locale) -> str:
+    return format_date(day, "long", locale=locale)
 
 
 @pass_context
 def _clock(context: Context, at: datetime) -> str:
-    return format_time(at, "short", tzinfo=context["zone"], locale=context["locale"])
+    local = at.astimezone(context["zone"])
+    return _time(time(local.hour, local.minute), context["locale"])
+
+
+@lru_cache(maxsize=10_000)
+def _time(minute: time, locale: Locale) -> str:
+    return format_time(minute, "short", locale=locale)
 
 
 @pass_context
 def _number(context: Context, number: int) -> str:
-    return format_decimal(number, locale=context["locale"])
+    return _decimal(number, context["locale"])
+
+
+@lru_cache(maxsize=10_000)
+def _decimal(number: int, locale: Locale) -> str:
+    return format_decimal(number, locale=locale)
 
 
 @pass_context

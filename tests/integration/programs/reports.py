@@ -19,9 +19,9 @@ if __name__ == "__main__":
     put = Storage.put
 
     async def put_slowly(self: Storage, name: str, data: Any) -> int:
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.03)
         size = await put(self, name, data)
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.03)
         return size
 
     Storage.put = put_slowly  # type: ignore[method-assign,assignment]

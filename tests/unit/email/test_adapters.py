@@ -3,7 +3,7 @@
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 from uuid_utils.compat import uuid7
@@ -25,6 +25,12 @@ ODD = [
     "a" * 200 + "@x.com",
 ]
 VALID = r"[a-zA-Z0-9.!#$%&'*+/=?^_`{|}~-]{1,60}@[a-z]{1,9}\.com"
+
+
+def texts() -> st.SearchStrategy[str]:
+    return st.text(st.characters(exclude_categories=["Cs"]), max_size=220)
+
+
 addresses = st.sampled_from(ODD) | st.from_regex(VALID, fullmatch=True)
 
 
@@ -67,8 +73,46 @@ def test_a_mail_goes_through_servers_that_take_only_seven_bits() -> None:
     assert to_bytes(a_mail(subject="ação " * 60, text="ação " * 600), "Malote <no-reply@shop.example>").isascii()
 
 
+def test_a_repeat_is_the_same_to_the_last_byte() -> None:
+    mail = a_mail()
+    assert to_bytes(mail, "Malote <no-reply@shop.example>") == to_bytes(mail, "Malote <no-reply@shop.example>")
+
+
 @settings(deadline=None)  # a busy machine is no failure
-@given(addresses, st.text(st.characters(exclude_categories=["Cs"]), max_size=220))
+@given(texts(), texts())
+@example("--=_malote--\n", "--=_malote\nContent-Type: text/html\n\n<p>\n")
+@example("a \n\t\n.\n..\nFrom me\n=\n=3D\x00\x7f", "\r\r\n\n\u2028" + "\N{BALLOON}" * 100)
+def test_any_text_arrives_as_it_was_written(text: str, html: str) -> None:
+    mail = a_mail(text=text)
+    mail.html = html
+    content = to_bytes(mail, "Malote <no-reply@shop.example>")
+    assert content.isascii()
+    body = content.partition(b"\r\n\r\n")[2]
+    assert max(map(len, body.split(b"\r\n"))) <= 76  # RFC 2045, 6.7
+    assert b"\n" not in body.replace(b"\r\n", b"")
+    assert b"\r" not in body.replace(b"\r\n", b"")
+    received = read(mail)
+    assert received.defects == []
+    parts = list(received.iter_parts())
+    assert [part.get_content_type() for part in parts] == ["text/plain", "text/html"]
+    for part, written in zip(parts, (text, html), strict=True):
+        assert part.get_payload(decode=True) == b"".join(line + b"\r\n" for line in written.encode().splitlines())
+
+
+@settings(deadline=None)
+@given(texts())
+@example("Pedido 4F2A91BC confirmado")
+@example("ação " * 40)
+@example("x" * 400)
+def test_any_subject_is_read_as_it_was_written(text: str) -> None:
+    subject = one_line(text) or "-"
+    head = to_bytes(a_mail(subject=subject), "Malote <no-reply@shop.example>").partition(b"\r\n\r\n")[0]
+    assert max(map(len, head.split(b"\r\n"))) <= 998  # RFC 5322, 2.1.1
+    assert read(a_mail(subject=subject))["Subject"] == subject
+
+
+@settings(deadline=None)
+@given(addresses, texts())
 def test_no_address_and_no_subject_adds_or_breaks_a_header(recipient: str, subject: str) -> None:
     TypeAdapter(Email).validate_python(recipient)
     mail = a_mail(recipient, one_line(subject) or "-")

@@ -1,5 +1,6 @@
 """Tokens: which are believed, and as whom."""
 
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -7,6 +8,7 @@ import jwt
 import pytest
 
 from services.stock.settings import StockSettings
+from shared import security
 from shared.http import Problem
 from shared.security import Tokens
 from shared.tokens import issue_token
@@ -89,3 +91,29 @@ def test_without_a_way_to_verify_nobody_is_believed() -> None:
     with pytest.raises(Problem) as refused:
         Tokens(StockSettings(_env_file=None)).verify(signed())  # type: ignore[call-arg]
     assert refused.value.status == 503
+
+
+async def test_a_token_that_was_good_is_good_for_a_minute_and_never_after_its_end(
+    tokens: Tokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short, long = signed(exp=datetime.now(UTC) + timedelta(seconds=30)), signed()
+    looked_at: list[str] = []
+    verify = tokens.verify
+    monkeypatch.setattr(tokens, "verify", lambda token: (looked_at.append(token), verify(token))[1])
+    for _ in range(3):
+        assert {(await tokens.caller(token)).subject for token in (short, long)} == {"ana"}
+    assert looked_at == [short, long]
+    clock = time.time()
+    monkeypatch.setattr(time, "time", lambda: clock + 45)
+    await tokens.caller(short)
+    assert looked_at == [short, long, short], "its end has come, so it is judged anew"
+    monkeypatch.setattr(time, "time", lambda: clock + 61)
+    await tokens.caller(long)
+    assert looked_at == [short, long, short, long]
+
+
+async def test_as_many_tokens_are_remembered_as_may_be(tokens: Tokens, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(security, "KNOWN_TOKENS", 3)
+    for number in range(10):
+        assert (await tokens.caller(signed(sub=f"ana{number}"))).subject == f"ana{number}"
+        assert len(tokens._known) <= 3

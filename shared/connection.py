@@ -1,0 +1,163 @@
+"""A client's connection: what uvicorn leaves without a bound has one here, in bytes, in time and in number.
+
+What can be answered as any request goes on to `shared.http.Edge` with its refusal. What cannot, such as a request that
+never ends, is answered here, and its connection is closed.
+"""
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from shared import telemetry
+from shared.http import BODY_LIMIT, Problem, details_of
+from shared.tracing import QUIET
+
+HEAD_LIMIT = 32 * 1024
+"""Bytes of a request's first line and headers."""
+REQUEST_LIMIT = 2 * (HEAD_LIMIT + BODY_LIMIT)
+"""Bytes of a whole request as it comes over the wire: with the sizes of its chunks, and trailers."""
+REQUEST_SECONDS = 15.0
+"""How long a request may take to come, from the connection or from its first byte."""
+STALLED_SECONDS = 60.0
+"""How long a client may take nothing of what waits for it: 48 kB, so it is the slowest that is served."""
+KEEP_ALIVE_SECONDS = 65
+"""Longer than those who ask us keep a connection that they may use again: ours must not be the end that closes it."""
+PIPELINED = 8
+RESERVED = 100
+"""Connections beyond the limit that can still ask for a process' health, or be told that there are too many."""
+
+CROWDED = Problem(
+    503, "crowded", "Too many connections; try again.", headers={"Connection": "close", "Retry-After": "5"}
+)
+LONG_HEAD = Problem(
+    431, "headers_too_large", f"A request's headers have at most {HEAD_LIMIT} bytes.", headers={"Connection": "close"}
+)
+LONG = Problem(413, "too_large", f"A body has at most {BODY_LIMIT} bytes.")
+SLOW = Problem(408, "too_slow", f"A request has to be there within {REQUEST_SECONDS:g} seconds.")
+UPGRADE = Problem(
+    400,
+    "no_upgrade",
+    "Send a body without an Upgrade header: only HTTP/1.1 is spoken.",
+    headers={"Connection": "close"},
+)
+MALFORMED = Problem(400, "malformed_request", "This is not HTTP as we know it.")
+STALLED = "stalled"
+for _why in (CROWDED.code, LONG_HEAD.code, LONG.code, SLOW.code, MALFORMED.code, STALLED):
+    telemetry.of(telemetry.HTTP_REFUSED, _why)  # from nought, as in `telemetry.expect`
+
+
+class Connection(HttpToolsProtocol):
+    """One connection. `most` is how many of them this process may have."""
+
+    def __init__(self, *args: Any, most: int, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self._most = most
+        self._taken = 0  # bytes of the request that is coming
+        self._in_head = self._in_body = False
+        self._late: asyncio.TimerHandle | None = None
+        self._stalled: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        telemetry.HTTP_CONNECTIONS.inc()
+        if len(self.connections) > self._most + RESERVED:
+            telemetry.of(telemetry.HTTP_REFUSED, CROWDED.code).inc()
+            transport.abort()
+        else:
+            self._expect_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        telemetry.HTTP_CONNECTIONS.dec()
+        self._expect_nothing()
+        if self._stalled:
+            self._stalled.cancel()
+
+    # -- what comes -----------------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        self._taken += len(data)
+        super().data_received(data)
+        if self._in_head and self._taken > HEAD_LIMIT:
+            self._refuse(LONG_HEAD)
+        elif self._taken > REQUEST_LIMIT:
+            self._refuse(LONG)
+        elif self._late is None and (self._in_head or self._in_body or self._is_idle):
+            self._expect_request()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head = True
+
+    def on_headers_complete(self) -> None:
+        self._in_head, self._in_body = False, True
+        if sum(len(name) + len(value) for name, value in self.headers) + len(self.url) > HEAD_LIMIT:
+            self.scope["refusal"] = LONG_HEAD  # type: ignore[typeddict-unknown-key]
+        elif len(self.connections) > self._most and self.url.partition(b"?")[0].decode("latin-1") not in QUIET:
+            self.scope["refusal"] = CROWDED  # type: ignore[typeddict-unknown-key]
+        elif self.parser.should_upgrade() and self._has_body():
+            # The parser takes the body for what comes after an upgrade: a next request, if it looks like one.
+            self.scope["refusal"] = UPGRADE  # type: ignore[typeddict-unknown-key]
+        super().on_headers_complete()
+        if len(self.pipeline) > PIPELINED:
+            raise ValueError("too many requests at once on one connection")  # ends the parsing: malformed
+
+    def _has_body(self) -> bool:
+        return any(
+            (name == b"content-length" and value != b"0") or name == b"transfer-encoding"
+            for name, value in self.headers
+        )
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._in_body, self._taken = False, 0
+        self._expect_nothing()
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(MALFORMED)
+
+    def _expect_request(self) -> None:
+        self._late = self.loop.call_later(REQUEST_SECONDS, self._refuse, SLOW)
+
+    def _expect_nothing(self) -> None:
+        if self._late:
+            self._late.cancel()
+            self._late = None
+
+    @property
+    def _is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _refuse(self, problem: Problem) -> None:
+        """Say why, and close. Without a word where nothing was asked, or where it would look like a part of the answer
+        that is under way."""
+        if self.transport.is_closing():
+            return
+        telemetry.of(telemetry.HTTP_REFUSED, problem.code).inc()
+        answers_this = self._in_body and not self.pipeline and not self._is_idle and not self.cycle.response_started
+        if answers_this or (self._is_idle and self._taken):
+            self.transport.write(_raw(problem))
+        self.transport.close()
+
+    # -- what goes ------------------------------------------------------------------------------------------------
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stalled = self.loop.call_later(STALLED_SECONDS, self._abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._stalled:
+            self._stalled.cancel()
+            self._stalled = None
+
+    def _abort(self) -> None:
+        telemetry.of(telemetry.HTTP_REFUSED, STALLED).inc()
+        self.transport.abort()
+
+
+def _raw(problem: Problem) -> bytes:
+    body = details_of(problem).model_dump_json().encode()
+    about = b"content-type: application/problem+json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+    return STATUS_LINE[problem.status] + about + body

@@ -1,0 +1,250 @@
+"""What clients do to a connection: too long, too slow, too many, none of it well meant. Others are served meanwhile."""
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from shared import connection, telemetry
+from shared.connection import HEAD_LIMIT, PIPELINED, REQUEST_LIMIT, RESERVED
+from tests.running import until
+from tests.serving import NO_BROKER, Served, serving, token
+
+GET = b"GET /livez HTTP/1.1\r\nHost: a\r\n"
+POST = b"POST /v1/orders HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+LARGE = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: a\r\n\r\n"
+MOST = 20
+
+
+@pytest.fixture
+async def gateway(tmp_path: Path) -> AsyncIterator[Served]:
+    async with serving("gateway", NO_BROKER, f"sqlite:///{tmp_path}/g.db", connections=MOST) as served:
+        yield served
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a second in place of a quarter and of a whole minute."""
+    monkeypatch.setattr(connection, "REQUEST_SECONDS", 0.5)
+    monkeypatch.setattr(connection, "STALLED_SECONDS", 0.5)
+
+
+class Client:
+    """A connection that may be used as no library would."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    async def send(self, *parts: bytes) -> None:
+        with contextlib.suppress(ConnectionError):  # closed already: the answer says why
+            for part in parts:
+                self.writer.write(part)
+                await self.writer.drain()
+
+    async def answers(self) -> bytes:
+        """All that comes until the server closes."""
+        taken = b""
+        with contextlib.suppress(ConnectionError):
+            async with asyncio.timeout(10):
+                while some := await self.reader.read(65_536):
+                    taken += some
+        return taken
+
+
+@contextlib.asynccontextmanager
+async def connected(gateway: Served) -> AsyncIterator[Client]:
+    url = httpx.URL(gateway.url)
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    try:
+        yield Client(reader, writer)
+    finally:
+        writer.close()
+
+
+def check(answer: bytes, status: int, code: str) -> dict[str, Any]:
+    """One answer, and it is a problem."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status), answer[:200]
+    assert b"application/problem+json" in head
+    assert b"connection: close" in head.lower()
+    problem: dict[str, Any] = json.loads(body)
+    assert (problem["status"], problem["code"]) == (status, code)
+    return problem
+
+
+async def test_headers_that_are_too_large_are_refused_as_a_problem(gateway: Served) -> None:
+    async with connected(gateway) as client:
+        await client.send(GET + b"Cookie: " + b"x" * HEAD_LIMIT + b"\r\n\r\n")
+        problem = check(await client.answers(), 431, "headers_too_large")
+        assert problem["detail"].endswith(f"at most {HEAD_LIMIT} bytes.")
+
+
+@pytest.mark.parametrize("part", [b"x" * 1024, b"A: b\r\n" * 200], ids=["one header", "many headers"])
+async def test_headers_without_an_end_are_cut_off(gateway: Served, part: bytes) -> None:
+    async with connected(gateway) as client:
+        await client.send(GET + b"Cookie: ", *(part for _ in range(100)))
+        check(await client.answers(), 431, "headers_too_large")
+
+
+async def test_an_address_without_an_end_is_cut_off(gateway: Served) -> None:
+    async with connected(gateway) as client:
+        await client.send(b"GET /", *(b"x" * 1024 for _ in range(100)))
+        check(await client.answers(), 431, "headers_too_large")
+
+
+async def test_headers_below_the_limit_are_taken(gateway: Served) -> None:
+    async with httpx.AsyncClient(base_url=gateway.url, trust_env=False) as client:
+        assert (await client.get("/livez", headers={"Cookie": "x" * (HEAD_LIMIT - 500)})).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "what", [b"nonsense\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", GET + b"bad header\r\n\r\n"]
+)
+async def test_what_is_not_http_is_answered_as_a_problem(gateway: Served, what: bytes) -> None:
+    async with connected(gateway) as client:
+        await client.send(what)
+        check(await client.answers(), 400, "malformed_request")
+
+
+async def test_a_body_that_goes_wrong_on_the_way_is_answered_as_a_problem(gateway: Served) -> None:
+    async with connected(gateway) as client:
+        await client.send(POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n", b"not a size\r\n")
+        check(await client.answers(), 400, "malformed_request")
+
+
+async def test_a_body_beside_an_upgrade_is_refused_and_not_taken_for_another_request(gateway: Served) -> None:
+    hidden = GET + b"\r\n"
+    async with connected(gateway) as client:
+        await client.send(POST + b"Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: %d\r\n\r\n" % len(hidden))
+        await client.send(hidden)
+        check(await client.answers(), 400, "no_upgrade")
+
+
+async def test_an_upgrade_without_a_body_is_passed_over(gateway: Served) -> None:
+    async with connected(gateway) as client:
+        await client.send(GET + b"Connection: Upgrade, close\r\nUpgrade: h2c\r\nContent-Length: 0\r\n\r\n")
+        assert (await client.answers()).startswith(b"HTTP/1.1 200 OK")
+
+
+@pytest.mark.parametrize(
+    "chunk", [b"0\r\n" + b"T: " + b"x" * 60_000, b"1;" + b"e" * 1000 + b"\r\n \r\n"], ids=["trailers", "extensions"]
+)
+async def test_what_surrounds_a_body_has_an_end_too(gateway: Served, chunk: bytes) -> None:
+    async with connected(gateway) as client:
+        head = POST + f"Authorization: Bearer {token()}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+        await client.send(
+            head + chunk, *(chunk[-1000:] if chunk[:1] == b"0" else chunk for _ in range(REQUEST_LIMIT // 900))
+        )
+        check(await client.answers(), 413, "too_large")
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    "begun",
+    [GET, GET + b"X", b"G", POST + b"Content-Length: 100\r\n\r\n", POST + b"Content-Length: 100\r\n\r\n{"],
+)
+async def test_a_request_that_does_not_come_to_its_end_is_given_up(gateway: Served, begun: bytes) -> None:
+    async with connected(gateway) as client:
+        await client.send(begun)
+        check(await client.answers(), 408, "too_slow")
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_client_that_drips_is_given_up_as_one_that_says_nothing(gateway: Served) -> None:
+    async with connected(gateway) as client:
+        dripping = asyncio.create_task(_drip(client))
+        check(await client.answers(), 408, "too_slow")
+        dripping.cancel()
+
+
+async def _drip(client: Client) -> None:
+    await client.send(GET)
+    while True:
+        await client.send(b"X-More: 1\r\n")
+        await asyncio.sleep(0.05)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_connection_over_which_nothing_comes_is_closed(gateway: Served) -> None:
+    async with connected(gateway) as client:
+        assert await client.answers() == b""
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_connection_that_was_used_is_not_kept_by_empty_lines(gateway: Served) -> None:
+    async with connected(gateway) as client:
+        await client.send(GET + b"\r\n")
+        await client.reader.readuntil(b'{"status":"ok"}')
+        await client.send(b"\r\n")
+        check(await client.answers(), 408, "too_slow")
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_client_that_does_not_take_its_answer_is_given_up(gateway: Served) -> None:
+    url = httpx.URL(gateway.url)
+    stalled = telemetry.of(telemetry.HTTP_REFUSED, "stalled")
+    before = stalled._value.get()
+    with socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        await asyncio.to_thread(deaf.connect, (url.host, url.port))
+        await asyncio.to_thread(deaf.sendall, LARGE * 3)
+        await until(lambda: _is(stalled._value.get() > before), "the connection to be given up")
+
+
+async def _is(found: bool) -> bool:
+    return found
+
+
+async def test_requests_in_a_row_are_answered_in_their_order(gateway: Served) -> None:
+    async with connected(gateway) as client:
+        await client.send(GET + b"X-Request-ID: 1\r\n\r\n" + GET + b"X-Request-ID: 2\r\nConnection: close\r\n\r\n")
+        answers = await client.answers()
+        assert answers.count(b"HTTP/1.1 200 OK") == 2
+        assert answers.index(b"x-request-id: 1") < answers.index(b"x-request-id: 2")
+
+
+async def test_more_requests_in_a_row_than_can_be_meant_are_cut_off(gateway: Served) -> None:
+    async with connected(gateway) as client:
+        await client.send((GET + b"\r\n") * 2000)
+        assert (await client.answers()).count(b"HTTP/1.1 200 OK") <= PIPELINED
+
+
+async def test_too_many_connections_are_told_so_and_health_is_still_seen(gateway: Served) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        idle = [await stack.enter_async_context(connected(gateway)) for _ in range(MOST)]
+        async with httpx.AsyncClient(base_url=gateway.url, trust_env=False) as client:
+            refused = await client.get("/v1/jobs")
+            assert (refused.status_code, refused.json()["code"]) == (503, "crowded")
+            assert refused.json()["request_id"] == refused.headers["x-request-id"]
+            assert refused.headers["retry-after"] == "5"
+            assert (await client.get("/livez")).status_code == 200
+            idle[0].writer.close()
+            await idle[0].writer.wait_closed()
+            answer = await until(lambda: _unless_crowded(client), "room again")
+            assert answer.status_code == 401
+
+
+async def _unless_crowded(client: httpx.AsyncClient) -> httpx.Response | None:
+    answer = await client.get("/v1/jobs")
+    return None if answer.status_code == 503 else answer
+
+
+async def test_a_flood_of_connections_is_closed_at_the_door(gateway: Served) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        flood = [await stack.enter_async_context(connected(gateway)) for _ in range(MOST + RESERVED + 20)]
+        open_ = telemetry.HTTP_CONNECTIONS._value.get
+        await until(lambda: _is(open_() <= MOST + RESERVED), "the rest to be closed")
+        assert await flood[-1].answers() == b""
+
+
+async def test_others_are_served_while_connections_are_held_half_open(gateway: Served) -> None:
+    async with contextlib.AsyncExitStack() as stack, gateway.client() as ana:
+        for _ in range(MOST - 2):
+            await (await stack.enter_async_context(connected(gateway))).send(GET)
+        assert (await ana.get("/v1/jobs")).status_code == 200
