@@ -19,7 +19,7 @@ from tests.bench.shops import WARM_UP, malote, new_databases, run
 SIZES = (10_000, 100_000, 1_000_000)
 ORDERS = 1_000
 MESSAGES = 5_000
-BYTES_AN_ORDER = 25_000  # in all tables, and what the database keeps beside them while it writes
+BYTES_AN_ORDER = 25_000  # 14,000 in all tables (measured); the rest for what the database writes beside them
 STEP_MS = 14 * 86_400_000 // SIZES[-1]
 TURNS = ("empty", "filled", "filled", "empty")  # what the machine does meanwhile hits both alike
 
