@@ -1,5 +1,6 @@
 """Processes that may outlive whoever started them: are they still ours, and how they are ended."""
 
+import contextlib
 import os
 import signal
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 import psutil
 
 _POLL = 0.02
+_BEHIND = 10
 
 
 def until(condition: Callable[[], bool], timeout: float) -> bool:
@@ -60,6 +62,13 @@ def end(pid: int, mark: str, grace: float = 20, how: signal.Signals = signal.SIG
     if not until(lambda: not is_ours(pid, mark), grace):
         signal_group(pid, signal.SIGKILL)
         until(lambda: not is_ours(pid, mark), 5)
+
+
+def put_behind(pid: int) -> None:
+    """Let a process stand back while others want the processor: on one machine, answering comes before the work that
+    goes on behind the answers, which is done in larger batches for it."""
+    with contextlib.suppress(ProcessLookupError):  # it has ended already
+        os.setpriority(os.PRIO_PROCESS, pid, min(19, os.getpriority(os.PRIO_PROCESS, 0) + _BEHIND))
 
 
 def signal_group(pid: int, what: signal.Signals) -> None:

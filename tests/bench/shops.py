@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from contracts.flow import SERVICES, SHOP
 from deploy.local.ports import HOST, free_port
+from deploy.local.processes import put_behind
 from shared import topology
 from shared.database import Database, migrate
 from shared.tokens import issue_token
@@ -139,6 +140,8 @@ async def malote(machines: Machines, kind: str, urls: Mapping[str, str] | None =
             }
             child = process(machines.folder / f"{service}.log", f"services.{service}.app", common | own)
             processes[service] = psutil.Process(stack.enter_context(child).pid)
+            if service != "gateway":  # as `make up` does, and for the peer's worker, too
+                put_behind(processes[service].pid)
         database = Database(urls["orders"])
         shop = Shop(ports["gateway"], database, mails, processes | machines.processes(), urls)
         try:
@@ -191,6 +194,7 @@ async def peer(machines: Machines) -> AsyncIterator[Shop]:
             "worker": stack.enter_context(process(log, "celery", environment, *worker)),
         }
         processes = {name: psutil.Process(child.pid) for name, child in started.items()}
+        put_behind(processes["worker"].pid)
         database = Database(url)
         shop = Shop(port, database, mails, processes | machines.processes())
         try:

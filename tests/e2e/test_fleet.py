@@ -147,6 +147,12 @@ def test_an_order_is_confirmed_with_two_mails_in_the_customers_language(fleet: F
     assert "R$139.80" in text_of(first).replace("\N{NO-BREAK SPACE}", "")
 
 
+def test_whoever_answers_requests_goes_before_those_who_work_behind_it(fleet: Fleet) -> None:
+    niceness = {service["name"]: psutil.Process(service["pid"]).nice() for service in fleet.status["services"]}
+    gateway = niceness.pop("gateway")
+    assert set(niceness.values()) == {min(19, gateway + 10)}
+
+
 def test_an_order_is_accepted_at_once_and_can_be_waited_for(fleet: Fleet) -> None:
     with client(fleet) as http:
         answer = http.post("/v1/orders", json=an_order())
