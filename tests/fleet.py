@@ -11,10 +11,10 @@ from sqlalchemy.engine import make_url
 from yarl import URL
 
 from contracts.flow import SERVICES
-from deploy.local.ports import HOST, free_port
+from deploy.local.ports import HOST
 from shared.database import migrate
 from tests.running import SECRET
-from tests.several import ROOT, Process
+from tests.several import ROOT, Process, lasting_port
 
 Link = Callable[[str, int], int]
 """Which port a process (`stock.1`) is to use in place of a server's: that of a proxy, or the server's own."""
@@ -45,7 +45,7 @@ class Fleet:
         self.mailbox = folder / "data" / "mail"
         self.processes: dict[str, Process] = {}
         self._sink: subprocess.Popen[bytes] | None = None
-        self._smtp_port = free_port()
+        self._smtp_port = lasting_port()
         self._common = {
             "MALOTE_JWT_SECRET": SECRET,
             "MALOTE_LOG_FORMAT": "json",

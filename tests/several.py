@@ -27,7 +27,7 @@ class Process:
     """One process of a service, on a port of its own."""
 
     def __init__(self, service: str, environment: dict[str, str], log: Path) -> None:
-        port = _lasting_port()
+        port = lasting_port()
         self.service, self.url = service, f"http://{HOST}:{port}"
         self._environment, self._log = environment | {f"{service.upper()}_PORT": str(port)}, log
         self._child: subprocess.Popen[bytes] | None = None
@@ -83,7 +83,7 @@ class Process:
         return self._log.read_text() if self._log.exists() else ""
 
 
-def _lasting_port() -> int:
+def lasting_port() -> int:
     """A free port below those that the system gives away: it still is when its process is started again."""
     while True:
         port = 20_000 + secrets.randbelow(12_000)
