@@ -92,7 +92,7 @@ class Outbox:
         self._hand: deque[Outgoing] = deque()
         self._behind = False  # the table holds rows of ours that are not in hand: they come first
         self._skipped = False  # some of them may have been committed after the table was last read
-        self._read: set[str] = set()  # what was found there then
+        self._committing: set[str] = set()  # in the table or not: whoever commits them puts them in hand, or not
         self._read_to = ""  # where the reading goes on: what the broker refuses must not keep it from the rest
         self._watched: dict[str, tuple[float, float]] = {}  # other processes' heartbeats, and when we saw them change
         self._looked_at = 0.0
@@ -123,7 +123,7 @@ class Outbox:
     async def unit(self, traceparent: str | None = None) -> AsyncIterator[UnitOfWork]:
         """One transaction with its messages: committed together, or neither."""
         settled, self._confirmed = self._confirmed[:PUBLISH_AT_ONCE], self._confirmed[PUBLISH_AT_ONCE:]
-        is_written = False
+        own: set[str] = set()
         try:
             async with self._database.transaction() as session:
                 unit = UnitOfWork(session, self.service, traceparent)
@@ -131,18 +131,21 @@ class Outbox:
                 await session.flush()
                 beaten_at = await self._beat(session)
                 written = await self._write(session, unit.outgoing, settled)
-                is_written = bool(unit.outgoing)
+                own = {message.envelope.message_id for message in unit.outgoing}
+                self._committing |= own
         except BaseException:
             self._confirmed += settled
-            self._refused |= is_written  # the commit failed, or only its answer was lost
+            self._refused |= bool(own)  # the commit failed, or only its answer was lost
             raise
+        finally:
+            self._committing -= own
         self._beaten_at = max(self._beaten_at, beaten_at)
         self._rows += written - len(settled)
         self._published.difference_update(settled)
         if self._behind or len(self._hand) + len(unit.outgoing) > IN_HAND_LIMIT:
             self._behind = self._skipped = True  # read back from the table in its turn, so that the order stays
         else:
-            self._hand.extend(m for m in unit.outgoing if m.envelope.message_id not in self._read)
+            self._hand.extend(unit.outgoing)
         self._wake.set()
 
     async def _write(self, session: AsyncSession, messages: Sequence[Outgoing], settled: list[str]) -> int:
@@ -221,11 +224,12 @@ class Outbox:
                 pass
         if not self._read_to:
             self._skipped = False
+        published = set(self._published)  # those that are deleted while we read, too
         async with self._database.reading() as session:
             mine = select(outbox).where(outbox.c.owner == self.owner, outbox.c.message_id > self._read_to)
             rows = (await session.execute(mine.order_by(outbox.c.message_id).limit(IN_HAND_LIMIT))).all()
-        self._read = {row.message_id for row in rows}
-        self._hand.extend(_from_row(row, self.service) for row in rows if row.message_id not in self._published)
+        known = published | self._committing
+        self._hand.extend(_from_row(row, self.service) for row in rows if row.message_id not in known)
         self._read_to = rows[-1].message_id if len(rows) == IN_HAND_LIMIT else ""
         self._behind = self._skipped or bool(self._read_to)
 

@@ -402,12 +402,12 @@ async def ended(database: Database, job_id: UUID, seconds: float) -> Job | None:
     deadline = time.monotonic() + seconds
     with changes.of(job_id) as changed:
         while True:
+            changed.clear()  # first: what happens while we look has to be seen, too
             async with database.reading() as session:
                 found = await job(session, job_id)
             left = deadline - time.monotonic()
             if found is None or JobState(found.status).is_final or left <= 0:
                 return found
-            changed.clear()
             with suppress(TimeoutError), asked_to_wait():
                 async with asyncio.timeout(left):
                     await changed.wait()

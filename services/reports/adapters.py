@@ -116,6 +116,14 @@ class Storage:
                 with contextlib.suppress(Missing):  # by another process, at the same time
                     await obstore.delete_async(self._store, names)
 
+    async def remove_unfinished(self, name: str) -> None:
+        """Remove what killed processes left of an object they were writing. (A bucket ends such uploads itself.)"""
+        if isinstance(self._store, LocalStore):
+            with _plainly("removing"):
+                path = Path(str(self._store.prefix)) / name
+                for left in path.parent.glob(f"{path.name}#*"):  # the library writes there, then renames
+                    left.unlink(missing_ok=True)
+
 
 def _login() -> Any:
     """AWS_* as files. The library looks at the environment by itself, which wins over them."""
@@ -339,6 +347,7 @@ class Exporter:
     async def remove(self, report_id: UUID, *, result: bool) -> None:
         """Remove a report's parts, and with `result` all that there is of it."""
         await self.storage.remove(domain.folder(report_id) if result else domain.parts(report_id))
+        await self.storage.remove_unfinished(domain.result_name(report_id))
 
     async def _hashed(self, names: list[str], digest: Any) -> AsyncIterator[bytes]:
         for name in names:

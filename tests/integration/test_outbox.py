@@ -111,6 +111,64 @@ async def test_many_units_at_once_are_read_back_without_a_copy_or_a_gap(
     assert sorted(wire.sent) == sorted(id_ for ids in found for id_ in ids)
 
 
+async def test_what_is_deleted_while_the_table_is_read_is_not_said_again(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "DEAD_AFTER_SECONDS", 60)
+    wire = Wire()
+    box = Outbox("stock", database, wire)  # type: ignore[arg-type]
+    (said,) = await say(box, 1)
+    await box._publish_some()
+    deletes, reading = asyncio.Event(), database.reading
+
+    async def delete() -> None:
+        async with box.unit():  # has taken what it is to delete
+            await deletes.wait()
+
+    deleting = asyncio.create_task(delete())
+    await until(lambda: _is_true(not box._confirmed), "the transaction that deletes")
+
+    @contextlib.asynccontextmanager
+    async def then_deleted() -> AsyncIterator[Any]:
+        async with reading() as session:
+            yield session
+        deletes.set()
+        await deleting
+
+    monkeypatch.setattr(database, "reading", then_deleted)
+    await box._read_back()
+    assert not box._hand
+    assert wire.sent == [said]
+
+
+async def test_what_is_read_before_its_transaction_knows_that_it_is_committed_is_said_once(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire = Wire()
+    box = Outbox("stock", database, wire)  # type: ignore[arg-type]
+    knows, transaction = asyncio.Event(), database.transaction
+
+    @contextlib.asynccontextmanager
+    async def slow_to_know() -> AsyncIterator[Any]:
+        async with transaction() as session:
+            yield session
+        await knows.wait()
+
+    monkeypatch.setattr(database, "transaction", slow_to_know)
+    committing = asyncio.create_task(say(box, 1))
+    await until(lambda: _one_is_left(database), "the commit")
+    monkeypatch.setattr(database, "transaction", transaction)
+    for _ in range(2):
+        await box._read_back()
+        while box._hand:
+            await box._publish_some()
+    knows.set()
+    (said,) = await committing
+    while box._hand:
+        await box._publish_some()
+    assert wire.sent.count(said) == 1
+
+
 async def test_what_the_broker_refuses_is_offered_again(database: Database) -> None:
     wire = Wire()
     wire.refuses = True
@@ -233,6 +291,10 @@ async def _was_seen(database: Database, box: Outbox, after: float) -> bool:
     async with database.reading() as session:
         seen_at = await session.scalar(select(processes.c.seen_at).where(processes.c.id == box.owner))
     return bool(seen_at and seen_at > after)
+
+
+async def _one_is_left(database: Database) -> bool:
+    return await rows(database) == 1
 
 
 async def _none_left(database: Database) -> bool:

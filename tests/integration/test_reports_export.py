@@ -109,6 +109,23 @@ async def test_a_killed_export_goes_on_from_its_last_part_and_gives_the_same_fil
     assert ids_of(result(folder, disturbed)) == list(range(2_000))
 
 
+async def test_what_a_killed_process_left_of_a_file_goes_with_the_parts(
+    broker: Broker, database_url: str, folder: Path, gate: asyncio.Event
+) -> None:
+    await fill(database_url, (order(number) for number in range(300)))
+    command = wanted()
+    spy = await broker.spy(("reports", READY))
+    async with exporting(broker, database_url, folder, chunk_rows=100):
+        await broker.publish(command)
+        await until(lambda: further_than(folder, command, 0), "a part")
+        half = folder / str(command.report_id) / "result#1"  # where the storage's library writes before it renames
+        half.write_bytes(b"order_id")
+        gate.set()
+        await spy.collect(1)
+        await until(lambda: only_the_result(folder, command), "the rest to be removed")
+    assert ids_of(result(folder, command)) == list(range(300))
+
+
 async def only_the_result(folder: Path, command: Any) -> bool:
     return [path.name for path in (folder / str(command.report_id)).rglob("*")] == ["result"]
 

@@ -1,0 +1,33 @@
+"""Waiting for a job's end."""
+
+import asyncio
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncSession
+from uuid_utils.compat import uuid7
+
+from services.gateway import store
+from services.gateway.store import Job
+from shared.clock import now
+from shared.database import Database
+
+
+async def test_an_end_that_comes_while_the_job_is_looked_at_is_seen_without_a_poll(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    states = iter(["PENDING", "SUCCESS"])
+
+    async def job(_: AsyncSession, job_id: UUID) -> Job:
+        found = Job(id=job_id, kind="order.place", owner="ana", status=next(states), created_at=now(), updated_at=now())
+        store.changes._wake(job_id)
+        return found
+
+    monkeypatch.setattr(store, "job", job)
+    database = Database(f"sqlite:///{tmp_path}/jobs.db")
+    async with asyncio.timeout(10):
+        found = await store.ended(database, uuid7(), 60)
+    await database.dispose()
+    assert found
+    assert found.status == "SUCCESS"
