@@ -1,6 +1,10 @@
 """What all tests share: real servers (`tests.servers`) and services running on them (`tests.running`)."""
 
+from typing import Any
+
+import pytest
 import structlog
+from xdist.scheduler import LoadScopeScheduling
 
 pytest_plugins = ["tests.running", "tests.servers"]
 
@@ -13,3 +17,15 @@ structlog.configure(
         structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
     ]
 )
+
+
+class OneFleet(LoadScopeScheduling):  # type: ignore[misc]
+    """Each test goes to whichever worker is free; those of the fleet to one, so that one fleet is started. (The marks
+    of `--dist loadgroup` are lost on pytest 9.2, without a word.)"""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "tests/e2e" if nodeid.startswith("tests/e2e/") else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneFleet:
+    return OneFleet(config, log)
