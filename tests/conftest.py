@@ -1,5 +1,6 @@
 """What all tests share: real servers (`tests.servers`) and services running on them (`tests.running`)."""
 
+import gc
 from typing import Any
 
 import pytest
@@ -17,6 +18,15 @@ structlog.configure(
         structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
     ]
 )
+
+
+gc.disable()  # while tests are collected, it takes seconds
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()  # or each full collection goes through all that was imported
+    gc.enable()
 
 
 class OneFleet(LoadScopeScheduling):  # type: ignore[misc]

@@ -23,7 +23,7 @@ from tests.serving import token
 from tests.several import listen
 
 SKU = ORDER["lines"][0]["sku"]
-AT_ONCE = 4
+AT_ONCE = 2
 
 
 class Shop:
