@@ -277,7 +277,7 @@ async def uncancelled(work: Awaitable[T]) -> T:
 
 def killer() -> Poison:
     """What is said of a message that kills."""
-    return Poison(f"its process died each of the {LONE_ATTEMPTS} times that it was handled alone")
+    return Poison(f"its process died each of the {LONE_ATTEMPTS} times that it was tried last")
 
 
 async def load(unit: UnitOfWork, deliveries: Sequence[Delivery]) -> None:

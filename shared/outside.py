@@ -1,12 +1,14 @@
 """Lanes for work outside the database: SMTP, object storage, a payment.
 
 Such work has no place in a transaction. Its messages run concurrently, each by itself; the attempt is committed before
-the work and the outcome after it, both for as many messages at once as there are.
+the work and the outcome after it, both for as many messages at once as there are. Those that were in hand when a
+process died are tried one by one, beside the others: the one that killed it is then found by its own attempts.
 """
 
 import asyncio
 import contextlib
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,6 +24,10 @@ from shared.wire import Delivery, Raw, is_lost
 
 class Busy(Exception):
     """A living process is trying the same message at this moment."""
+
+
+class OneByOne(Exception):
+    """A process died while it tried this message, and another such message is being tried: one of them may be why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,8 @@ class OutsideLane(Lane):
     ) -> None:
         super().__init__(name, handlers, outbox, failures, concurrency)
         self._in_flight: dict[str, list[Raw]] = {}  # each with the copies of it that came meanwhile
+        self._suspect: str | None = None  # of those whose process died, the one that is being tried
+        self._suspects: deque[Delivery] = deque()  # the others; they are in flight, too
         self._finished: list[Finished] = []
         self._has_finished, self._has_room = asyncio.Event(), asyncio.Event()
         self._backoff = Backoff()
@@ -119,6 +127,8 @@ class OutsideLane(Lane):
             unit = units[delivery.envelope.message_id]
             if isinstance(unit, UnitOfWork):
                 self._group.create_task(self._do(delivery, unit))
+            elif isinstance(unit, OneByOne):
+                self._suspects.append(delivery)
             else:
                 self._end(Finished(delivery, None, unit))
 
@@ -149,6 +159,11 @@ class OutsideLane(Lane):
                     found[message_id] = Busy(f"process {attempt.before} is at it")
                 elif attempt.tries > LONE_ATTEMPTS:
                     found[message_id] = killer()
+                elif attempt.tries > 1 and self._suspect not in (None, message_id):
+                    await inbox.give_back(unit.session, self.name, [message_id], self._outbox.owner)
+                    found[message_id] = OneByOne()
+                elif attempt.tries > 1:
+                    self._suspect = message_id
             ours = [delivery for message_id, delivery in by_id.items() if message_id not in found]
             await load(unit, ours)
         return found | {delivery.envelope.message_id: unit.apart(delivery.envelope) for delivery in ours}
@@ -230,7 +245,14 @@ class OutsideLane(Lane):
 
     def _leave(self, delivery: Delivery, *again: Raw) -> None:
         """Make room, and take again what came meanwhile of the same message, to find out that it is done."""
-        _, *copies = self._in_flight.pop(delivery.envelope.message_id)
+        message_id = delivery.envelope.message_id
+        _, *copies = self._in_flight.pop(message_id)
+        if self._suspect == message_id:
+            self._suspect = None
+            if self._suspects:
+                following = self._suspects.popleft()
+                self._suspect = following.envelope.message_id
+                self._group.create_task(self._start([following]))
         self._taken.extend(raw for raw in (*again, *copies) if not is_lost(raw))
         self._arrived.set()
         self._has_room.set()

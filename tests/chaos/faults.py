@@ -18,6 +18,7 @@ from uuid_utils.compat import uuid7
 from contracts.flow import FLOW, LANES
 from shared.wire import PROBLEM
 from tests.chaos import poison, verdict
+from tests.chaos.proxy import Link
 from tests.chaos.world import LADDER, World
 from tests.running import until
 
@@ -189,7 +190,7 @@ async def _is_empty(world: World, lane: str) -> bool:
 # -- links ------------------------------------------------------------------------------------------------------------
 
 
-def _victims(world: World, what: str) -> list[Any]:
+def _victims(world: World, what: str) -> list[Link]:
     names = [name for name, of in world.links if of == what]
     some = world.random.sample(names, world.random.choice([1, 1, 2, len(names)]))
     world.say(f"  {', '.join(some) if len(some) < len(names) else 'all'}: {what}")
@@ -205,29 +206,20 @@ async def _cut(world: World, what: str) -> None:
 
 
 async def _delay(world: World, what: str) -> None:
-    links = _victims(world, what)
     delay, rate = world.random.choice([(0.2, 0), (0.02, 20_000), (0.0, 50_000)])
-    for link in links:
+
+    def slow(link: Link) -> None:
         link.delay, link.rate = delay, rate
-    await asyncio.sleep(world.random.uniform(3, 6))
-    for link in links:
-        link.heal()
+
+    await _spoil(world, what, slow, 3, 6)
 
 
-async def _hold(world: World, what: str) -> None:
+async def _spoil(world: World, what: str, spoil: Callable[[Link], None], least: float, most: float) -> None:
+    """So many seconds."""
     links = _victims(world, what)
     for link in links:
-        link.hold()
-    await asyncio.sleep(world.random.uniform(2, 12))
-    for link in links:
-        link.heal()
-
-
-async def _forget(world: World, what: str) -> None:
-    links = _victims(world, what)
-    for link in links:
-        link.forget()
-    await asyncio.sleep(world.random.uniform(2, 8))
+        spoil(link)
+    await asyncio.sleep(world.random.uniform(least, most))
     for link in links:
         link.heal()
 
@@ -244,12 +236,12 @@ async def links_to_the_broker_are_slow(world: World) -> None:
 
 @fault("links")
 async def links_to_the_broker_hold_their_breath(world: World) -> None:
-    await _hold(world, "broker")
+    await _spoil(world, "broker", Link.hold, 2, 12)
 
 
 @fault("links")
 async def links_to_the_broker_become_black_holes(world: World) -> None:
-    await _forget(world, "broker")
+    await _spoil(world, "broker", Link.forget, 2, 8)
 
 
 @fault("links", only_on="postgresql")
@@ -264,12 +256,12 @@ async def links_to_the_database_are_slow(world: World) -> None:
 
 @fault("links", only_on="postgresql")
 async def links_to_the_database_hold_their_breath(world: World) -> None:
-    await _hold(world, "database")
+    await _spoil(world, "database", Link.hold, 2, 12)
 
 
 @fault("links", only_on="postgresql")
 async def links_to_the_database_become_black_holes(world: World) -> None:
-    await _forget(world, "database")
+    await _spoil(world, "database", Link.forget, 2, 8)
 
 
 # -- databases --------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ The first two say where it is killed; `supervised` starts it again whenever it d
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from fastapi import APIRouter
 
@@ -37,11 +37,12 @@ def serve(amqp_url: str, database_url: str) -> None:
     Service(settings, module_of(on_order_placed), APIRouter()).run()
 
 
-def supervise(amqp_url: str, database_url: str) -> None:
+def supervise(serve: Callable[..., None], *arguments: str) -> None:
+    """Start it again whenever it dies."""
     while True:
         child = os.fork()
         if not child:
-            serve(amqp_url, database_url)
+            serve(*arguments)
             os._exit(0)
         if os.waitpid(child, 0)[1] == 0:
             return
@@ -54,4 +55,7 @@ if __name__ == "__main__":
         Publisher.publish = die_before
     elif how == "after_publish":
         Publisher.publish = die_after
-    (supervise if how == "supervised" else serve)(amqp_url, database_url)
+    if how == "supervised":
+        supervise(serve, amqp_url, database_url)
+    else:
+        serve(amqp_url, database_url)
