@@ -80,7 +80,7 @@ async def drained(machines: Machines, url: str, number: int, *, batch_limit: int
     with machines.vhost() as amqp_url, contextlib.ExitStack() as stack:
         await topology.declare(amqp_url)
         environment = {
-            "STOCK_AMQP_URL": amqp_url,
+            "STOCK_AMQP_URL": f"{amqp_url}?heartbeat=0",  # the processes are stopped while the lane is filled
             "STOCK_DATABASE_URL": url,
             "STOCK_PORT": "0",
             "STOCK_BATCH_LIMIT": str(batch_limit),
@@ -105,6 +105,7 @@ async def drained(machines: Machines, url: str, number: int, *, batch_limit: int
             async def is_done() -> bool:
                 return await _reserved(database) >= goal
 
+            assert await are_ready(), "the lane's consumers were lost while it was filled"
             started = time.monotonic()
             for child in children:
                 child.send_signal(signal.SIGCONT)
