@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
@@ -45,13 +45,16 @@ class Changes(Generic[Key]):
                 del self._waiting[key]
 
     def announce(self, session: AsyncSession, key: Key) -> None:
-        """Wake those who wait for a key, once the session has committed."""
-        if key in self._waiting:
-            event.listen(session.sync_session, "after_commit", lambda _: self._wake(key), once=True)
+        """Wake those who then wait for a key, once the session has committed."""
+        announced: set[Key] = session.sync_session.info.setdefault(self, set())
+        if not announced:
+            event.listen(session.sync_session, "after_commit", lambda _: self._wake(announced), once=True)
+        announced.add(key)
 
-    def _wake(self, key: Key) -> None:
-        for changed in self._waiting.get(key, ()):
-            changed.set()
+    def _wake(self, keys: Iterable[Key]) -> None:
+        for key in keys:
+            for changed in self._waiting.get(key, ()):
+                changed.set()
 
     async def poll(self, database: Database) -> None:
         """See what other processes changed, for ever: one query for a thousand who wait, none while nobody does."""
@@ -74,5 +77,5 @@ class Changes(Generic[Key]):
             took = time.monotonic() - began
             for key, revision in found.items():
                 if seen.get(key) != revision:
-                    self._wake(key)
+                    self._wake([key])
             seen = found

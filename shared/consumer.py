@@ -27,7 +27,8 @@ from shared.wire import Delivery, Raw, decode, is_lost, sent_at
 log = structlog.get_logger(__name__)
 
 LONE_ATTEMPTS = 3
-"""A message that was tried alone this often, each time by a process that died of it, goes to the dead letters."""
+"""A message whose process died the last so many times that it was tried, alone or in a lane for outside work, goes to
+the dead letters."""
 
 T = TypeVar("T")
 
@@ -277,7 +278,7 @@ async def uncancelled(work: Awaitable[T]) -> T:
 
 def killer() -> Poison:
     """What is said of a message that kills."""
-    return Poison(f"its process died each of the {LONE_ATTEMPTS} times that it was tried last")
+    return Poison(f"its process died the last {LONE_ATTEMPTS} times that it was tried")
 
 
 async def load(unit: UnitOfWork, deliveries: Sequence[Delivery]) -> None:

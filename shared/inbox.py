@@ -88,7 +88,7 @@ async def begin_attempts(session: AsyncSession, lane: str, ids: Collection[str],
 
 
 async def give_back(session: AsyncSession, lane: str, ids: Collection[str], owner: str) -> None:
-    """Undo `begin_attempts` of the process `owner`: another one is at them, or they are cut short as it stops."""
+    """Undo `begin_attempts` of the process `owner`: it does not try them now, or is cut short as it stops."""
     here = (attempts.c.message_id.in_(ids), attempts.c.lane == lane, attempts.c.owner == owner)
     before = func.coalesce(attempts.c.before, attempts.c.owner)
     await session.execute(update(attempts).where(*here).values(owner=before, tries=attempts.c.tries - 1, before=None))

@@ -92,7 +92,7 @@ class Outbox:
         self._hand: deque[Outgoing] = deque()
         self._behind = False  # the table holds rows of ours that are not in hand: they come first
         self._skipped = False  # some of them may have been committed after the table was last read
-        self._committing: set[str] = set()  # in the table or not: whoever commits them puts them in hand, or not
+        self._committing: set[str] = set()  # a read of the table may find them: the unit that commits them sees to them
         self._read_to = ""  # where the reading goes on: what the broker refuses must not keep it from the rest
         self._watched: dict[str, tuple[float, float]] = {}  # other processes' heartbeats, and when we saw them change
         self._looked_at = 0.0

@@ -27,7 +27,7 @@ class Busy(Exception):
 
 
 class OneByOne(Exception):
-    """A process died while it tried this message, and another such message is being tried: one of them may be why."""
+    """A process died while it tried this message, perhaps of it: it waits for its turn to be tried again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,8 @@ class Finished:
 
 
 class OutsideLane(Lane):
-    """Runs up to `concurrency` messages at a time; a slow one holds up nobody but itself."""
+    """Runs up to `concurrency` messages at a time; a slow one holds up nobody but itself, and those that a process may
+    have died of one another."""
 
     def __init__(
         self, name: str, handlers: dict[str, Handler], outbox: Outbox, failures: Failures, concurrency: int
@@ -49,7 +50,7 @@ class OutsideLane(Lane):
         super().__init__(name, handlers, outbox, failures, concurrency)
         self._in_flight: dict[str, list[Raw]] = {}  # each with the copies of it that came meanwhile
         self._suspect: str | None = None  # of those whose process died, the one that is being tried
-        self._suspects: deque[Delivery] = deque()  # the others; they are in flight, too
+        self._suspects: deque[Delivery] = deque()  # those that wait for that; they are in flight, too
         self._finished: list[Finished] = []
         self._has_finished, self._has_room = asyncio.Event(), asyncio.Event()
         self._backoff = Backoff()
@@ -81,9 +82,9 @@ class OutsideLane(Lane):
                 log.warning("lane: cannot give back what was cut short", lane=self.name, why=repr(error))
 
     async def _room(self) -> int:
-        while len(self._in_flight) >= self._at_once:
+        while (at_work := len(self._in_flight) - len(self._suspects)) >= self._at_once:
             await self._wait_for_room()
-        return self._at_once - len(self._in_flight)
+        return self._at_once - at_work
 
     def _in_hand(self) -> Sequence[Raw]:
         return [*(raw for raws in self._in_flight.values() for raw in raws), *self._taken]
@@ -94,14 +95,11 @@ class OutsideLane(Lane):
 
     async def _work(self, raws: Sequence[Raw]) -> None:
         begun: list[Delivery] = []
-        for raw in raws:
-            delivery = await self._read_alone(raw)
-            if delivery is None:
-                continue
+        for delivery in [delivery for raw in raws if (delivery := await self._read_alone(raw))]:
             if (message_id := delivery.envelope.message_id) in self._in_flight:
-                self._in_flight[message_id].append(raw)
+                self._in_flight[message_id].append(delivery.raw)
             else:
-                self._in_flight[message_id] = [raw]
+                self._in_flight[message_id] = [delivery.raw]
                 begun.append(delivery)
         if begun:
             await self._start(begun)
@@ -131,6 +129,7 @@ class OutsideLane(Lane):
                 self._suspects.append(delivery)
             else:
                 self._end(Finished(delivery, None, unit))
+        self._try_next_suspect()
 
     async def _read_alone(self, raw: Raw) -> Delivery | None:
         """Read a delivery; what is lost comes again by itself, what nobody can read is done with."""
@@ -155,15 +154,14 @@ class OutsideLane(Lane):
                     settle(by_id[message_id], unit)
                     found[message_id] = None
                 elif attempt.before and await self._outbox.is_living(unit.session, attempt.before):
-                    await inbox.give_back(unit.session, self.name, [message_id], self._outbox.owner)
                     found[message_id] = Busy(f"process {attempt.before} is at it")
                 elif attempt.tries > LONE_ATTEMPTS:
                     found[message_id] = killer()
-                elif attempt.tries > 1 and self._suspect not in (None, message_id):
-                    await inbox.give_back(unit.session, self.name, [message_id], self._outbox.owner)
+                elif attempt.tries > 1 and message_id != self._suspect:
                     found[message_id] = OneByOne()
-                elif attempt.tries > 1:
-                    self._suspect = message_id
+            not_now = [message_id for message_id, why in found.items() if isinstance(why, Busy | OneByOne)]
+            if not_now:
+                await inbox.give_back(unit.session, self.name, not_now, self._outbox.owner)
             ours = [delivery for message_id, delivery in by_id.items() if message_id not in found]
             await load(unit, ours)
         return found | {delivery.envelope.message_id: unit.apart(delivery.envelope) for delivery in ours}
@@ -247,12 +245,20 @@ class OutsideLane(Lane):
         """Make room, and take again what came meanwhile of the same message, to find out that it is done."""
         message_id = delivery.envelope.message_id
         _, *copies = self._in_flight.pop(message_id)
-        if self._suspect == message_id:
-            self._suspect = None
-            if self._suspects:
-                following = self._suspects.popleft()
-                self._suspect = following.envelope.message_id
-                self._group.create_task(self._start([following]))
         self._taken.extend(raw for raw in (*again, *copies) if not is_lost(raw))
         self._arrived.set()
         self._has_room.set()
+        if message_id == self._suspect:
+            self._suspect = None
+            self._try_next_suspect()
+
+    def _try_next_suspect(self) -> None:
+        """One at a time, so that the one that kills is the only one that is tried when it does. Those that the broker
+        has taken back, and all of them when the process ends, are left to it."""
+        while self._suspects and self._suspect is None:
+            following = self._suspects.popleft()
+            if self._stopping or is_lost(following.raw):
+                self._leave(following)
+            else:
+                self._suspect = following.envelope.message_id
+                self._group.create_task(self._start([following]))

@@ -20,7 +20,8 @@ structlog.configure(
 )
 
 
-gc.disable()  # while tests are collected, it takes seconds
+def pytest_collectstart() -> None:
+    gc.disable()  # it takes seconds, until all tests are collected
 
 
 def pytest_collection_finish() -> None:

@@ -117,12 +117,10 @@ class Storage:
                     await obstore.delete_async(self._store, names)
 
     async def remove_unfinished(self, name: str) -> None:
-        """Remove what killed processes left of an object they were writing. (A bucket ends such uploads itself.)"""
+        """Remove what killed processes left of an object they were writing. (In a bucket, a rule of its own does.)"""
         if isinstance(self._store, LocalStore):
             with _plainly("removing"):
-                path = Path(str(self._store.prefix)) / name
-                for left in path.parent.glob(f"{path.name}#*"):  # the library writes there, then renames
-                    left.unlink(missing_ok=True)
+                await asyncio.to_thread(_remove_unfinished, Path(str(self._store.prefix)) / name)
 
 
 def _login() -> Any:
@@ -143,6 +141,12 @@ def _remove_folder(folder: Path) -> None:
             raise failure[1]
 
     shutil.rmtree(folder, onerror=fail)
+
+
+def _remove_unfinished(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):  # another one removes the folder
+        for left in path.parent.glob(f"{path.name}#*"):  # the library writes there, then renames
+            left.unlink(missing_ok=True)
 
 
 def _local(url: str) -> LocalStore:
@@ -346,8 +350,11 @@ class Exporter:
 
     async def remove(self, report_id: UUID, *, result: bool) -> None:
         """Remove a report's parts, and with `result` all that there is of it."""
-        await self.storage.remove(domain.folder(report_id) if result else domain.parts(report_id))
-        await self.storage.remove_unfinished(domain.result_name(report_id))
+        if result:
+            await self.storage.remove(domain.folder(report_id))
+        else:
+            await self.storage.remove(domain.parts(report_id))
+            await self.storage.remove_unfinished(domain.result_name(report_id))
 
     async def _hashed(self, names: list[str], digest: Any) -> AsyncIterator[bytes]:
         for name in names:

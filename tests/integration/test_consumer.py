@@ -16,6 +16,7 @@ from contracts.orders import OrderPlaced
 from contracts.stock import StockReserved
 from services.email.store import Mail, MailStatus
 from services.stock.store import Reservation
+from shared import inbox as inbox_of
 from shared.consumer import LONE_ATTEMPTS
 from shared.handler import on
 from shared.inbox import attempts, inbox
@@ -249,6 +250,84 @@ async def test_work_that_is_cut_short_by_restarts_is_not_taken_for_a_killer(brok
     assert await broker.depth("email.outgoing.dlq") == 0
 
 
+def one_at_a_gate(sent: list[Any], gate: asyncio.Event, waits: DeliverMail) -> ModuleType:
+    """The same with one message that waits until the gate is open."""
+
+    @on(DeliverMail, concurrency=4)
+    async def on_deliver_mail(command: DeliverMail, unit: Unit) -> None:
+        sent.append(command.mail_id)
+        await (gate.wait() if command == waits else asyncio.sleep(0))
+
+    return module_of(on_deliver_mail)
+
+
+async def were_in_hand_at_a_death(service: Service, mails: list[DeliverMail]) -> None:
+    async with service.database.transaction() as session:
+        await inbox_of.begin_attempts(session, "email.outgoing", [str(m.mail_id) for m in mails], "a process that died")
+
+
+async def test_what_was_in_hand_at_a_death_is_tried_one_by_one_and_holds_up_nothing_new(
+    broker: Broker, database_url: str
+) -> None:
+    sent: list[Any] = []
+    gate = asyncio.Event()
+    new, first, *others = mails = [DeliverMail(mail_id=uuid7()) for _ in range(6)]
+    async with running("email", broker.url, database_url, one_at_a_gate(sent, gate, first)) as email:
+        await were_in_hand_at_a_death(email, [first, *others])
+        for mail in (first, *others, new):
+            await broker.publish(mail, id_=str(mail.mail_id))
+        await until(lambda: _counts(email, inbox, 1), "what is new to be done")
+        assert sent == [first.mail_id, new.mail_id]
+        gate.set()
+        await until(lambda: _counts(email, inbox, len(mails)), "all to be done")
+        await until(lambda: _is_empty(email, attempts), "all attempts to be over")
+    assert sent == [first.mail_id, new.mail_id, *(mail.mail_id for mail in others)]
+    assert await broker.depth("email.outgoing") == 0
+
+
+async def test_what_waits_for_its_turn_at_the_end_of_a_process_is_left_to_the_next(
+    broker: Broker, database_url: str
+) -> None:
+    sent: list[Any] = []
+    gate = asyncio.Event()
+    first, *others = mails = [DeliverMail(mail_id=uuid7()) for _ in range(4)]
+    async with running("email", broker.url, database_url, one_at_a_gate(sent, gate, first)) as email:
+        await were_in_hand_at_a_death(email, mails)
+        for mail in mails:
+            await broker.publish(mail, id_=str(mail.mail_id))
+        [lane] = email.lanes
+        await until(lambda: _has(lane._suspects, len(others)), "the others to wait")  # type: ignore[attr-defined]
+        lane.stop()
+        gate.set()
+    assert sent == [first.mail_id]
+    assert await broker.depth("email.outgoing") == len(others)
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)  # on SQLite one writes at a time
+async def test_one_that_ends_while_the_next_is_put_aside_does_not_leave_it_aside(
+    broker: Broker, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[Any] = []
+    gate = asyncio.Event()
+    first, other = mails = [DeliverMail(mail_id=uuid7()) for _ in range(2)]
+    async with running("email", broker.url, database_url, one_at_a_gate(sent, gate, first)) as email:
+        [lane] = email.lanes
+        await were_in_hand_at_a_death(email, mails)
+        await broker.publish(first, id_=str(first.mail_id))
+        await until(lambda: _has(sent, 1), "the first to be tried")
+        give_back = inbox_of.give_back
+
+        async def give_back_slowly(*arguments: Any) -> None:
+            await give_back(*arguments)
+            gate.set()
+            await until(lambda: _counts(email, inbox, 1), "the first to be done")
+            await until(lambda: _has_not(lane._in_hand(), str(first.mail_id)), "the first to have left")
+
+        monkeypatch.setattr(inbox_of, "give_back", give_back_slowly)
+        await broker.publish(other, id_=str(other.mail_id))
+        await until(lambda: _counts(email, inbox, 2), "the other to be tried")
+
+
 async def test_work_outside_the_database_is_done_once_by_two_processes(broker: Broker, database_url: str) -> None:
     """The one that meets a living process at the same message steps back and finds it done later."""
     sent: list[Any] = []
@@ -381,3 +460,7 @@ async def _all_idle(broker: Broker, *services: Service) -> bool:
     waiting = [await broker.depth(queue) for queue in ("retry.100ms", "retry.200ms", "email.outgoing")]
     lanes = [lane for service in services for lane in service.lanes if lane.name == "email.outgoing"]
     return not any(waiting) and not any(lane._taken or lane._in_flight for lane in lanes)
+
+
+async def _has_not(raws: Any, message_id: str) -> bool:
+    return all(raw.message_id != message_id for raw in raws)

@@ -1,6 +1,7 @@
 """Waiting for a job's end."""
 
 import asyncio
+import contextlib
 from pathlib import Path
 from uuid import UUID
 
@@ -21,7 +22,7 @@ async def test_an_end_that_comes_while_the_job_is_looked_at_is_seen_without_a_po
 
     async def job(_: AsyncSession, job_id: UUID) -> Job:
         found = Job(id=job_id, kind="order.place", owner="ana", status=next(states), created_at=now(), updated_at=now())
-        store.changes._wake(job_id)
+        store.changes._wake([job_id])
         return found
 
     monkeypatch.setattr(store, "job", job)
@@ -31,3 +32,13 @@ async def test_an_end_that_comes_while_the_job_is_looked_at_is_seen_without_a_po
     await database.dispose()
     assert found
     assert found.status == "SUCCESS"
+
+
+async def test_who_begins_to_wait_before_the_commit_is_woken_by_it(tmp_path: Path) -> None:
+    database, job_id = Database(f"sqlite:///{tmp_path}/jobs.db"), uuid7()
+    with contextlib.ExitStack() as waiting:
+        async with database.transaction() as session:
+            store.changes.announce(session, job_id)
+            changed = waiting.enter_context(store.changes.of(job_id))
+        assert changed.is_set()
+    await database.dispose()
