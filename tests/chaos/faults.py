@@ -25,6 +25,8 @@ from tests.running import until
 Script = Callable[[World], Awaitable[None]]
 DEAD_AFTER = 8.0
 """Seconds without a heartbeat, after which a process counts as dead."""
+_HIT_TOO = (aio_pika.exceptions.AMQPError, aio_pika.exceptions.ChannelInvalidStateError, OSError, TimeoutError)
+"""What a script's own connection may say: the broker has faults of its own meanwhile."""
 STATISTICS_SECONDS = 6.0
 """The management API counts every five seconds."""
 
@@ -308,7 +310,7 @@ async def every_message_comes_up_to_three_times_and_out_of_order(world: World) -
     """Who reads everything publishes it again, under the same id and in another order."""
     exchanges = sorted({message.exchange for message in FLOW})
     seconds, chance = world.random.uniform(4, 8), random.Random(world.random.random())
-    with contextlib.suppress(aio_pika.exceptions.AMQPError, OSError, TimeoutError):  # the broker has faults of its own
+    with contextlib.suppress(*_HIT_TOO):
         async with world.administrator() as channel:
             shadow = await channel.declare_queue(exclusive=True)
             for exchange in exchanges:
@@ -361,7 +363,7 @@ async def _poison(world: World, kind: poison.Kind, mark: str, *, is_kept_long: b
     world.poison[mark] = 0 if world.is_calm and not is_kept_long else math.inf
     while True:
         world.poison[mark] += 1
-        with contextlib.suppress(aio_pika.exceptions.AMQPError, OSError, TimeoutError):
+        with contextlib.suppress(*_HIT_TOO):
             async with world.administrator() as channel:
                 await kind(channel, mark)
                 return
