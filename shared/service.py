@@ -211,6 +211,7 @@ class Service:
         logging.configure(self.settings)
         gc.collect()
         gc.freeze()  # or each full collection goes through all that was imported: tenths of a second, all work waiting
+        gc.set_threshold(20_000)  # what a batch leaves is freed without it
         uvicorn.run(self.app, **self.listening())
 
     def listening(self) -> dict[str, Any]:
