@@ -18,7 +18,7 @@ demo: .venv/stamp ## Place 50 orders and watch each one to its end
 	@$(MALOTE) demo
 
 test: lint ## Lint, types, import rules and all tests, on real servers
-	.venv/bin/pytest -n 3 $(ARGS)
+	.venv/bin/pytest -n 3 --dist loadgroup $(ARGS)
 
 lint: .venv/stamp ## Style, types and import rules
 	.venv/bin/ruff check .

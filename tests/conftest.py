@@ -1,11 +1,10 @@
 """What all tests share: real servers (`tests.servers`) and services running on them (`tests.running`)."""
 
 import gc
-from typing import Any
+from collections import Counter
 
 import pytest
 import structlog
-from xdist.scheduler import LoadScopeScheduling
 
 pytest_plugins = ["tests.running", "tests.servers"]
 
@@ -24,19 +23,9 @@ def pytest_collectstart() -> None:
     gc.disable()  # it takes seconds, until all tests are collected
 
 
-def pytest_collection_finish() -> None:
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if twice := [name for name, number in Counter(item.nodeid for item in session.items).items() if number > 1]:
+        raise pytest.UsageError(f"several tests have one name, and xdist would run one of them: {twice}")
     gc.collect()
     gc.freeze()  # or each full collection goes through all that was imported
     gc.enable()
-
-
-class OneFleet(LoadScopeScheduling):  # type: ignore[misc]
-    """Each test goes to whichever worker is free; those of the fleet to one, so that one fleet is started. (The marks
-    of `--dist loadgroup` are lost on pytest 9.2, without a word.)"""
-
-    def _split_scope(self, nodeid: str) -> str:
-        return "tests/e2e" if nodeid.startswith("tests/e2e/") else nodeid
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneFleet:
-    return OneFleet(config, log)

@@ -16,6 +16,7 @@ SHORT = (
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.xdist_group("chaos")
 async def test_a_fleet_under_load_keeps_what_it_promises_whoever_dies_and_whatever_arrives(tmp_path: Path) -> None:
     by_script = {fault.script: fault for fault in FAULTS}
     rounds = [[by_script[script] for script in scripts] for scripts in SHORT]

@@ -21,6 +21,13 @@ PORTS = [
 ]  # fmt: skip
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One fleet for all tests of this folder, whatever runs beside them."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.xdist_group("fleet"))
+
+
 @dataclass(frozen=True)
 class Fleet:
     """A running fleet: what its commands need in their environment, and what `malote status --json` said."""
