@@ -19,6 +19,11 @@ structlog.configure(
 )
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Long texts are numbered: a token names another time in each worker, which xdist takes for other tests."""
+    return argname if isinstance(val, str) and len(val) > 100 else None
+
+
 def pytest_collectstart() -> None:
     gc.disable()  # it takes seconds, until all tests are collected
 
