@@ -104,7 +104,7 @@ class Processes:
         self._amqp_url, self._folder, self._all = amqp_url, folder, list[Process]()
 
     async def add(self, service: str, database_url: str, number: int = 1, **more: Any) -> list[Process]:
-        """So many more processes of a service on a migrated database, started and not yet ready."""
+        """So many more processes of a service on a migrated database, all of them ready."""
         await asyncio.to_thread(migrate, service, database_url)
         own = {"AMQP_URL": self._amqp_url, "DATABASE_URL": database_url, **{k.upper(): str(v) for k, v in more.items()}}
         environment = {f"{service.upper()}_{name}": value for name, value in own.items()}
@@ -119,6 +119,7 @@ class Processes:
         self._all += added
         for process in added:
             process.start()
+        await asyncio.gather(*(process.ready() for process in added))
         return added
 
     def log(self) -> str:

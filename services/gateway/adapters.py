@@ -265,7 +265,7 @@ class Limits:
     async def _count(self, name: str, caller: str) -> None:
         if self._shared and time.monotonic() >= self._alone_until:
             try:
-                await self._hit(self._shared, name, caller)
+                refusal = await self._refusal(self._shared, name, caller)
             except StorageError as error:
                 if not self._alone_until:
                     log.warning("limits: Redis does not answer, this process counts alone", why=str(error))
@@ -276,18 +276,22 @@ class Limits:
                     log.info("limits: Redis answers again")
                 self._alone_until = 0.0
                 telemetry.LIMITS_ALONE.set(0)
+                if refusal:
+                    raise refusal
                 return
-        await self._hit(self._here[name], name, caller)
+        if refusal := await self._refusal(self._here[name], name, caller):
+            raise refusal
 
-    async def _hit(self, limiter: FixedWindowRateLimiter, name: str, caller: str) -> None:
+    async def _refusal(self, limiter: FixedWindowRateLimiter, name: str, caller: str) -> Problem | None:
+        """Count a request: what to answer if it is one too many."""
         limit = self._limits[name]
         if await limiter.hit(limit, name, caller):
-            return
+            return None
         ends = (await limiter.get_window_stats(limit, name, caller)).reset_time
         wait = max(1, math.ceil(ends - time.time()))
         what = "without a good token" if name == "failure" else f"as {name}"
         detail = f"More than {limit} {what}: ask again in {wait} s."
-        raise Problem(429, "too_many_requests", detail, headers={"Retry-After": str(wait)})
+        return Problem(429, "too_many_requests", detail, headers={"Retry-After": str(wait)})
 
     @contextlib.contextmanager
     def stream(self, who: Caller) -> Iterator[None]:

@@ -171,7 +171,8 @@ class Start:
     def _scoped(self, asked: BaseModel | None) -> Key | None:
         if self._key is None:
             return None
-        route, payload = f"POST {self._request.url.path}", asked.model_dump_json() if asked else ""
+        path = self._request.url.path.lower()  # an id may be written in capitals
+        route, payload = f"POST {path}", asked.model_dump_json() if asked else ""
         return Key.of(self._key, subject=self._who.subject, route=route, payload=payload)
 
     async def _answer(self, receipt: Receipt, kind: str) -> Response:

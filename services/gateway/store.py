@@ -145,7 +145,7 @@ def _line(envelope: Envelope) -> dict[str, str]:
 async def forget_old_keys(session: AsyncSession) -> int:
     """Delete some old idempotency keys; return how many. Call again while it returns `PURGE_STEP`."""
     old = select(_keys.c.id).where(_keys.c.created_at < now() - KEEP_KEYS_HOURS * 3_600_000).limit(PURGE_STEP)
-    ids = (await session.scalars(old)).all()
+    ids = (await session.scalars(old.with_for_update(skip_locked=True))).all()  # not what another process is at
     await session.execute(delete(_keys).where(_keys.c.id.in_(ids)))
     return len(ids)
 

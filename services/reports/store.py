@@ -640,6 +640,7 @@ async def forget(database: Database, keep_days: float) -> None:
 async def _delete(database: Database, table: Any, made_before: int, *which: Any) -> None:
     """By the id, whose beginning is the time at which it was made: that has an index."""
     some = select(table.id).where(table.id < _id_of(made_before), *which).order_by(table.id).limit(TIDIED_AT_ONCE)
+    some = some.with_for_update(skip_locked=True)  # not those that another process is at
     found: Sequence[UUID] = [UUID(int=0)]
     while found:
         async with database.transaction() as session:

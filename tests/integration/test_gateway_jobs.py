@@ -156,6 +156,14 @@ async def _is(status: Any, wanted: str) -> bool:
     return bool((await status())["status"] == wanted)
 
 
+async def test_one_key_is_one_cancellation_however_the_orders_id_is_written(ana: httpx.AsyncClient) -> None:
+    order_id, key = (await placed(ana))["order_id"], {"Idempotency-Key": "once"}
+    first = await ana.post(f"/v1/orders/{order_id}/cancel", headers=key)
+    again = await ana.post(f"/v1/orders/{order_id.upper()}/cancel", headers=key)
+    assert again.headers["idempotent-replayed"] == "true"
+    assert again.json()["job_id"] == first.json()["job_id"]
+
+
 async def test_cancelling_ends_two_jobs(broker: Broker, ana: httpx.AsyncClient) -> None:
     job = await placed(ana)
     answer = await ana.post(f"/v1/jobs/{job['job_id']}/cancel")

@@ -229,6 +229,18 @@ async def test_while_redis_is_down_each_process_counts_alone_and_says_so_once(
         assert telemetry.LIMITS_ALONE._value.get() == 0
 
 
+async def test_a_redis_that_answers_again_is_counted_with_also_where_its_answer_is_no(redis: Redis) -> None:
+    limits = Limits(GatewaySettings(_env_file=None, customer_limit="1/hour", redis_url=redis.url))
+    ana = Caller("ana", "customer", "a token")
+    await limits.count(ana)
+    limits._alone_until = time.monotonic()  # as after it was away
+    telemetry.LIMITS_ALONE.set(1)
+    with pytest.raises(Problem):
+        await limits.count(ana)
+    assert (limits._alone_until, telemetry.LIMITS_ALONE._value.get()) == (0.0, 0)
+    await limits.close()
+
+
 async def test_a_redis_that_hangs_costs_one_request_a_moment_and_the_others_nothing(
     tmp_path: Path, redis: Redis
 ) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -18,7 +19,7 @@ from shared import confirms, topology
 from shared import publisher as publisher_module
 from shared.confirms import Publish
 from shared.database import Outage
-from shared.publisher import Publisher, outgoing
+from shared.publisher import Outgoing, Publisher, outgoing
 from tests.running import LADDER, Broker, until
 
 
@@ -74,6 +75,15 @@ async def test_of_two_copies_of_a_message_the_one_that_no_queue_takes_is_the_one
     await publisher.close()
 
 
+async def connected(broker: Broker) -> tuple[Publisher, Any, Outgoing]:
+    """A publisher with its channel, and a message that `stock` takes."""
+    publisher = Publisher(broker.url, "gateway")
+    await publisher.connect()
+    assert publisher._channel
+    message = replace(outgoing(CancelOrder(order_id=uuid7()), "gateway", None), exchange="", lane="stock")
+    return publisher, await publisher._channel.get_underlay_channel(), message
+
+
 async def test_a_message_that_cannot_be_written_keeps_no_other_from_being_sent(broker: Broker) -> None:
     publisher = Publisher(broker.url, COLLECTOR)
     await publisher.connect()
@@ -86,11 +96,7 @@ async def test_a_message_that_cannot_be_written_keeps_no_other_from_being_sent(b
 
 async def test_a_batch_that_is_given_up_before_it_was_sent_is_not_counted(broker: Broker) -> None:
     """Or the broker's answers from then on would be taken for those to other messages."""
-    publisher = Publisher(broker.url, "gateway")
-    await publisher.connect()
-    message = replace(outgoing(CancelOrder(order_id=uuid7()), "gateway", None), exchange="", lane="stock")
-    assert publisher._channel
-    channel = await publisher._channel.get_underlay_channel()
+    publisher, channel, message = await connected(broker)
     send = Publish(message.body, "", "stock", message.marked(), True)
     giving_up = asyncio.create_task(confirms.publish(channel, [send], 5.0))
     while not channel.write_queue.full():
@@ -106,11 +112,7 @@ async def test_a_batch_that_is_given_up_before_it_was_sent_is_not_counted(broker
 
 async def test_a_batch_that_cannot_be_written_is_given_up_in_time(broker: Broker) -> None:
     """Such as when the connection ends while it waits for room."""
-    publisher = Publisher(broker.url, "gateway")
-    await publisher.connect()
-    message = replace(outgoing(CancelOrder(order_id=uuid7()), "gateway", None), exchange="", lane="stock")
-    assert publisher._channel
-    channel = await publisher._channel.get_underlay_channel()
+    publisher, channel, message = await connected(broker)
     async with channel.lock:
         send = Publish(message.body, "", "stock", message.marked(), True)
         (answer,) = await asyncio.wait_for(confirms.publish(channel, [send], 0.1), 10)
@@ -123,11 +125,7 @@ async def test_a_broker_that_gives_no_answers_is_not_written_to_without_end(
     broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(confirms, "UNANSWERED", 3)
-    publisher = Publisher(broker.url, "gateway")
-    await publisher.connect()
-    message = replace(outgoing(CancelOrder(order_id=uuid7()), "gateway", None), exchange="", lane="stock")
-    assert publisher._channel
-    channel = await publisher._channel.get_underlay_channel()
+    publisher, channel, message = await connected(broker)
     waiting = {-number: None for number in range(3)}
     channel.confirmations.update(waiting)  # type: ignore[arg-type]
     with pytest.raises(Outage, match="are without an answer"):

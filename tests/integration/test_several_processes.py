@@ -37,7 +37,6 @@ async def test_four_processes_that_come_and_go_under_load_say_everything_once(
     """Orders and their cancellations, of the same few products, in any order: nobody waits for another crosswise."""
     async with processes(broker.url, tmp_path) as started:
         stocks = await started.add("stock", database_url, 3)
-        await asyncio.gather(*(process.ready() for process in stocks))
         database = Database(database_url)
         async with database.transaction() as session:
             session.add_all(a_product(sku, 1_000_000) for sku in SKUS)
@@ -130,7 +129,6 @@ async def test_who_waits_or_listens_at_one_gateway_soon_sees_what_another_consum
 ) -> None:
     async with processes(broker.url, tmp_path) as started:
         gateways = await started.add("gateway", database_url, 2)
-        await asyncio.gather(*(process.ready() for process in gateways))
         async with ana(gateways[0]) as here, ana(gateways[1]) as there:
             lags = [await _lag(broker, here, there) for _ in range(7)]
     print(f"seen at the other gateway after {sorted(round(lag * 1000) for lag in lags)} ms")
