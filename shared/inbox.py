@@ -3,17 +3,35 @@
 All functions work inside the caller's transaction.
 """
 
+import json
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Index, Integer, String, Table, case, delete, func, select, tuple_, update
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Index,
+    Integer,
+    String,
+    Table,
+    Text,
+    case,
+    delete,
+    func,
+    literal,
+    select,
+    true,
+    tuple_,
+    update,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from shared.database import kernel_metadata
+from shared.database import among, kernel_metadata
 
 INSERTS: dict[str, Any] = {"postgresql": postgresql_insert, "sqlite": sqlite_insert}
 ID_LENGTH = 255  # AMQP's short string
@@ -37,18 +55,38 @@ attempts = Table(
 )
 
 
+def _unnest(ids: Sequence[str]) -> Any:
+    return func.unnest(literal(ids, ARRAY(Text))).table_valued("id").render_derived()
+
+
+def _json_each(ids: Sequence[str]) -> Any:
+    return func.json_each(json.dumps(ids)).table_valued(Column("value", String))
+
+
+_TABLES: dict[str, Callable[[Sequence[str]], Any]] = {"postgresql": _unnest, "sqlite": _json_each}
+
+
+def _insert(session: AsyncSession, table: Table, ids: Collection[str], **values: Any) -> Any:
+    """Insert a row for each message: one and the same statement for any number of them.
+
+    In one order in all processes, so that two of them with the same messages never wait for each other crosswise.
+    """
+    dialect = session.get_bind().dialect.name
+    (each,) = (of := _TABLES[dialect](sorted(ids))).c
+    same = [literal(value, table.c[name].type) for name, value in values.items()]
+    rows = select(each, *same).select_from(of).where(true())  # or SQLite would take ON for a join's
+    return INSERTS[dialect](table).from_select(["message_id", *values], rows)
+
+
 async def claim(session: AsyncSession, lane: str, ids: Collection[str]) -> set[str]:
     """Write down messages as done by this transaction; return those that were not done before."""
-    now = int(time.time())
-    insert = INSERTS[session.get_bind().dialect.name](inbox).on_conflict_do_nothing().returning(inbox.c.message_id)
-    # In one order in all processes, so that two of them with the same messages never wait for each other crosswise.
-    rows = [{"message_id": id_, "lane": lane, "received_at": now} for id_ in sorted(ids)]
-    return set((await session.scalars(insert, rows)).all())
+    insert = _insert(session, inbox, ids, lane=lane, received_at=int(time.time()))
+    return set((await session.scalars(insert.on_conflict_do_nothing().returning(inbox.c.message_id))).all())
 
 
 async def done(session: AsyncSession, lane: str, ids: Collection[str]) -> set[str]:
     """Those of the messages that were done before."""
-    query = select(inbox.c.message_id).where(inbox.c.lane == lane, inbox.c.message_id.in_(ids))
+    query = select(inbox.c.message_id).where(inbox.c.lane == lane, among(session, inbox.c.message_id, ids))
     return set((await session.scalars(query)).all())
 
 
@@ -73,7 +111,7 @@ async def begin_attempts(session: AsyncSession, lane: str, ids: Collection[str],
 
     What the same process wrote before, such as before an outage, does not count again: no process died of it.
     """
-    insert = INSERTS[session.get_bind().dialect.name](attempts)
+    insert = _insert(session, attempts, ids, lane=lane, owner=owner, tries=1)
     is_ours = attempts.c.owner == insert.excluded.owner
     begin = insert.on_conflict_do_update(
         index_elements=["message_id", "lane"],
@@ -83,13 +121,12 @@ async def begin_attempts(session: AsyncSession, lane: str, ids: Collection[str],
             "owner": insert.excluded.owner,
         },
     ).returning(attempts.c.message_id, attempts.c.tries, attempts.c.before)
-    rows = [{"message_id": id_, "lane": lane, "owner": owner, "tries": 1} for id_ in sorted(ids)]
-    return {row.message_id: Attempt(row.tries, row.before) for row in (await session.execute(begin, rows)).all()}
+    return {row.message_id: Attempt(row.tries, row.before) for row in (await session.execute(begin)).all()}
 
 
 async def give_back(session: AsyncSession, lane: str, ids: Collection[str], owner: str) -> None:
     """Undo `begin_attempts` of the process `owner`: it does not try them now, or is cut short as it stops."""
-    here = (attempts.c.message_id.in_(ids), attempts.c.lane == lane, attempts.c.owner == owner)
+    here = (among(session, attempts.c.message_id, ids), attempts.c.lane == lane, attempts.c.owner == owner)
     before = func.coalesce(attempts.c.before, attempts.c.owner)
     await session.execute(update(attempts).where(*here).values(owner=before, tries=attempts.c.tries - 1, before=None))
 
@@ -97,4 +134,5 @@ async def give_back(session: AsyncSession, lane: str, ids: Collection[str], owne
 async def end_attempts(session: AsyncSession, lane: str, ids: Collection[str]) -> None:
     """The tries of these messages had an outcome, good or bad."""
     if ids:
-        await session.execute(delete(attempts).where(attempts.c.lane == lane, attempts.c.message_id.in_(ids)))
+        here = (attempts.c.lane == lane, among(session, attempts.c.message_id, ids))
+        await session.execute(delete(attempts).where(*here))

@@ -39,7 +39,7 @@ from uuid_utils.compat import uuid7
 
 from contracts.base import Envelope
 from shared import inbox, telemetry
-from shared.database import Backoff, Database, is_outage, kernel_metadata
+from shared.database import Backoff, Database, among, is_outage, kernel_metadata
 from shared.http import Problem
 from shared.publisher import Outgoing, Publisher
 from shared.unit import UnitOfWork
@@ -154,7 +154,7 @@ class Outbox:
         if rows:
             await session.execute(insert(outbox), rows)
         if settled:
-            await session.execute(delete(outbox).where(outbox.c.message_id.in_(settled)))
+            await session.execute(delete(outbox).where(among(session, outbox.c.message_id, settled)))
         return len(rows)
 
     async def _beat(self, session: AsyncSession) -> float:
@@ -271,7 +271,7 @@ class Outbox:
                 await session.execute(delete(processes).where(*gone))
             ids = (await session.scalars(orphans.limit(IN_HAND_LIMIT).with_for_update(skip_locked=True))).all()
             # Asked again now that they are locked: before that, a process that has just begun may have adopted them.
-            ours = (outbox.c.message_id.in_(ids), outbox.c.owner.not_in(living))
+            ours = (among(session, outbox.c.message_id, ids), outbox.c.owner.not_in(living))
             adopt = update(outbox).where(*ours).values(owner=self.owner)
             return int((await session.execute(adopt)).rowcount)  # type: ignore[attr-defined]
 

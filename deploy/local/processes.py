@@ -10,7 +10,8 @@ from pathlib import Path
 import psutil
 
 _POLL = 0.02
-_BEHIND = 10
+_BEHIND = {"gateway": 0, "email": 5, "reports": 16, "deadletters": 16}
+_OTHERS_BEHIND = 12
 
 
 def until(condition: Callable[[], bool], timeout: float) -> bool:
@@ -64,11 +65,15 @@ def end(pid: int, mark: str, grace: float = 20, how: signal.Signals = signal.SIG
         until(lambda: not is_ours(pid, mark), 5)
 
 
-def put_behind(pid: int) -> None:
-    """Let a process stand back while others want the processor: on one machine, answering comes before the work that
-    goes on behind the answers, which is done in larger batches for it."""
+def put_behind(pid: int, service: str) -> None:
+    """Let a service's process stand back while others want the processor.
+
+    On one machine answering comes first. Next come the mails, which end an order's way: or they would be left to their
+    one process when all others are idle. What nobody waits for comes last. What stands back is done in larger batches.
+    """
+    behind = os.getpriority(os.PRIO_PROCESS, 0) + _BEHIND.get(service, _OTHERS_BEHIND)
     with contextlib.suppress(ProcessLookupError):  # it has ended already
-        os.setpriority(os.PRIO_PROCESS, pid, min(19, os.getpriority(os.PRIO_PROCESS, 0) + _BEHIND))
+        os.setpriority(os.PRIO_PROCESS, pid, min(19, behind))
 
 
 def signal_group(pid: int, what: signal.Signals) -> None:

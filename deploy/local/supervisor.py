@@ -28,7 +28,6 @@ _READY_TIMEOUT = 90.0
 _FIRST_WAIT, _LONGEST_WAIT, _HEALTHY = 0.5, 30.0, 60.0
 _EX_CONFIG = 78  # a service refuses its settings: trying again is of no use
 _MAIL = "mail"
-_ANSWERS = "gateway"
 _TAIL_BYTES = 4_000
 
 Say = Callable[[str], None]
@@ -73,8 +72,7 @@ class Child:
                 stderr=log,
                 start_new_session=True,
             )
-        if self.name != _ANSWERS:
-            processes.put_behind(self._process.pid)
+        processes.put_behind(self._process.pid, self.name)
         self.since = datetime.now(UTC)
 
     async def wait(self) -> int:

@@ -46,13 +46,14 @@ class Shop:
     processes: Mapping[str, psutil.Process]
     urls: Mapping[str, str] = field(default_factory=dict)
     ordered: int = 0
+    reported: Database | None = None
 
 
 @dataclass(frozen=True)
 class Run:
     """What a number of orders took: orders a second until all were `posted` (answered with 202), until all were
-    `confirmed`, and until the `whole` of them was over, both mails included; seconds until each POST was `answered`;
-    milliseconds of CPU an order by process."""
+    `confirmed`, and until the `whole` of them was over, both mails and what reports writes down of them included;
+    seconds until each POST was `answered`; milliseconds of CPU an order by process."""
 
     posted: float
     confirmed: float
@@ -71,10 +72,10 @@ async def run(shop: Shop, number: int) -> Run:
     posted = time.monotonic() - started
     assert {answer.status for answer in answers} == {202}, {answer.status: answer.body for answer in answers}
 
-    async def is_mailed() -> bool:
-        return shop.mails.value >= goal
+    async def is_over() -> bool:
+        return shop.mails.value >= goal and await _is_reported(shop, since, number)
 
-    whole = await wait_for(is_mailed, "all mails to be sent") - started
+    whole = await wait_for(is_over, "all mails to be sent") - started
     spent = {name: (cpu_seconds(p) - before[name]) * 1000 / number for name, p in shop.processes.items()}
     assert shop.mails.value == goal, "mails were sent twice"
     found = text("SELECT count(*), max(confirmed_at) FROM orders WHERE confirmed_at >= :since")
@@ -83,6 +84,15 @@ async def run(shop: Shop, number: int) -> Run:
     assert confirmed == number, f"{confirmed} of {number} orders are confirmed"
     answered = [answer.seconds for answer in answers]
     return Run(number / posted, number / (last / 1000 - since), number / whole, answered, spent)
+
+
+async def _is_reported(shop: Shop, since: float, number: int) -> bool:
+    """Whether the read model, whose service stands back furthest, has all of them. The peer has none."""
+    if shop.reported is None:
+        return True
+    found = text("SELECT count(*) FROM orders WHERE placed_at >= :since AND confirmed_at IS NOT NULL")
+    async with shop.reported.reading() as session:
+        return bool(await session.scalar(found, {"since": int(since * 1000)}) == number)
 
 
 def request(**headers: str) -> bytes:
@@ -142,10 +152,9 @@ async def malote(machines: Machines, kind: str, urls: Mapping[str, str] | None =
             }
             child = process(machines.folder / f"{service}.log", f"services.{service}.app", common | own)
             processes[service] = psutil.Process(stack.enter_context(child).pid)
-            if service != "gateway":  # as `make up` does, and for the peer's worker, too
-                put_behind(processes[service].pid)
-        database = Database(urls["orders"])
-        shop = Shop(ports["gateway"], database, mails, processes | machines.processes(), urls)
+            put_behind(processes[service].pid, service)  # as `make up` does, and for the peer's worker, too
+        database, reported = Database(urls["orders"]), Database(urls["reports"])
+        shop = Shop(ports["gateway"], database, mails, processes | machines.processes(), urls, reported=reported)
         try:
             await _ready(f"http://{HOST}:{port}/readyz" for port in ports.values())
             await _stock_up(shop)
@@ -153,6 +162,7 @@ async def malote(machines: Machines, kind: str, urls: Mapping[str, str] | None =
             yield shop
         finally:
             await database.dispose()
+            await reported.dispose()
 
 
 async def _stock_up(shop: Shop) -> None:
@@ -196,7 +206,7 @@ async def peer(machines: Machines) -> AsyncIterator[Shop]:
             "worker": stack.enter_context(process(log, "celery", environment, *worker)),
         }
         processes = {name: psutil.Process(child.pid) for name, child in started.items()}
-        put_behind(processes["worker"].pid)
+        put_behind(processes["worker"].pid, "orders")
         database = Database(url)
         shop = Shop(port, database, mails, processes | machines.processes())
         try:

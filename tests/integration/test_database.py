@@ -1,0 +1,68 @@
+"""What a database is asked, in batches of any size."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+from uuid_utils.compat import uuid7
+
+from services.stock.store import Product
+from shared import inbox
+from shared.database import Database, load, migrate
+from tests.integration.test_races import a_product
+
+
+@pytest.fixture
+async def session(database_url: str) -> AsyncIterator[AsyncSession]:
+    await asyncio.to_thread(migrate, "stock", database_url)
+    database = Database(database_url)
+    async with database.transaction() as session:
+        yield session
+    await database.dispose()
+
+
+def ids(number: int) -> list[str]:
+    return [str(uuid7()) for _ in range(number)]
+
+
+async def a_batch(session: AsyncSession, size: int) -> None:
+    messages = ids(size)
+    await inbox.begin_attempts(session, "stock", messages, "me")
+    assert not await inbox.done(session, "stock", messages)
+    await load(session, Product, messages, lock=True)
+    assert await inbox.claim(session, "stock", messages) == {*messages}
+    assert await inbox.claim(session, "stock", messages) == set()
+    await inbox.give_back(session, "stock", messages, "me")
+    await inbox.end_attempts(session, "stock", messages)
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_batches_of_any_size_are_the_same_statements_planned_for_the_table_as_it_is(
+    session: AsyncSession,
+) -> None:
+    """Or each would be prepared anew; and a plan from when the table was empty would read all of it, row by row."""
+    with_parameters = "FROM pg_prepared_statements WHERE parameter_types != '{}'"
+    prepared = text(f"SELECT count(*), sum(generic_plans), sum(custom_plans) {with_parameters}")
+    await a_batch(session, 1)
+    statements, *_ = (await session.execute(prepared)).one()
+    for size in range(2, 12):
+        await a_batch(session, size)
+    after, kept, made = (await session.execute(prepared)).one()
+    assert (after, kept) == (statements, 0)
+    assert made
+
+
+async def test_a_key_that_is_longer_than_its_column_is_nobodys(session: AsyncSession) -> None:
+    longest = "S" * 40
+    session.add(a_product(longest, 1))
+    await session.flush()
+    assert [row.sku for row in await load(session, Product, [longest])] == [longest]
+    assert await load(session, Product, [longest + "!"]) == []
+
+
+async def test_ids_of_any_text_are_claimed_as_they_are(session: AsyncSession) -> None:
+    strange = {"a,b", "{a}", '"', "'", "\\", "é", "NULL", "null", "1", "a\nb", "%", ""}
+    assert await inbox.claim(session, "stock", strange) == strange
+    assert await inbox.done(session, "stock", strange) == strange
