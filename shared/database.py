@@ -92,7 +92,8 @@ class Database:
             self._reader = sqlite_engine(self.url, "BEGIN", pool_size=4)
         else:
             # Long jobs of PostgreSQL's planner on short statements cost more than they save: jit off.
-            # A plan that is kept is one for the table as it was: a new shop's first hour would be searched row by row.
+            # A plan that is kept is one for the table as it was when last analysed: a burst into an empty one would be
+            # searched row by row for a minute.
             settings = {"jit": "off", "plan_cache_mode": "force_custom_plan", "application_name": "malote"}
             options: dict[str, Any] = {"server_settings": settings, "timeout": 10}
             options["command_timeout"] = COMMAND_SECONDS  # a connection that is half open answers nothing, for ever
@@ -240,7 +241,7 @@ def among(session: AsyncSession, column: ColumnElement[Any], values: Collection[
     """Whether the column has one of these values.
 
     PostgreSQL is given them as one array: with a parameter for each, nearly every batch would be a statement that it
-    has not seen, to be sent twice, parsed and planned.
+    has not seen, to be prepared first.
     """
     if session.get_bind().dialect.name != "postgresql":
         return column.in_(values)

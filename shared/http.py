@@ -376,4 +376,4 @@ def _id(given: object) -> object:
 
 
 IdOf = Annotated[UUID, Path(), BeforeValidator(_id)]
-"""An id in a path, in its one spelling. What is none, such as a way to some file, is just not found."""
+"""An id in a path, with its hyphens. What is none, such as a way to some file, is just not found."""

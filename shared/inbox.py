@@ -59,7 +59,7 @@ def _unnest(ids: Sequence[str]) -> Any:
     return func.unnest(literal(ids, ARRAY(Text))).table_valued("id").render_derived()
 
 
-def _json_each(ids: Sequence[str]) -> Any:
+def _json_each(ids: Sequence[str]) -> Any:  # it would cut an id off at a NUL; such a message is refused before
     return func.json_each(json.dumps(ids)).table_valued(Column("value", String))
 
 
@@ -72,9 +72,9 @@ def _insert(session: AsyncSession, table: Table, ids: Collection[str], **values:
     In one order in all processes, so that two of them with the same messages never wait for each other crosswise.
     """
     dialect = session.get_bind().dialect.name
-    (each,) = (of := _TABLES[dialect](sorted(ids))).c
+    of = _TABLES[dialect](sorted(ids))
     same = [literal(value, table.c[name].type) for name, value in values.items()]
-    rows = select(each, *same).select_from(of).where(true())  # or SQLite would take ON for a join's
+    rows = select(*of.c, *same).select_from(of).where(true())  # or SQLite would take ON for a join's
     return INSERTS[dialect](table).from_select(["message_id", *values], rows)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 
 _POLL = 0.02
-_BEHIND = {"gateway": 0, "email": 5, "reports": 16, "deadletters": 16}
+_BEHIND = {"gateway": 0, "email": 5, "mail": 5, "reports": 16, "deadletters": 16}
 _OTHERS_BEHIND = 12
 
 
@@ -69,7 +69,7 @@ def put_behind(pid: int, service: str) -> None:
     """Let a service's process stand back while others want the processor.
 
     On one machine answering comes first. Next come the mails, which end an order's way: or they would be left to their
-    one process when all others are idle. What nobody waits for comes last. What stands back is done in larger batches.
+    one process when all others are idle. What no order waits for comes last. Work that waits is done in larger batches.
     """
     behind = os.getpriority(os.PRIO_PROCESS, 0) + _BEHIND.get(service, _OTHERS_BEHIND)
     with contextlib.suppress(ProcessLookupError):  # it has ended already

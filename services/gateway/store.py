@@ -24,7 +24,7 @@ from services.gateway.domain import Key, Move
 from shared import telemetry, tracing
 from shared.changes import Changes
 from shared.clock import now
-from shared.database import Database, Outage, is_outage, load, one_process_at_a_time
+from shared.database import Database, Outage, among, is_outage, load, one_process_at_a_time
 from shared.http import Problem, asked_to_wait
 from shared.inbox import INSERTS
 from shared.outbox import Outbox
@@ -389,7 +389,7 @@ async def earlier(database: Database, key: Key) -> Receipt | None:
 
 
 async def _revisions(session: AsyncSession, ids: Collection[UUID]) -> dict[UUID, int]:
-    rows = await session.execute(select(_jobs.c.id, _jobs.c.revision).where(_jobs.c.id.in_(ids)))
+    rows = await session.execute(select(_jobs.c.id, _jobs.c.revision).where(among(session, _jobs.c.id, ids)))
     return {row.id: row.revision for row in rows}
 
 

@@ -63,7 +63,8 @@ class Run:
 
 
 async def run(shop: Shop, number: int) -> Run:
-    """Place orders as fast as they are taken, and wait until each is confirmed and both its mails have gone."""
+    """Place orders as fast as they are taken, and wait until each is confirmed, both its mails have gone, and reports
+    has written it down."""
     shop.ordered += number
     goal, before = 2 * shop.ordered, {name: cpu_seconds(p) for name, p in shop.processes.items()}
     requests = [request() for _ in range(number)]
@@ -75,7 +76,7 @@ async def run(shop: Shop, number: int) -> Run:
     async def is_over() -> bool:
         return shop.mails.value >= goal and await _is_reported(shop, since, number)
 
-    whole = await wait_for(is_over, "all mails to be sent") - started
+    whole = await wait_for(is_over, "all mails to be sent, and the read model") - started
     spent = {name: (cpu_seconds(p) - before[name]) * 1000 / number for name, p in shop.processes.items()}
     assert shop.mails.value == goal, "mails were sent twice"
     found = text("SELECT count(*), max(confirmed_at) FROM orders WHERE confirmed_at >= :since")

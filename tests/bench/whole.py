@@ -1,4 +1,5 @@
-"""The whole flow: from the first POST until every order is confirmed and both its mails are with the mail server.
+"""The whole flow: from the first POST until every order is confirmed and both its mails are with the mail server; ours
+also until the read model has it.
 
 Beside it the usual way (`tests/bench/peer`), in turns on the same servers. On SQLite, which nobody runs Celery on, the
 rival's figures are those that it had on PostgreSQL.
