@@ -2,6 +2,8 @@
 
 import ipaddress
 from collections.abc import Iterator
+from socket import SOCK_DGRAM
+from typing import Any
 
 import psutil
 import pytest
@@ -21,10 +23,14 @@ def listening(folder: str) -> Iterator[tuple[str, int, str]]:
                     yield from (
                         (socket.laddr.ip, socket.laddr.port, process.name())
                         for socket in found
-                        if socket.status == psutil.CONN_LISTEN or (socket.laddr and not socket.raddr)
+                        if socket.status == psutil.CONN_LISTEN or _takes_datagrams(socket)
                     )
         except (psutil.NoSuchProcess, psutil.AccessDenied):  # not ours: ours are asked for by their ports below
             continue
+
+
+def _takes_datagrams(socket: Any) -> bool:
+    return bool(socket.type == SOCK_DGRAM and socket.laddr and not socket.raddr)
 
 
 def of_the_network(sockets: list[tuple[str, int, str]]) -> list[tuple[str, int, str]]:
