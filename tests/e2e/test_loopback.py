@@ -2,8 +2,6 @@
 
 import ipaddress
 from collections.abc import Iterator
-from socket import SOCK_DGRAM
-from typing import Any
 
 import psutil
 import pytest
@@ -23,14 +21,10 @@ def listening(folder: str) -> Iterator[tuple[str, int, str]]:
                     yield from (
                         (socket.laddr.ip, socket.laddr.port, process.name())
                         for socket in found
-                        if socket.status == psutil.CONN_LISTEN or _takes_datagrams(socket)
+                        if socket.status == psutil.CONN_LISTEN or (socket.laddr and not socket.raddr)
                     )
         except (psutil.NoSuchProcess, psutil.AccessDenied):  # not ours: ours are asked for by their ports below
             continue
-
-
-def _takes_datagrams(socket: Any) -> bool:
-    return bool(socket.type == SOCK_DGRAM and socket.laddr and not socket.raddr)
 
 
 def of_the_network(sockets: list[tuple[str, int, str]]) -> list[tuple[str, int, str]]:
@@ -42,7 +36,9 @@ def test_a_whole_fleet_listens_to_this_machine_alone(fleet: Fleet) -> None:
     ports = {int(fleet.environment[name]) for name in PORTS}
     assert {port for _, port, _ in sockets} >= ports, "all of it was looked at: services, broker, mail"
     assert "epmd" in {name for _, _, name in sockets}
-    assert of_the_network(sockets) == []
+    # Erlang has one open for a moment now and then; what listens is there at a second look, too.
+    later = set(listening(fleet.environment["MALOTE_DATA"]))
+    assert [found for found in of_the_network(sockets) if found in later] == []
 
 
 def test_servers_of_tests_and_benchmarks_do_so_too(rabbit: RabbitNode, postgres: PostgresCluster, fleet: Fleet) -> None:
