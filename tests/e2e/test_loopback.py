@@ -36,7 +36,7 @@ def test_a_whole_fleet_listens_to_this_machine_alone(fleet: Fleet) -> None:
     ports = {int(fleet.environment[name]) for name in PORTS}
     assert {port for _, port, _ in sockets} >= ports, "all of it was looked at: services, broker, mail"
     assert "epmd" in {name for _, _, name in sockets}
-    # Erlang has one open for a moment now and then; what listens is there at a second look, too.
+    # Erlang opens a datagram socket for a moment now and then; what listens is there at a second look, too.
     later = set(listening(fleet.environment["MALOTE_DATA"]))
     assert [found for found in of_the_network(sockets) if found in later] == []
 
