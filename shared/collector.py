@@ -25,6 +25,9 @@ class Collector(Lane):
         """Without its messages' age: dead letters are old."""
         telemetry.of(telemetry.LANE_PAUSED, COLLECTOR, self.name).set_function(lambda: float(self.paused is not None))
 
+    def _warnings(self) -> list[str]:
+        return []
+
     async def _work(self, raws: Sequence[Raw]) -> None:
         if any(map(is_lost, raws)):
             raise Lost

@@ -54,6 +54,14 @@ class Lane:
         self._arrived = asyncio.Event()
         self._stopping = False
 
+    @property
+    def warning(self) -> str | None:
+        """Why somebody should look at the lane, though it works; None if all is well."""
+        return "; ".join(self._warnings()) or None
+
+    def _warnings(self) -> list[str]:
+        return list(filter(None, [self._failures.warning()]))
+
     async def take(self, raw: Raw) -> None:
         """Receive a delivery. It is acknowledged when its outcome is committed."""
         self._taken.append(raw)

@@ -2,8 +2,11 @@
 
 import contextlib
 import json
+import re
 import socket
+import time
 import traceback
+from collections import deque
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -35,12 +38,29 @@ CLAIMS = ("failure_", "attempt", "edited_from")
 SENDER_SELECTED = ("CC", "BCC")
 
 
+RETRIES_SECONDS = 120.0
+"""How long a retry is spoken of: longer than most steps of a ladder, so that what goes on failing stays in sight."""
+FEW_RETRIES = 2
+"""So many in that time are everyday life, such as two messages that overtook each other."""
+_ADDRESS = re.compile(r"[^\s<>\"'(]+@[^\s<>\"'),;]+")
+
+
 class Failures:
     """A lane's way out for what it cannot do: every copy is confirmed before the original may be acknowledged."""
 
     def __init__(self, lane: str, outbox: Outbox, publisher: Publisher, ladder: Sequence[str], version: str) -> None:
         self._lane, self._outbox, self._publisher = lane, outbox, publisher
         self._ladder, self._version = ladder, version
+        self._retried: deque[float] = deque(maxlen=1_000)  # when, by the monotonic clock
+        self._why = ""
+
+    def warning(self) -> str | None:
+        """That messages of the lane fail and are tried again, and why the last of them; None while hardly one does."""
+        while self._retried and self._retried[0] < time.monotonic() - RETRIES_SECONDS:
+            self._retried.popleft()
+        if (number := len(self._retried)) <= FEW_RETRIES:
+            return None
+        return f"retried {number} times within the last {RETRIES_SECONDS:g} s, lastly because of: {self._why}"
 
     async def fail(self, delivery: Delivery, error: Exception) -> Message:
         """Send a message to the next retry queue, or after the last to the dead letters; return what its job is told.
@@ -55,6 +75,8 @@ class Failures:
         step = self._ladder[envelope.attempt - 1]
         headers = self._headers(delivery.raw, envelope, f"failed {envelope.attempt} times", error)
         await self._forward(delivery.raw, envelope, f"retry.{step}", headers | {"attempt": envelope.attempt + 1})
+        self._retried.append(time.monotonic())
+        self._why = _ADDRESS.sub("<address>", _line(reason_of(error))) or type(error).__name__
         tell(self._lane, "retried", envelope, error=reason_of(error), retry_in=step, **delivery.subject())
         return JobRetrying(attempt=envelope.attempt, retry_in=seconds(step))
 

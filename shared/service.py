@@ -266,6 +266,10 @@ class Service:
         found |= {name: ENDED for name, task in self._parts.items() if task.done()}
         return found
 
+    def warnings(self) -> dict[str, str]:
+        """What works and should be looked at all the same, by the names of `checks`: they do not decide readiness."""
+        return {f"lane {lane.name}": lane.warning for lane in self.lanes if lane.warning}
+
 
 def _connections(wanted: int) -> int:
     """How many connections there may be: as many as were wished for, if the system gives us so many files."""
@@ -329,12 +333,17 @@ async def livez() -> dict[str, str]:
 
 @_health.get("/readyz", responses={503: {"description": "A part is missing; `checks` says which."}})
 async def readyz(service: Running, response: Response, only: Literal["database"] | None = None) -> dict[str, Any]:
-    """Whether database, broker and each lane work, or `only` what requests need: orders are taken without a broker."""
+    """Whether database, broker and each lane work, or `only` what requests need: orders are taken without a broker.
+
+    `checks` decide it; `warnings` say what works and should be looked at all the same.
+    """
     checks = {name: problem for name, problem in (await service.checks()).items() if only in (None, name)}
     ready = not any(checks.values())
     response.status_code = 200 if ready else 503
     details = {name: {"ok": problem is None, "detail": problem} for name, problem in checks.items()}
-    return {"service": service.name, "version": VERSION, "ready": ready, "checks": details}
+    warnings = {name: why for name, why in service.warnings().items() if only in (None, name)}
+    about = {"service": service.name, "version": VERSION, "ready": ready}
+    return about | {"checks": details, "warnings": warnings}
 
 
 _documents = APIRouter()

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import httpx
 import pytest
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -13,7 +14,7 @@ from contracts.stock import StockReserved
 from shared.handler import NotYet, Poison, on
 from shared.unit import Unit
 from tests.integration.reserving import RESERVED, on_order_placed
-from tests.running import Broker, an_order, module_of, reserved, running
+from tests.running import Broker, an_order, module_of, reserved, running, until
 
 
 async def test_a_message_that_comes_too_early_is_tried_again_until_its_time(broker: Broker, database_url: str) -> None:
@@ -35,6 +36,36 @@ async def test_a_message_that_comes_too_early_is_tried_again_until_its_time(brok
     assert spy.seen[0].correlation_id == "the job"
     assert spy.seen[0].headers["causation_id"] == "early"
     assert await broker.depth("stock.dlq") == 0
+
+
+async def test_a_lane_whose_messages_are_tried_again_is_ready_and_warns_of_it(broker: Broker, tmp_path: Any) -> None:
+    failed: list[int] = []
+
+    @on(OrderPlaced)
+    async def on_order_placed(order: OrderPlaced, unit: Unit) -> StockReserved:
+        if len(failed) < 3:
+            failed.append(1)
+            raise RuntimeError("ask ana@example.com")
+        return reserved(order.order_id)
+
+    async with running("stock", broker.url, f"sqlite:///{tmp_path}/s.db", module_of(on_order_placed)) as stock:
+        assert stock.warnings() == {}
+        for _ in range(3):
+            await broker.publish(an_order())
+
+        async def warned() -> str | None:
+            return stock.warnings().get("lane stock")
+
+        assert (
+            await until(warned, "a warning")
+            == "retried 3 times within the last 120 s, lastly because of: ask <address>"
+        )
+        transport = httpx.ASGITransport(stock.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://stock") as client:
+            answer = await client.get("/readyz")
+            assert answer.status_code == 200
+            assert answer.json()["warnings"] == stock.warnings()
+            assert (await client.get("/readyz?only=database")).json()["warnings"] == {}
 
 
 async def test_a_retry_comes_back_to_its_own_lane_and_to_no_other(broker: Broker, tmp_path: Any) -> None:
