@@ -4,7 +4,7 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 from sqlalchemy.engine import make_url
@@ -25,6 +25,14 @@ def straight(_: str, port: int) -> int:
     return port
 
 
+Migrate = Callable[[str, str], Awaitable[None]]
+
+
+async def migrate_here(service: str, url: str) -> None:
+    """By the code of this checkout."""
+    await asyncio.to_thread(migrate, service, url)
+
+
 class Fleet:
     """Every service so many times as `counts` says, else once. Those of one service share its database.
 
@@ -40,12 +48,14 @@ class Fleet:
         counts: Mapping[str, int],
         environment: Callable[[str], Mapping[str, str]],
         link: Link = straight,
+        migrated: Migrate = migrate_here,
     ) -> None:
         self.folder, self.database_urls = folder, dict(database_urls)
         self.mailbox = folder / "data" / "mail"
         self.processes: dict[str, Process] = {}
         self._sink: subprocess.Popen[bytes] | None = None
         self._smtp_port = lasting_port()
+        self._migrate = migrated
         self._common = {
             "MALOTE_JWT_SECRET": SECRET,
             "MALOTE_LOG_FORMAT": "json",
@@ -80,7 +90,7 @@ class Fleet:
     async def start(self) -> None:
         """Migrate, and start all. The topology need not be there yet, nor the broker: services wait for it."""
         for service, url in self.database_urls.items():  # one after the other: Alembic has one context for the process
-            await asyncio.to_thread(migrate, service, url)
+            await self._migrate(service, url)
         with (self.folder / "mailsink.log").open("ab") as log:
             command = [sys.executable, "-m", "deploy.local.mailsink"]
             environment = {**os.environ, **self._common}

@@ -31,6 +31,8 @@ class Process:
         self.service, self.url = service, f"http://{HOST}:{port}"
         self._environment, self._log = environment | {f"{service.upper()}_PORT": str(port)}, log
         self._child: subprocess.Popen[bytes] | None = None
+        self.root = ROOT
+        """The folder of the code that it is started from."""
 
     @property
     def pid(self) -> int:
@@ -42,7 +44,7 @@ class Process:
         with self._log.open("ab") as log:
             self._child = subprocess.Popen(
                 [sys.executable, "-m", f"services.{self.service}.app"],
-                cwd=ROOT,
+                cwd=self.root,
                 env={**os.environ, **self._environment},
                 stdout=log,
                 stderr=log,

@@ -27,6 +27,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=40.0, help="for how long faults happen in each")
     parser.add_argument("--database", choices=["sqlite", "postgresql"], help="else two runs in five on postgresql")
     parser.add_argument("--only", choices=names, metavar="SCRIPT", help="no other fault than this")
+    parser.add_argument("--from", dest="old", metavar="REVISION", help="begin as this one, and be upgraded under load")
     wishes = parser.parse_args()
     logging.disable()  # of the driver's own connections: they are cut as often as the fleet's
     signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever starts us in the background turns it off
@@ -36,6 +37,7 @@ def main() -> int:
         kind = wishes.database or ("postgresql" if seed % 5 in (1, 3) else "sqlite")
         again = f"--seed {seed} --seconds {wishes.seconds:g} --database {kind}"
         again += f" --only {wishes.only}" if wishes.only else ""
+        again += f" --from {wishes.old}" if wishes.old else ""
         folder = DATA / f"{seed}-{kind}-{os.getpid()}"
         folder.mkdir(parents=True)
         with (folder / "chaos.log").open("w") as log:
@@ -48,7 +50,7 @@ def main() -> int:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 rounds = plan(seed, kind, wishes.only)
                 try:
-                    outcome = runner.run(run(folder, kind, seed, say, rounds, wishes.seconds))
+                    outcome = runner.run(run(folder, kind, seed, say, rounds, wishes.seconds, old=wishes.old))
                 except Exception as error:  # it did not come to its faults, or could not be judged
                     outcome = Outcome([f"the run itself failed: {error!r}"])
             for name, seconds in outcome.back.items():

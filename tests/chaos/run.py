@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.chaos import verdict
+from tests.chaos import release, verdict
 from tests.chaos.faults import FAULTS, Fault
 from tests.chaos.world import CHANCE, Kind, Passed, World
 
@@ -53,19 +53,24 @@ async def run(
     say: Callable[[str], None],
     rounds: Sequence[Sequence[Fault]],
     seconds: float = math.inf,
+    *,
+    replays: bool = True,
+    old: str | None = None,
 ) -> Outcome:
     """One run: these rounds, or as many of them as begin in so many seconds. What cannot be done on this machine is
-    passed over, and said."""
+    passed over, and said. With `old`, a revision of ours, the fleet begins as that and is brought up to date first."""
     began = time.monotonic()
     outcome = Outcome()
 
     def tell(text: str) -> None:
         say(f"{time.monotonic() - began:6.1f} s  {text}")
 
-    world = World(folder, kind, seed, tell, load=4.0)
+    world = World(folder, kind, seed, tell, load=4.0, old=await release.unpacked(old, folder) if old else None)
     async with world.running():
         tell("all is ready")
-        async with world.shop.open():
+        async with world.shop.open(), world.office.open(replays=replays):
+            if old:
+                await release.brought_up_to_date(world)
             end = time.monotonic() + seconds
             for number, faults in enumerate(rounds):
                 if time.monotonic() > end or outcome.problems:

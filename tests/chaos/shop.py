@@ -5,7 +5,7 @@ import contextlib
 import itertools
 import random
 from collections.abc import AsyncIterator, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import aio_pika
@@ -22,8 +22,12 @@ PLENTY = [f"PLENTY-{n}" for n in range(4)]
 SCARCE = [f"SCARCE-{n}" for n in range(2)]
 UNKNOWN = "NOBODY-SELLS-THIS"
 FIRST_LEVEL = dict.fromkeys(PLENTY, 100_000) | dict.fromkeys(SCARCE, 40)
+REPRICED = PLENTY[3]
+"""The product whose price changes."""
+FIRST_PRICE = 1000
 TRY_AGAIN_SECONDS = 0.5
 PATIENCE_SECONDS = 12.0
+DOUBT_SECONDS = 8.0
 
 
 @dataclass
@@ -34,8 +38,10 @@ class Wish:
     lines: list[tuple[str, int]]
     job_id: str | None = None
     """Of the order, if it was placed by HTTP and accepted."""
+    order_id: str | None = None
+    """The same."""
     is_accepted: bool = False
-    cancel_job: str | None = None
+    cancel_jobs: list[str] = field(default_factory=list)
 
     def body(self) -> dict[str, Any]:
         email = f"{self.customer}@example.com"
@@ -51,10 +57,13 @@ class Shop:
         self.wishes: list[Wish] = []
         self.delivered = dict.fromkeys(FIRST_LEVEL, 0)
         """Pieces that adjustments added, as far as they were answered."""
+        self.prices = {sku: [FIRST_PRICE] for sku in FIRST_LEVEL}
+        """In centavos, in the order in which they were set; the last one was answered, or is being set."""
         self.surprises: list[str] = []
         """What no client should ever see."""
         self._customers_random = random.Random(f"{seed} customers")
         self._warehouse_random = random.Random(f"{seed} warehouse")
+        self._pricing_random = random.Random(f"{seed} pricing")
         self._amqp_url, self._rate = amqp_url, orders_a_second
         self._numbers = itertools.count(1)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -69,14 +78,13 @@ class Shop:
     async def stock_up(self) -> None:
         """Make the products, and bring the first pieces."""
         for sku, pieces in FIRST_LEVEL.items():
-            price = {"amount": 1000, "currency": "BRL"}
-            await self._insist("PUT", f"/v1/products/{sku}", {"name": sku, "price": price, "low_threshold": 0})
+            await self._price(sku, FIRST_PRICE)
             await self._deliver(sku, pieces)
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator["Shop"]:
         """Customers come; at the end of the block, no more of them, and all that were there are served."""
-        busy = [asyncio.create_task(work()) for work in (self._customers, self._deliveries, self._watch_levels)]
+        busy = [asyncio.create_task(work()) for work in (self._customers, self._deliveries, self._pricing)]
         try:
             yield self
         finally:
@@ -134,7 +142,8 @@ class Shop:
             if chance.random() < 0.4:
                 self._start(self._send(wish, has_id=chance.random() < 0.5))
             else:
-                self._start(self._ask_for(wish, chance.uniform(0, 3) if chance.random() < 0.2 else None))
+                regret = chance.choice([0, chance.uniform(0, 3)]) if chance.random() < 0.2 else None
+                self._start(self._ask_for(wish, regret, doubts=chance.random() < 0.2))
             await asyncio.sleep(chance.expovariate(self._rate))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
@@ -157,21 +166,30 @@ class Shop:
             lines.append((UNKNOWN, 1))
         return lines
 
-    async def _ask_for(self, wish: Wish, regret: float | None) -> None:
-        """Place an order by HTTP, and regret it so many seconds later."""
+    async def _ask_for(self, wish: Wish, regret: float | None, *, doubts: bool) -> None:
+        """Place an order by HTTP, and regret it so many seconds later, perhaps twice at a time. Who doubts asks again
+        later, under the same key, and must get the same answer."""
         await self._place(wish)
         if regret is not None:
             await asyncio.sleep(regret)
-            await self._cancel(wish)
+            cancelling = [self._cancel(wish, number) for number in range(2 if doubts else 1)]
+            await asyncio.gather(*cancelling)
+        elif doubts:
+            await asyncio.sleep(DOUBT_SECONDS)
+            job_id = wish.job_id
+            await self._place(wish)
+            if wish.job_id != job_id:
+                self.surprises.append(f"one key, two orders: the jobs {job_id} and {wish.job_id} of {wish.customer}")
 
     async def _place(self, wish: Wish) -> None:
-        answer = await self._insist("POST", "/v1/orders", wish.body(), key=wish.customer, good=(202,))
-        wish.job_id, wish.is_accepted = answer["job_id"], True
+        answer = await self.insist("POST", "/v1/orders", wish.body(), key=wish.customer, good=(202,))
+        wish.job_id, wish.order_id, wish.is_accepted = answer["job_id"], answer["order_id"], True
 
-    async def _cancel(self, wish: Wish) -> None:
-        key = f"{wish.customer} no"
-        answer = await self._insist("POST", f"/v1/jobs/{wish.job_id}/cancel", key=key, good=(202, 409))
-        wish.cancel_job = answer.get("job_id")  # none if the order had ended
+    async def _cancel(self, wish: Wish, number: int) -> None:
+        key = f"{wish.customer} no {number}"
+        answer = await self.insist("POST", f"/v1/jobs/{wish.job_id}/cancel", key=key, good=(202, 409))
+        if "job_id" in answer:  # there is none if the order had ended
+            wish.cancel_jobs.append(answer["job_id"])
 
     async def _send(self, wish: Wish, *, has_id: bool) -> None:
         """Straight to the broker, under one id until it is confirmed; without one, it is known by its `order_id`."""
@@ -207,20 +225,28 @@ class Shop:
 
     async def _deliver(self, sku: str, pieces: int) -> None:
         body = {"delta": pieces, "reason": "delivery"}
-        await self._insist("POST", f"/v1/products/{sku}/adjustments", body, key=str(uuid7()))
+        await self.insist("POST", f"/v1/products/{sku}/adjustments", body, key=str(uuid7()))
         self.delivered[sku] += pieces
 
-    async def _watch_levels(self) -> None:
+    async def _pricing(self) -> None:
+        """One price after the other: nobody asks for two at a time."""
+        chance = self._pricing_random
         while True:
-            with contextlib.suppress(httpx.HTTPError, KeyError, ValueError):
-                answer = await self.http.get("/v1/products", params={"limit": 100})
-                if answer.status_code == 200:
-                    self.surprises += [f"a level below zero: {p}" for p in answer.json()["data"] if _is_wrong(p)]
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(chance.uniform(2, 5))
+            await self._is_open.wait()
+            self.prices[REPRICED].append(self.prices[REPRICED][-1] + chance.randint(1, 50))
+            repricing = asyncio.create_task(self._price(REPRICED, self.prices[REPRICED][-1]))
+            self._tasks.add(repricing)
+            repricing.add_done_callback(self._tasks.discard)
+            await asyncio.shield(repricing)
+
+    async def _price(self, sku: str, amount: int) -> None:
+        body = {"name": sku, "price": {"amount": amount, "currency": "BRL"}, "low_threshold": 0}
+        await self.insist("PUT", f"/v1/products/{sku}", body)
 
     # -- insisting ----------------------------------------------------------------------------------------------
 
-    async def _insist(
+    async def insist(
         self, method: str, path: str, body: object = None, *, key: str | None = None, good: tuple[int, ...] = (200, 201)
     ) -> dict[str, Any]:
         """Ask again and again, under one key, until the answer is one of `good`; an answer that no outage explains is
@@ -237,7 +263,3 @@ class Shop:
                 if answer.status_code == 500:
                     self.surprises.append(f"{method} {path}: {answer.text[:300]}")
             await asyncio.sleep(TRY_AGAIN_SECONDS)
-
-
-def _is_wrong(product: dict[str, Any]) -> bool:
-    return min(product["on_hand"], product["reserved"], product["on_hand"] - product["reserved"]) < 0

@@ -14,7 +14,7 @@ import pytest
 from tests.chaos import verdict
 from tests.chaos.shop import FIRST_LEVEL, Wish
 
-ORDER, JOB, LETTER = UUID(int=1), UUID(int=2), UUID(int=3)
+ORDER, JOB, LETTER, REPORT = (UUID(int=n) for n in range(1, 5))
 SKU, SCARCE = "PLENTY-0", "SCARCE-0"
 Rows = dict[str, list[Any]]
 Break = Callable[[Any, Rows], object]
@@ -25,9 +25,12 @@ NOW = time.time()
 def world(tmp_path: Path) -> Any:
     """A run of one order and one poisoned message."""
     wish = Wish("c00001", [(SKU, 2)], job_id=str(JOB), is_accepted=True)
-    shop = Row(wishes=[wish], delivered={**FIRST_LEVEL})
+    shop = Row(wishes=[wish], delivered={**FIRST_LEVEL}, prices={sku: [1000] for sku in FIRST_LEVEL})
+    office = Row(reports=[str(REPORT)], replays=[])
     box = mailbox.Maildir(tmp_path / "mail", create=True)
-    world = Row(shop=shop, fleet=Row(mailbox=tmp_path / "mail"), box=box, email_deaths=[], poison={"poison-1": 1})
+    world = Row(
+        shop=shop, office=office, fleet=Row(mailbox=tmp_path / "mail"), box=box, email_deaths=[], poison={"poison-1": 1}
+    )
     for kind in ("placed", "confirmed"):
         deliver(world, kind)
     return world
@@ -43,18 +46,22 @@ def deliver(world: Any, kind: str, ago: float = 30.0) -> None:
 def rows() -> Rows:
     """What the databases have of it, if all went well."""
     ends = {"rejected_at": None, "cancelled_at": None, "confirmed_at": 1}
-    line = {"sku": SKU, "quantity": 2}
+    line = {"sku": SKU, "quantity": 2, "unit_price": {"amount": 1000, "currency": "BRL"}}
     levels = {**FIRST_LEVEL, SKU: FIRST_LEVEL[SKU] - 2}
     mails = [
         Row(order_id=ORDER, kind=kind, status="SENT", message_id=f"<{kind}@malote.example>")
         for kind in ("placed", "confirmed")
     ]
     passed = [{"message": "order.place.v1"}, {"message": "order.confirmed.v1"}]
+    job = Row(id=JOB, kind="order.place", status="SUCCESS", resource_id=ORDER, timeline=passed, ended_at=1)
+    report = Row(id=REPORT, kind="report.create", status="SUCCESS", resource_id=None, timeline=[], ended_at=1)
     return {
+        "prices": [Row(sku=sku, amount=1000) for sku in FIRST_LEVEL],
         "orders": [Row(id=ORDER, customer_id="c00001", state="CONFIRMED", lines=[line], total=2000, **ends)],
         "reservations": [Row(order_id=ORDER, state="TAKEN")],
         "products": [Row(sku=sku, on_hand=level, reserved=0) for sku, level in levels.items()],
-        "jobs": [Row(id=JOB, kind="order.place", status="SUCCESS", resource_id=ORDER, timeline=passed, ended_at=1)],
+        "jobs": [
+            Row(id=JOB, kind="order.place", status="SUCCESS", resource_id=ORDER, XX
         "mails": mails,
         "reported": [Row(id=ORDER, **ends)],
         "letters": [Row(id=LETTER, lane="stock", message="order.placed.v1", message_id="m", reason="bad")],
@@ -62,7 +69,14 @@ def rows() -> Rows:
     }
 
 
-TABLES = {"Order": "orders", "Reservation": "reservations", "Product": "products", "Job": "jobs", "Mail": "mails"}
+TABLES = {
+    "ListPrice": "prices",
+    "Order": "orders",
+    "Reservation": "reservations",
+    "Product": "products",
+    "Job": "jobs",
+    "Mail": "mails",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -102,13 +116,23 @@ CASES: dict[str, tuple[Break, str]] = {
     "a lost order": (without("orders"), "lost orders: c00001"),
     "an order placed twice": (again("orders"), "placed more than once: c00001"),
     "an order of nobody": (first("orders", customer_id="eve"), "orders of nobody: eve"),
-    "an order with another's lines": (first("orders", lines=[{"sku": SCARCE, "quantity": 2}]), "not what was asked"),
+    "an order with another's lines": (
+        lambda _, rows: rows["orders"][0].lines[0].update(sku=SCARCE),
+        "not what was asked",
+    ),
     "an order without an end": (first("orders", state="RESERVED", confirmed_at=None), "without an end"),
     "pieces taken twice": (first("products", on_hand=FIRST_LEVEL[SKU] - 4), f"{SKU}: {FIRST_LEVEL[SKU] - 4} on hand"),
     "pieces set aside for ever": (first("products", reserved=2), "2 reserved in place of"),
     "a delivery counted twice": (lambda w, _: w.shop.delivered.update({SCARCE: 39}), f"{SCARCE}: 40 on hand"),
     "a reservation that is lost": (without("reservations"), "its reservation None"),
     "a reservation that does not fit": (first("reservations", state="RELEASED"), "its reservation RELEASED"),
+    "a price that it never had": (lambda w, _: w.shop.prices.update({SKU: [1001]}), "at a price that it never had"),
+    "a price that came late": (first("prices", amount=999), "at 999, not 1000"),
+    "an order rejected for nothing": (
+        first("orders", state="REJECTED", confirmed_at=None, rejected_at=1),
+        "rejected, though there was enough",
+    ),
+    "a report that failed": (lambda _, rows: vars(rows["jobs"][1]).update(status="FAILURE"), "(report.create) is FAIL"),
     "a lost job": (without("jobs"), "jobs are lost"),
     "a job nobody asked for": (first("jobs", id=UUID(int=9)), "jobs nobody asked for"),
     "a job that disagrees": (first("jobs", status="FAILURE"), "(order.place) is FAILURE, its order"),

@@ -10,8 +10,9 @@ import signal
 import sqlite3
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,9 +30,11 @@ from deploy.local.rabbitmq import RabbitNode
 from services.orders.store import ListPrice
 from shared import topology
 from shared.database import Database
+from tests.chaos import release
+from tests.chaos.office import Office
 from tests.chaos.proxy import Link
 from tests.chaos.shop import FIRST_LEVEL, Shop
-from tests.fleet import Fleet
+from tests.fleet import Fleet, migrate_here
 from tests.running import until
 from tests.servers import manage
 from tests.several import Process
@@ -55,8 +58,10 @@ class Passed(Exception):
 class World:
     """A fleet on a broker and on databases of its own, reached through links that can fail."""
 
-    def __init__(self, folder: Path, kind: Kind, seed: object, say: Callable[[str], None], load: float) -> None:
-        self.folder, self.kind, self.say = folder, kind, say
+    def __init__(
+        self, folder: Path, kind: Kind, seed: object, say: Callable[[str], None], load: float, old: Path | None = None
+    ) -> None:
+        self.folder, self.kind, self.say, self._old = folder, kind, say, old
         self.poison: dict[str, float] = {}
         """The marks of what was sent, and how many dead letters it may have become at the most."""
         self.is_calm = True
@@ -83,6 +88,7 @@ class World:
                 group.create_task(self._start_fleet())
             shop_url = self.rabbit.url_for(SHOP, self._passwords[SHOP])
             self.shop = Shop(self.fleet.url, shop_url, self._seed, orders_a_second=self._load)
+            self.office = Office(self.shop, self._seed)
             await self.fleet.ready()
             await self.shop.stock_up()
             await self._priced()
@@ -92,11 +98,22 @@ class World:
 
     async def _start_broker(self) -> None:
         await asyncio.to_thread(self.rabbit.start)
-        await self.apply_topology()
+        if self._old:
+            await release.apply_topology(self._old, *self._broker())
+        else:
+            await self.apply_topology()
 
     async def apply_topology(self) -> None:
         """What `malote topology apply` does."""
-        await topology.apply(self.rabbit.amqp_url, self.rabbit.management_url, self._passwords, LADDER)
+        await topology.apply(*self._broker())
+
+    def _broker(self) -> tuple[str, str, Mapping[str, str], Sequence[str]]:
+        return self.rabbit.amqp_url, self.rabbit.management_url, self._passwords, LADDER
+
+    async def set_password(self, user: str, password: str | None = None) -> None:
+        """At the broker alone; without one, that which the services have."""
+        body = {"password": password or self._passwords[user], "tags": ""}
+        await asyncio.to_thread(manage, self.rabbit, "PUT", f"/users/{user}", body)
 
     async def _start_fleet(self) -> None:
         if self.postgres:
@@ -110,7 +127,10 @@ class World:
                 link = self.links[name, what] = Link(port)
                 await link.open()
         amqp = {service: self.rabbit.url_for(service, self._passwords[service]) for service in SERVICES}
-        self.fleet = Fleet(self.folder, amqp, urls, COUNTS, self._environment, self._link_of)
+        migrated = partial(release.migrated, self._old) if self._old else migrate_here
+        self.fleet = Fleet(self.folder, amqp, urls, COUNTS, self._environment, self._link_of, migrated)
+        for process in self.fleet.processes.values():
+            process.root = self._old or process.root
         await self.fleet.start()
 
     def _link_of(self, who: str, port: int) -> int:
@@ -252,6 +272,71 @@ class World:
             holder.execute("ROLLBACK")
         finally:
             holder.close()
+
+    @contextlib.asynccontextmanager
+    async def at_postgres(self) -> AsyncIterator[asyncpg.Connection]:
+        """An administrator's own connection, to none of the services' databases."""
+        assert self.postgres
+        connection = await asyncpg.connect(self.postgres.url("postgres"))
+        try:
+            yield connection
+        finally:
+            await connection.close()
+
+    async def rename_table(self, service: str, table: str, to: str) -> None:
+        """Waits for who is at it."""
+        statement = f"ALTER TABLE {table} RENAME TO {to}"
+        if self.postgres:
+            connection = await asyncpg.connect(self.postgres.url(service))
+            try:
+                await connection.execute(statement)
+            finally:
+                await connection.close()
+            return
+        with contextlib.closing(sqlite3.connect(self.file_of(service), timeout=30, isolation_level=None)) as alone:
+            alone.execute("PRAGMA legacy_alter_table = ON")  # or it would have a look at all other tables
+            alone.execute(statement)
+
+    def file_of(self, service: str) -> Path:
+        """Where SQLite has a service's database."""
+        return Path(make_url(self.fleet.database_urls[service]).database or "")
+
+    @contextlib.asynccontextmanager
+    async def empty_database(self, service: str) -> AsyncIterator[None]:
+        """In place of the service's own, whose processes are dead."""
+        if self.postgres:
+            async with self.at_postgres() as connection:
+                await self._swap(connection, service, f"{service}_aside")
+                await connection.execute(f'CREATE DATABASE "{service}"')
+                yield
+                await self._end_sessions(connection, service)
+                await connection.execute(f'DROP DATABASE "{service}"')
+                await self._swap(connection, f"{service}_aside", service)
+            return
+        own = self.file_of(service)
+        aside = own.with_name("aside")
+        aside.mkdir()
+        for file in own.parent.glob(f"{own.name}*"):
+            file.rename(aside / file.name)
+        yield
+        for file in own.parent.glob(f"{own.name}*"):
+            file.unlink()
+        for file in aside.iterdir():
+            file.rename(own.parent / file.name)
+        aside.rmdir()
+
+    async def _swap(self, connection: asyncpg.Connection, name: str, to: str) -> None:
+        await self._end_sessions(connection, name)
+        await connection.execute(f'ALTER DATABASE "{name}" RENAME TO "{to}"')
+
+    async def _end_sessions(self, connection: asyncpg.Connection, database: str) -> None:
+        """Of the dead: the server may not have seen yet that they are."""
+        gone = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = $1"
+
+        async def look() -> bool:
+            return await connection.fetchval(gone, database) == 0
+
+        await until(look, f"nobody to be at {database}", 20)
 
     @contextlib.contextmanager
     def full_disk(self) -> Any:
