@@ -60,8 +60,7 @@ def rows() -> Rows:
         "orders": [Row(id=ORDER, customer_id="c00001", state="CONFIRMED", lines=[line], total=2000, **ends)],
         "reservations": [Row(order_id=ORDER, state="TAKEN")],
         "products": [Row(sku=sku, on_hand=level, reserved=0) for sku, level in levels.items()],
-        "jobs": [
-            Row(id=JOB, kind="order.place", status="SUCCESS", resource_id=ORDER, XX
+        "jobs": [job, report],
         "mails": mails,
         "reported": [Row(id=ORDER, **ends)],
         "letters": [Row(id=LETTER, lane="stock", message="order.placed.v1", message_id="m", reason="bad")],
