@@ -5,6 +5,7 @@ never ends, is answered here, and its connection is closed.
 """
 
 import asyncio
+import re
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -35,13 +36,24 @@ LONG_HEAD = Problem(
 )
 LONG = Problem(413, "too_large", f"A body has at most {BODY_LIMIT} bytes.")
 SLOW = Problem(408, "too_slow", f"A request has to be there within {REQUEST_SECONDS:g} seconds.")
+ONCE = frozenset({b"host", b"authorization", b"content-type"})
+"""Headers of which there is one. (The parser itself knows two lengths, and a length beside chunks, for malformed.)"""
+VERSIONS = ("1.0", "1.1")
+_HOST = re.compile(rb"(?:[A-Za-z0-9._~%!$&'()*+,;=-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
+HEADER_EXTRA = len(b": \r\n")
+
 UPGRADE = Problem(
     400,
     "no_upgrade",
     "Send a body without an Upgrade header: only HTTP/1.1 is spoken.",
     headers={"Connection": "close"},
 )
-MALFORMED = Problem(400, "malformed_request", "This is not HTTP as we know it.")
+MALFORMED = Problem(
+    400,
+    "malformed_request",
+    "This is not HTTP/1.1 as we know it: a request has one Host, and at most one Authorization and Content-Type.",
+    headers={"Connection": "close"},
+)
 STALLED = "stalled"
 for _why in (CROWDED.code, LONG_HEAD.code, LONG.code, SLOW.code, MALFORMED.code, STALLED):
     telemetry.of(telemetry.HTTP_REFUSED, _why)  # from nought, as in `telemetry.expect`
@@ -90,10 +102,17 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
         self._in_head = True
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # What comes after a chunked body would be added to the headers, when they were judged already.
+        if self._in_head:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         self._in_head, self._in_body = False, True
-        if sum(len(name) + len(value) for name, value in self.headers) + len(self.url) > HEAD_LIMIT:
+        if sum(len(name) + len(value) + HEADER_EXTRA for name, value in self.headers) + len(self.url) > HEAD_LIMIT:
             self.scope["refusal"] = LONG_HEAD  # type: ignore[typeddict-unknown-key]
+        elif self._is_ambiguous():
+            self.scope["refusal"] = MALFORMED  # type: ignore[typeddict-unknown-key]
         elif len(self.connections) > self._most and self.url.partition(b"?")[0].decode("latin-1") not in QUIET:
             self.scope["refusal"] = CROWDED  # type: ignore[typeddict-unknown-key]
         elif self.parser.should_upgrade() and self._has_body():
@@ -102,6 +121,18 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
         if len(self.pipeline) > PIPELINED:
             raise ValueError("too many requests at once on one connection")  # ends the parsing: malformed
+
+    def _is_ambiguous(self) -> bool:
+        """Whether somebody between a client and us could have read the request as another one (RFC 9112, 3.2)."""
+        version = self.parser.get_http_version()
+        named = [name for name, _ in self.headers if name in ONCE]
+        hosts = [value for name, value in self.headers if name == b"host"]
+        return (
+            version not in VERSIONS
+            or len(named) > len(set(named))
+            or (version == "1.1" and not hosts)
+            or not all(map(_HOST.fullmatch, hosts))
+        )
 
     def _has_body(self) -> bool:
         return any(

@@ -248,3 +248,63 @@ async def test_others_are_served_while_connections_are_held_half_open(gateway: S
         for _ in range(MOST - 2):
             await (await stack.enter_async_context(connected(gateway))).send(GET)
         assert (await ana.get("/v1/jobs")).status_code == 200
+
+
+# -- what a request is made of ----------------------------------------------------------------------------------------
+
+CHUNKED = b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n2\r\n{}\r\n0\r\n"
+
+
+async def test_a_token_in_a_trailer_is_none(gateway: Served) -> None:
+    async with connected(gateway) as client:
+        await client.send(POST + CHUNKED + f"Authorization: Bearer {token()}\r\n\r\n".encode())
+        check(await client.answers(), 401, "token_missing")
+
+
+async def test_trailers_change_nothing_that_a_header_said(gateway: Served) -> None:
+    said = POST + b"X-Request-ID: header\r\n" + CHUNKED
+    async with connected(gateway) as client:
+        await client.send(said + b"X-Request-ID: trailer\r\nHost: b\r\nContent-Type: text/plain\r\n\r\n")
+        problem = check(await client.answers(), 401, "token_missing")
+        assert problem["request_id"] == "header"
+
+
+AMBIGUOUS = (
+    b"GET /livez HTTP/1.1\r\n",
+    b"GET /livez HTTP/1.1\r\nHost: a\r\nHost: a\r\n",
+    b"GET /livez HTTP/1.1\r\nHost: a/v1?b\r\n",
+    b"GET /livez HTTP/1.1\r\nHost: a b\r\n",
+    b"GET /livez HTTP/0.9\r\nHost: a\r\n",
+    b"GET /livez HTTP/2.0\r\nHost: a\r\n",
+    b"GET /livez\r\n",
+    GET + b"Authorization: Bearer a\r\nAuthorization: Bearer b\r\n",
+    GET + b"Content-Type: application/json\r\nContent-Type: text/plain\r\n",
+    POST + b"Content-Length: 2\r\nContent-Length: 3\r\n",
+    POST + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n",
+)
+PLAIN = (
+    b"GET /livez HTTP/1.0\r\n",
+    b"GET /livez HTTP/1.1\r\nHost: a.example:8000\r\nConnection: close\r\n",
+    b"GET /livez HTTP/1.1\r\nHost: [::1]:8000\r\nConnection: close\r\n",
+    b"GET /livez HTTP/1.1\r\nHost:\r\nConnection: close\r\n",
+)
+
+
+async def test_a_request_that_can_be_read_in_two_ways_is_malformed(gateway: Served) -> None:
+    for head in AMBIGUOUS:
+        async with connected(gateway) as client:
+            await client.send(head + b"\r\n")
+            assert check(await client.answers(), 400, "malformed_request"), head
+
+
+async def test_a_request_that_names_its_host_once_is_taken(gateway: Served) -> None:
+    for head in PLAIN:
+        async with connected(gateway) as client:
+            await client.send(head + b"\r\n")
+            assert (await client.answers()).startswith(b"HTTP/1.1 200 OK"), head
+
+
+async def test_many_small_headers_count_with_all_their_bytes(gateway: Served) -> None:
+    async with connected(gateway) as client:
+        await client.send(GET + b"A:\r\n" * (HEAD_LIMIT // 4) + b"Connection: close\r\n\r\n")
+        check(await client.answers(), 431, "headers_too_large")
