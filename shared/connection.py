@@ -6,12 +6,14 @@ never ends, is answered here, and its connection is closed.
 
 import asyncio
 import re
+from functools import partial
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from shared import telemetry
 from shared.http import BODY_LIMIT, Problem, details_of
+from shared.room import Room
 from shared.tracing import QUIET
 
 HEAD_LIMIT = 32 * 1024
@@ -60,11 +62,11 @@ for _why in (CROWDED.code, LONG_HEAD.code, LONG.code, SLOW.code, MALFORMED.code,
 
 
 class Connection(HttpToolsProtocol):
-    """One connection. `most` is how many of them this process may have."""
+    """One connection. `most` is how many of them this process may have, and `room` knows who has them."""
 
-    def __init__(self, *args: Any, most: int, **more: Any) -> None:
+    def __init__(self, *args: Any, most: int, room: Room, **more: Any) -> None:
         super().__init__(*args, **more)
-        self._most = most
+        self._most, self._room = most, room
         self._taken = 0  # bytes of the request that is coming
         self._in_head = self._in_body = False
         self._late: asyncio.TimerHandle | None = None
@@ -78,9 +80,11 @@ class Connection(HttpToolsProtocol):
             transport.abort()
         else:
             self._expect_request()
+            self._room.enter(self, self.client[0] if self.client else "")
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._room.leave(self)
         telemetry.HTTP_CONNECTIONS.dec()
         self._expect_nothing()
         if self._stalled:
@@ -100,6 +104,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self.scope["recognise"] = partial(self._room.recognise, self)  # type: ignore[typeddict-unknown-key]
         self._in_head = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -113,7 +118,7 @@ class Connection(HttpToolsProtocol):
             self.scope["refusal"] = LONG_HEAD  # type: ignore[typeddict-unknown-key]
         elif self._is_ambiguous():
             self.scope["refusal"] = MALFORMED  # type: ignore[typeddict-unknown-key]
-        elif len(self.connections) > self._most and self.url.partition(b"?")[0].decode("latin-1") not in QUIET:
+        elif self._has_no_place():
             self.scope["refusal"] = CROWDED  # type: ignore[typeddict-unknown-key]
         elif self.parser.should_upgrade() and self._has_body():
             # The parser takes the body for what comes after an upgrade: a next request, if it looks like one.
@@ -170,6 +175,23 @@ class Connection(HttpToolsProtocol):
         if answers_this or (self._is_idle and self._taken):
             self.transport.write(_raw(problem))
         self.transport.close()
+
+    # -- its place ------------------------------------------------------------------------------------------------
+
+    def is_waiting(self, *, strictly: bool) -> bool:
+        """Whether nothing is done for its client now; not `strictly`: also while a request is still coming."""
+        is_half_open = self._in_body and not self.pipeline and not strictly
+        return (self._is_idle or is_half_open) and not self.transport.is_closing()
+
+    def give_way(self) -> None:
+        """Close it: another needs its place."""
+        self._refuse(CROWDED)
+
+    def _has_no_place(self) -> bool:
+        if self.url.partition(b"?")[0].decode("latin-1") in QUIET:
+            return False
+        shows_token = any(name == b"authorization" for name, _ in self.headers)
+        return self._room.has_no_place_for(self, shows_token=shows_token)
 
     # -- what goes ------------------------------------------------------------------------------------------------
 

@@ -129,6 +129,8 @@ async def caller(
         if limits and problem.status == HTTPStatus.UNAUTHORIZED:
             await limits.count_failure(request.client.host if request.client else "")
         raise
+    if recognise := request.scope.get("recognise"):
+        recognise()
     if limits:
         await limits.count(who)
     return who

@@ -34,6 +34,7 @@ from shared.outbox import Outbox
 from shared.outside import OutsideLane
 from shared.publisher import BROKER_GONE, Publisher, address, gone_is_outage
 from shared.retry import Failures
+from shared.room import Room
 from shared.security import Tokens
 from shared.settings import ServiceSettings
 from shared.tracing import Tracing
@@ -221,7 +222,9 @@ class Service:
             "host": self.settings.host,
             "port": self.settings.port,
             "loop": "uvloop",
-            "http": partial(Connection, most=most),
+            "http": partial(Connection, most=most, room=Room(most, self.settings.proxies)),
+            "proxy_headers": bool(self.settings.proxies),
+            "forwarded_allow_ips": list(self.settings.proxies),
             "ws": "none",
             "access_log": False,
             "log_config": None,

@@ -6,6 +6,7 @@ in the working directory, and a service's own over `MALOTE_`.
 
 import sys
 from functools import cached_property
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -53,6 +54,10 @@ class ServiceSettings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535, description="The port that HTTP listens on; 0 takes a free one.")
     connections: int = Field(
         default=4_000, ge=10, description="Connections to HTTP that a process has at a time; beyond it is a 503."
+    )
+    proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Addresses or networks of proxies of ours: their X-Forwarded-For and -Proto are believed.",
     )
     database_url: SecretStr = Field(
         default=SecretStr(""), description="sqlite:///PATH or postgresql://…; empty: .data/<service>.db"
@@ -139,10 +144,22 @@ class ServiceSettings(BaseSettings):
             raise ValueError("set JWT_JWKS_URL too: tokens of one machine name no issuer and no audience")
         return value
 
-    @field_validator("retry_ladder", mode="before")
+    @field_validator("proxies")
+    @classmethod
+    def _are_addresses(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        for value in values:
+            try:
+                found = ip_network(value)
+            except ValueError as error:
+                raise ValueError(f"{value!r} is neither an address nor a network, such as 10.0.0.0/8") from error
+            if not found.prefixlen:
+                raise ValueError(f"{value} is every address: name those of your proxies")
+        return values
+
+    @field_validator("proxies", "retry_ladder", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        return tuple(step.strip() for step in value.split(",")) if isinstance(value, str) else value
+        return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
 
     @field_validator("retry_ladder")
     @classmethod

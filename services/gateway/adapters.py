@@ -1,7 +1,6 @@
 """The services that the gateway asks on a caller's behalf, and how often a caller may ask."""
 
 import contextlib
-import ipaddress
 import math
 import time
 from collections import Counter, OrderedDict
@@ -25,6 +24,7 @@ from starlette.types import Receive, Scope, Send
 from services.gateway.settings import GatewaySettings
 from shared import telemetry, tracing
 from shared.http import Problem
+from shared.room import network
 from shared.security import Caller
 from shared.tls import Tls
 
@@ -260,7 +260,7 @@ class Limits:
 
         Nobody is refused for what others do: a good token from the same address is still good.
         """
-        await self._count("failure", _network(host))
+        await self._count("failure", network(host))
 
     async def _count(self, name: str, caller: str) -> None:
         if self._shared and time.monotonic() >= self._alone_until:
@@ -328,12 +328,3 @@ def _redis(url: str, tls: Tls) -> BlockingConnectionPool:
 def _counts(pool: Any) -> RedisStorage:
     # The pool has the address; this one is only looked at for its scheme.
     return RedisStorage("async+redis://", wrap_exceptions=True, implementation="redispy", connection_pool=pool)
-
-
-def _network(host: str) -> str:
-    """An IPv6 client has a whole network of addresses to come from: it is counted as one."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host
-    return str(ipaddress.ip_network((address, 64), strict=False)) if address.version == 6 else host

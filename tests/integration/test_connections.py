@@ -13,6 +13,7 @@ import pytest
 
 from shared import connection, telemetry
 from shared.connection import HEAD_LIMIT, PIPELINED, REQUEST_LIMIT, RESERVED
+from shared.room import SHARES
 from tests.running import until
 from tests.serving import NO_BROKER, Served, serving, token
 
@@ -20,6 +21,11 @@ GET = b"GET /livez HTTP/1.1\r\nHost: a\r\n"
 POST = b"POST /v1/orders HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
 LARGE = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: a\r\n\r\n"
 MOST = 20
+ORDER = {
+    "customer": {"id": "ana", "name": "Ana", "email": "ana@example.com"},
+    "currency": "BRL",
+    "lines": [{"sku": "A", "quantity": 1}],
+}
 
 
 @pytest.fixture
@@ -217,17 +223,28 @@ async def test_more_requests_in_a_row_than_can_be_meant_are_cut_off(gateway: Ser
 
 async def test_too_many_connections_are_told_so_and_health_is_still_seen(gateway: Served) -> None:
     async with contextlib.AsyncExitStack() as stack:
-        idle = [await stack.enter_async_context(connected(gateway)) for _ in range(MOST)]
+        busy = [await stack.enter_async_context(following(gateway)) for _ in range(MOST)]
         async with httpx.AsyncClient(base_url=gateway.url, trust_env=False) as client:
             refused = await client.get("/v1/jobs")
             assert (refused.status_code, refused.json()["code"]) == (503, "crowded")
             assert refused.json()["request_id"] == refused.headers["x-request-id"]
             assert refused.headers["retry-after"] == "5"
             assert (await client.get("/livez")).status_code == 200
-            idle[0].writer.close()
-            await idle[0].writer.wait_closed()
+            busy[0].writer.close()
+            await busy[0].writer.wait_closed()
             answer = await until(lambda: _unless_crowded(client), "room again")
             assert answer.status_code == 401
+
+
+@contextlib.asynccontextmanager
+async def following(gateway: Served) -> AsyncIterator[Client]:
+    """A client with a token who listens to a job that goes on: nobody may be put in its place."""
+    async with gateway.client() as ana:
+        job = (await ana.post("/v1/orders", json=ORDER)).json()["links"]["events"]
+    async with connected(gateway) as client:
+        await client.send(f"GET {job} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token()}\r\n\r\n".encode())
+        await client.reader.readuntil(b"event: ")
+        yield client
 
 
 async def _unless_crowded(client: httpx.AsyncClient) -> httpx.Response | None:
@@ -240,7 +257,7 @@ async def test_a_flood_of_connections_is_closed_at_the_door(gateway: Served) -> 
         flood = [await stack.enter_async_context(connected(gateway)) for _ in range(MOST + RESERVED + 20)]
         open_ = telemetry.HTTP_CONNECTIONS._value.get
         await until(lambda: _is(open_() <= MOST + RESERVED), "the rest to be closed")
-        assert await flood[-1].answers() == b""
+        assert await flood[0].answers() == b"", "the oldest makes way"
 
 
 async def test_others_are_served_while_connections_are_held_half_open(gateway: Served) -> None:
@@ -248,6 +265,52 @@ async def test_others_are_served_while_connections_are_held_half_open(gateway: S
         for _ in range(MOST - 2):
             await (await stack.enter_async_context(connected(gateway))).send(GET)
         assert (await ana.get("/v1/jobs")).status_code == 200
+
+
+# -- who makes way ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "begun", [b"", GET, POST + b"Content-Length: 9\r\n\r\n"], ids=["idle", "half a head", "no body"]
+)
+async def test_one_address_that_only_holds_connections_keeps_nobody_out(gateway: Served, begun: bytes) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        kept = await stack.enter_async_context(gateway.client("bia"))
+        assert (await kept.get("/v1/jobs")).status_code == 200
+        for _ in range(3 * MOST):
+            await (await stack.enter_async_context(connected(gateway))).send(begun)
+        async with gateway.client("ana") as ana, httpx.AsyncClient(base_url=gateway.url, trust_env=False) as nobody:
+            assert (await ana.get("/v1/jobs")).status_code == 200
+            assert (await nobody.get("/docs")).status_code == 200
+        open_ = telemetry.HTTP_CONNECTIONS._value.get
+        await until(lambda: _is(open_() <= MOST // SHARES + 3), "those beyond the share to be closed")
+        port = kept._transport._pool.connections[0]  # type: ignore[attr-defined]
+        assert port.is_idle(), "who has shown a token keeps its connection"
+        assert (await kept.get("/v1/jobs")).status_code == 200
+
+
+async def test_who_waits_with_a_token_makes_way_last(gateway: Served) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        busy = [await stack.enter_async_context(following(gateway)) for _ in range(MOST - 1)]
+        idle = await stack.enter_async_context(connected(gateway))
+        await idle.send(GET.replace(b"/livez", b"/v1/jobs") + f"Authorization: Bearer {token()}\r\n\r\n".encode())
+        await idle.reader.readuntil(b'"has_more":false}')
+        async with gateway.client("bia") as bia:
+            assert (await bia.get("/v1/jobs")).status_code == 200
+            assert await idle.answers() == b""
+        assert not any(client.reader.at_eof() for client in busy)
+
+
+async def test_behind_a_proxy_all_clients_have_one_address_so_there_is_no_share(tmp_path: Path) -> None:
+    told: dict[str, Any] = {"connections": MOST, "proxies": "127.0.0.1"}
+    async with (
+        serving("gateway", NO_BROKER, f"sqlite:///{tmp_path}/g.db", **told) as gateway,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        idle = [await stack.enter_async_context(connected(gateway)) for _ in range(MOST - 1)]
+        async with gateway.client() as ana:
+            assert (await ana.get("/v1/jobs")).status_code == 200
+        assert not any(client.reader.at_eof() for client in idle)
 
 
 # -- what a request is made of ----------------------------------------------------------------------------------------

@@ -134,10 +134,16 @@ async def test_a_network_of_ipv6_counts_as_one_address(host: str, other: str, sa
         await limits.count_failure(other)
 
 
-async def test_behind_a_proxy_that_is_trusted_the_clients_own_address_counts(tmp_path: Path) -> None:
-    async with a_gateway(tmp_path, failure_limit="1/minute") as gateway, bare(gateway) as proxy:
+@pytest.mark.parametrize(("proxies", "statuses"), [("127.0.0.1", [401, 429, 401]), ("", [401, 429, 429])])
+async def test_a_proxy_that_is_named_and_nobody_else_says_whom_it_comes_for(
+    tmp_path: Path, proxies: str, statuses: list[int]
+) -> None:
+    async with (
+        a_gateway(tmp_path, failure_limit="1/minute", **({"proxies": proxies} if proxies else {})) as gateway,
+        bare(gateway) as proxy,
+    ):
         asked = [await proxy.get(JOBS, headers={"X-Forwarded-For": f"203.0.113.{n}"}) for n in (1, 1, 2)]
-        assert [answer.status_code for answer in asked] == [401, 429, 401]
+        assert [answer.status_code for answer in asked] == statuses
 
 
 async def test_a_caller_has_so_many_streams_and_one_that_ends_makes_room(tmp_path: Path) -> None:
