@@ -21,7 +21,7 @@ class Guest(Protocol):
 
 
 class Room:
-    """The connections of one process, at most `most`. `proxies` are addresses that come for many, so without a share."""
+    """The connections of one process, at most `most`. `proxies` are addresses of many clients: they have no share."""
 
     def __init__(self, most: int, proxies: Iterable[str] = ()) -> None:
         self._most, self._share = most, max(1, most // SHARES)
