@@ -26,6 +26,7 @@ from uuid_utils.compat import uuid7
 from contracts.base import complaint
 from shared import telemetry
 from shared.database import is_outage
+from shared.openapi import ref
 from shared.tracing import QUIET, Tracing
 
 log = structlog.get_logger(__name__)
@@ -98,11 +99,11 @@ class Problem(Exception):
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     "4XX": {
         "description": "What is wrong with the request.",
-        "content": {"application/problem+json": {"schema": ProblemDetails.model_json_schema()}},
+        "content": {"application/problem+json": {"schema": ref(ProblemDetails)}},
     },
     "503": {
         "description": "A part is not available; `Retry-After` says when to try again.",
-        "content": {"application/problem+json": {"schema": ProblemDetails.model_json_schema()}},
+        "content": {"application/problem+json": {"schema": ref(ProblemDetails)}},
     },
 }
 """The answers that every route can give, for OpenAPI."""

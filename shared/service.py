@@ -30,6 +30,7 @@ from shared.connection import KEEP_ALIVE_SECONDS, RESERVED, Connection
 from shared.consumer import Lane
 from shared.database import Backoff, Database
 from shared.handler import Handler, collector_of, lanes_of
+from shared.openapi import Application
 from shared.outbox import Outbox
 from shared.outside import OutsideLane
 from shared.publisher import BROKER_GONE, Publisher, address, gone_is_outage
@@ -236,9 +237,12 @@ class Service:
     # -- HTTP ---------------------------------------------------------------------------------------------------
 
     def _application(self, router: APIRouter) -> FastAPI:
-        app = FastAPI(
+        app = Application(
+            referred=(http.ProblemDetails,),
             title=f"Malote {self.name}",
             version=VERSION,
+            license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+            servers=[{"url": "/", "description": "Where this document comes from."}],
             lifespan=self.running,
             telemetry=self.tracing.fastapi,
             responses=http.PROBLEMS,

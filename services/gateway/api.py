@@ -83,9 +83,10 @@ DOCS_STYLE = """\
 <style>
 @media (prefers-color-scheme: dark) {
   html { background: #14181f; color-scheme: dark; }
-  .swagger-ui { filter: invert(0.94) hue-rotate(180deg); }
+  .swagger-ui { filter: invert(0.94) hue-rotate(180deg); color-scheme: light; }
   .swagger-ui .scheme-container { background: none; box-shadow: none; }
-  .swagger-ui .highlight-code, .swagger-ui .microlight { filter: invert(1) hue-rotate(180deg); }
+  .swagger-ui .highlight-code { filter: invert(1) hue-rotate(180deg); }
+  .swagger-ui .json-schema-2020-12-head button { background: none; color: #3b4151; }
 }
 </style>
 """

@@ -1,0 +1,48 @@
+"""The OpenAPI documents of all services, as tools read them: validators, generators of clients, /docs."""
+
+import importlib
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from contracts.flow import SERVICES
+from shared.service import Service
+from tests.nodejs import program
+from tests.running import settings_for
+from tests.serving import NO_BROKER
+
+
+def document(service: str) -> dict[str, Any]:
+    """What a service answers at /openapi.json."""
+    handlers = importlib.import_module(f"services.{service}.handlers")
+    router = importlib.import_module(f"services.{service}.api").router
+    return Service(settings_for(service, NO_BROKER, "sqlite:///unused.db"), handlers, router).app.openapi()
+
+
+DOCUMENTS = {service: document(service) for service in SERVICES}
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_document_is_valid(service: str) -> None:
+    OpenAPIV31SpecValidator(DOCUMENTS[service]).validate()
+
+
+def test_redoclys_rules_find_nothing_wrong(tmp_path: Path) -> None:
+    for service, found in DOCUMENTS.items():
+        (tmp_path / f"{service}.json").write_text(json.dumps(found))
+    files = sorted(map(str, tmp_path.glob("*.json")))
+    done = subprocess.run(program("openapi.mjs", *files), capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_every_error_is_a_problem_and_every_open_route_says_that_it_is_open(service: str) -> None:
+    for path in DOCUMENTS[service]["paths"].values():
+        for operation in path.values():
+            said = operation["responses"]["4XX"]["content"]["application/problem+json"]["schema"]
+            assert said == {"$ref": "#/components/schemas/ProblemDetails"}
+            assert "security" in operation
