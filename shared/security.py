@@ -1,7 +1,9 @@
 """Bearer tokens: who calls, in which role, and what that lets them see."""
 
-import asyncio
+import math
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated, Any, Literal, Protocol, cast
@@ -13,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from contracts.base import Email
 from shared.http import Problem
+from shared.keys import Keys
 from shared.settings import ServiceSettings
 from shared.tokens import ROLES, SUBJECT
 
@@ -21,6 +24,10 @@ LEEWAY_SECONDS = 10
 KNOWN_SECONDS = 60.0
 KNOWN_TOKENS = 10_000
 _EMAIL: TypeAdapter[str] = TypeAdapter(Email)
+ALGORITHMS = ("RS256", "ES256", "EdDSA")
+"""Those of an issuer."""
+OTHER_KEY = (jwt.InvalidSignatureError, jwt.InvalidAlgorithmError, jwt.InvalidKeyError)
+"""What is said where a token was signed with another key than the one that it was tried with."""
 _bearer = HTTPBearer(
     auto_error=False, description="A JWT with `sub` and `role` (customer or operator), and `email` if there is one."
 )
@@ -29,20 +36,24 @@ _bearer = HTTPBearer(
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Who a request comes from. `token` is passed on when another service is asked on the caller's behalf; `email` is
-    where the token says that the caller can be written to."""
+    where the token says that the caller can be written to. `issued_at` and `expires_at` are epoch seconds; a token that
+    does not say when it was issued has 0. `token_id` is its `jti`."""
 
     subject: str
     role: Role
     token: str
     email: str | None = None
+    issued_at: float = 0.0
+    expires_at: float = math.inf
+    token_id: str | None = None
 
     @property
     def is_operator(self) -> bool:
         return self.role == "operator"
 
-    def may_see(self, owner: str) -> bool:
-        """A customer sees what is its own; an operator sees everything."""
-        return self.is_operator or self.subject == owner
+    def may_see(self, owner: str, made_as: str = "customer") -> bool:
+        """A customer sees what it has made itself, as a customer; an operator sees everything."""
+        return self.is_operator or (self.subject, self.role) == (owner, made_as)
 
 
 class Tokens:
@@ -50,57 +61,95 @@ class Tokens:
 
     def __init__(self, settings: ServiceSettings) -> None:
         self._settings = settings
-        url, trusted = settings.jwt_jwks_url, settings.tls.context
-        self._jwks = jwt.PyJWKClient(str(url), cache_keys=True, ssl_context=trusted) if url else None
+        url = settings.jwt_jwks_url
+        self._keys = Keys(str(url), settings.tls) if url else None
         self._known: dict[str, tuple[Caller, float]] = {}
 
     async def caller(self, token: str) -> Caller:
-        """Who a token speaks for. Raises `Problem` 401 with what is wrong, never with the token.
+        """Who a token speaks for. Raises `Problem` 401 with what is wrong, never with the token, and 503 where the
+        issuer's keys cannot be read.
 
-        A caller sends the same token again and again: one that was good is not looked at anew for a minute, so that a
-        key that its issuer withdraws is good for so much longer.
+        A caller sends the same token again and again: one that was good is not looked at anew for a minute, nor for
+        longer than the keys are fresh.
         """
         who, good_until = self._known.get(token, (None, 0.0))
         if who is None or good_until < time.time():
-            # An issuer's keys may have to be fetched, with blocking input and output.
-            who = await asyncio.to_thread(self.verify, token) if self._jwks else self.verify(token)
+            who = await self._of_issuer(token, self._keys) if self._keys else self.verify(token)
         return who
 
     def verify(self, token: str) -> Caller:
-        """Raises `Problem` 401 with what is wrong, never with the token."""
-        settings, options = self._settings, {"require": ["exp", "sub"]}
-        try:
-            if self._jwks:
-                key: Any = self._jwks.get_signing_key_from_jwt(token).key
-                algorithms = ["RS256", "ES256", "EdDSA"]
-            elif settings.jwt_secret:
-                key, algorithms = settings.jwt_secret.get_secret_value(), ["HS256"]
-            else:
-                raise Problem(503, "not_configured", "This service was given no way to verify tokens.")
-            claims = jwt.decode(
-                token,
-                key,
-                algorithms=algorithms,
-                options=cast(Any, options),
-                audience=settings.jwt_audience,
-                issuer=settings.jwt_issuer,
-                leeway=LEEWAY_SECONDS,
-            )
-        except jwt.PyJWKClientConnectionError as error:
-            raise Problem(503, "keys_unavailable", "The issuer's keys cannot be read now; try again.") from error
-        except jwt.ExpiredSignatureError as error:
-            raise Problem(401, "token_expired", "The token has expired.") from error
-        except jwt.PyJWTError as error:
-            raise Problem(401, "token_invalid", f"The token cannot be trusted: {error}.") from error
+        """The same with the secret of one machine."""
+        if not self._settings.jwt_secret:
+            raise Problem(503, "not_configured", "This service was given no way to verify tokens.")
+        with _refusing():
+            claims = self._claims(token, [self._settings.jwt_secret.get_secret_value()], ["HS256"])
+        return self._remember(self._caller(token, claims), KNOWN_SECONDS)
+
+    async def _of_issuer(self, token: str, keys: Keys) -> Caller:
+        with _refusing():
+            kid = jwt.get_unverified_header(token).get("kid")
+            found = await keys.named(kid)
+            try:
+                claims = self._claims(token, found, ALGORITHMS)
+            except OTHER_KEY:  # its issuer may have put a new one under the old name
+                claims = self._claims(token, await keys.renewed(kid), ALGORITHMS)
+        return self._remember(self._caller(token, claims), min(KNOWN_SECONDS, keys.fresh_for))
+
+    def _claims(self, token: str, keys: Sequence[Any], algorithms: Sequence[str]) -> dict[str, Any]:
+        """What the token says, if one of the keys has signed it. Raises `jwt.PyJWTError`."""
+        failed: jwt.PyJWTError = jwt.InvalidSignatureError("its key is not among those that its issuer publishes")
+        for key in keys:
+            try:
+                return jwt.decode(
+                    token,
+                    key,
+                    algorithms=algorithms,
+                    options=cast(Any, {"require": ["exp", "sub"]}),
+                    audience=self._settings.jwt_audience,
+                    issuer=self._settings.jwt_issuer,
+                    leeway=LEEWAY_SECONDS,
+                )
+            except OTHER_KEY as error:
+                failed = error
+        raise failed
+
+    def _caller(self, token: str, claims: dict[str, Any]) -> Caller:
         if claims.get("role") not in ROLES:
             raise Problem(401, "token_invalid", "The token names no role of ours: customer or operator.")
         if not SUBJECT.fullmatch(str(claims["sub"])):
             raise Problem(401, "token_invalid", "The token's subject is not 1 to 255 printable characters.")
-        who = Caller(str(claims["sub"]), claims["role"], token, _email(claims.get("email")))
+        issued_at, expires_at = _seconds(claims.get("iat", 0)), _seconds(claims["exp"])
+        days = self._settings.jwt_max_days
+        if expires_at - (issued_at or time.time()) > days * 86_400 + LEEWAY_SECONDS:
+            raise Problem(401, "token_too_long", f"The token is good for more than {days:g} days: take a shorter one.")
+        email, token_id = _email(claims.get("email")), claims.get("jti")
+        return Caller(str(claims["sub"]), claims["role"], token, email, issued_at, expires_at, token_id)
+
+    def _remember(self, who: Caller, seconds: float) -> Caller:
         if len(self._known) >= KNOWN_TOKENS:
             self._known.clear()
-        self._known[token] = who, min(time.time() + KNOWN_SECONDS, int(claims["exp"]) + LEEWAY_SECONDS)
+        self._known[who.token] = who, min(time.time() + seconds, who.expires_at + LEEWAY_SECONDS)
         return who
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Around the verification of a token: what is wrong with it becomes a `Problem` 401."""
+    try:
+        yield
+    except jwt.ExpiredSignatureError as error:
+        raise Problem(401, "token_expired", "The token has expired.") from error
+    except jwt.PyJWTError as error:
+        raise Problem(401, "token_invalid", f"The token cannot be trusted: {error}.") from error
+    except OverflowError as error:
+        raise Problem(401, "token_invalid", "The token cannot be trusted: a time in it is none.") from error
+
+
+def _seconds(claim: object) -> float:
+    """A time in a token (RFC 7519, NumericDate). Raises `Problem` 401."""
+    if isinstance(claim, int | float) and math.isfinite(claim):
+        return float(claim)
+    raise Problem(401, "token_invalid", "The token cannot be trusted: a time in it is none.")
 
 
 def _email(claim: object) -> str | None:

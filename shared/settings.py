@@ -82,6 +82,13 @@ class ServiceSettings(BaseSettings):
     )
     jwt_issuer: str | None = Field(default=None, description="With JWT_JWKS_URL: the issuer that tokens must name.")
     jwt_audience: str | None = Field(default=None, description="With JWT_JWKS_URL: the audience that tokens must name.")
+    jwt_max_days: float = Field(
+        default=366.0,
+        gt=0,
+        le=3660,
+        allow_inf_nan=False,
+        description="How long a token may be good, from its issue to its end.",
+    )
     log_format: Literal["auto", "json", "console"] = Field(
         default="auto", description="auto: readable on a terminal, JSON elsewhere."
     )
