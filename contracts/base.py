@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal, Self
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 
 def text(longest: int) -> Any:
@@ -59,6 +59,29 @@ class Money(Contract):
     def __mul__(self, quantity: int) -> Money:
         return Money(amount=self.amount * quantity, currency=self.currency)
 
+
+# What ISO 4217 lists, but for what has no minor unit (metals, bond-market units, XTS, XXX): nothing is priced in those.
+_CODES = """
+AED AFN ALL AMD AOA ARS AUD AWG AZN BAM BBD BDT BGN BHD BIF BMD BND BOB BOV BRL BSD BTN BWP BYN BZD CAD CDF
+CHE CHF CHW CLF CLP CNY COP COU CRC CUP CVE CZK DJF DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP GEL GHS GIP GMD
+GNF GTQ GYD HKD HNL HTG HUF IDR ILS INR IQD IRR ISK JMD JOD JPY KES KGS KHR KMF KPW KRW KWD KYD KZT LAK LBP
+LKR LRD LSL LYD MAD MDL MGA MKD MMK MNT MOP MRU MUR MVR MWK MXN MXV MYR MZN NAD NGN NIO NOK NPR NZD OMR PAB
+PEN PGK PHP PKR PLN PYG QAR RON RSD RUB RWF SAR SBD SCR SDG SEK SGD SHP SLE SOS SRD SSP STN SVC SYP SZL THB
+TJS TMT TND TOP TRY TTD TWD TZS UAH UGX USD USN UYI UYU UYW UZS VED VES VND VUV WST XAF XCD XCG XOF XPF YER
+ZAR ZMW ZWG
+"""
+CURRENCIES = frozenset(_CODES.split())
+
+
+def _is_listed(code: str) -> str:
+    if code not in CURRENCIES:
+        raise ValueError(f"{code} is not a currency of ISO 4217")
+    return code
+
+
+IsoCurrency = Annotated[Currency, AfterValidator(_is_listed), Field(json_schema_extra={"enum": sorted(CURRENCIES)})]
+"""A currency that there is: what clients may ask for. `Currency` also reads what was written before this was checked,
+and what a later edition of ISO 4217 no longer lists."""
 
 # ISO 4217's minor units where they are not two. CLDR, which is about display, differs for some.
 _DIGITS = {
@@ -141,6 +164,7 @@ class Envelope:
 
 
 __all__ = [
+    "CURRENCIES",
     "UUID",
     "AwareDatetime",
     "Command",
@@ -149,6 +173,7 @@ __all__ = [
     "Email",
     "Envelope",
     "Event",
+    "IsoCurrency",
     "JobState",
     "Locale",
     "Message",

@@ -15,6 +15,7 @@ from contracts.base import (
     Contract,
     Currency,
     Email,
+    IsoCurrency,
     JobState,
     Locale,
     MinorUnits,
@@ -53,7 +54,7 @@ class OrderIn(Contract):
     )
 
     customer: Customer
-    currency: Currency
+    currency: IsoCurrency
     lines: Annotated[tuple[OrderLine, ...], Field(min_length=1, max_length=200)]
 
 
@@ -88,6 +89,7 @@ class Price(Money):
     """What one piece costs."""
 
     amount: Annotated[int, Field(strict=True, ge=0, le=HIGHEST_PRICE, examples=[6990])]
+    currency: IsoCurrency
 
 
 class ProductIn(Contract):

@@ -5,13 +5,12 @@ import contextlib
 from binascii import b2a_qp
 from collections.abc import Iterator
 from email.header import Header
-from email.policy import SMTP as SMTP_POLICY
-from email.utils import format_datetime
+from email.utils import format_datetime, formataddr, parseaddr
 from functools import lru_cache
 
 from aiosmtplib import SMTP, SMTPException, SMTPResponseException
 
-from services.email.domain import answer, is_final
+from services.email.domain import Stage, answer, is_final
 from services.email.settings import EmailSettings
 from services.email.store import Mail
 from shared import tracing
@@ -27,7 +26,10 @@ DATA_SECONDS = 600.0
 """How long the server may take to accept what it was given (RFC 5321, 4.5.3.2.6). Whoever gives up earlier sends it
 twice: the server has the mail, and we don't know it."""
 
-_POLICY = SMTP_POLICY.clone(cte_type="7bit")  # not every server takes 8 bits
+SHORT = 60
+"""Characters of a name or a subject that need no folding."""
+
+LINE = "\r\n"
 _BOUNDARY = "=_malote"  # no quoted-printable text has `=_` in it: RFC 2045, 6.7
 
 
@@ -58,7 +60,7 @@ class Mailer:
         async with self._turn:
             with tracing.step("smtp send", {"network.protocol.name": "smtp", **where}):
                 client = await self._ready_for(mail.recipient)
-                with _closed_on_failure(client):
+                with _judged(client, "DATA"):
                     response = await client.data(content, timeout=DATA_SECONDS)
             self._keep(client)
         return answer(response.code, response.message)
@@ -71,8 +73,9 @@ class Mailer:
         return await self._announce(await self._connect(), recipient)
 
     async def _announce(self, client: SMTP, recipient: str) -> SMTP:
-        with _closed_on_failure(client):
+        with _judged(client, "MAIL"):
             await client.mail(self.settings.sender_address)
+        with _judged(client, "RCPT"):
             await client.rcpt(recipient)
         return client
 
@@ -143,24 +146,30 @@ def _part(subtype: str, text: str) -> bytes:
 
 @lru_cache(maxsize=1)
 def _sender(sender: str) -> str:
-    return str(_POLICY.header_factory("From", sender).fold(policy=_POLICY))
+    """Not by the standard library's policy: when it folds a long name it drops the quotes around it, and the name's
+    commas make several addresses of one."""
+    name, address = parseaddr(sender)
+    if name.isascii():  # in quotes where it needs them, on a line of its own where it is long
+        said, space = formataddr((name, address)).rpartition(" ")[::2], LINE if len(name) > SHORT else ""
+        return f"From: {f'{space} '.join(filter(None, said))}{LINE}"
+    return f"From: {Header(name, 'utf-8', header_name='From').encode(linesep=LINE)}{LINE} <{address}>{LINE}"
 
 
 def _subject(subject: str) -> str:
-    if subject.isascii() and subject.isprintable() and len(subject) <= 60:  # needs no encoding and no folding
+    if subject.isascii() and subject.isprintable() and len(subject) <= SHORT:  # needs no encoding and no folding
         return f"Subject: {subject}\r\n"
-    # Not by the policy above: it loses blanks between encoded words.
-    return "Subject: " + Header(subject, "utf-8", header_name="Subject").encode(linesep="\r\n") + "\r\n"
+    # Not by the standard library's policy, either: it loses blanks between encoded words.
+    return "Subject: " + Header(subject, "utf-8", header_name="Subject").encode(linesep=LINE) + LINE
 
 
 @contextlib.contextmanager
-def _closed_on_failure(client: SMTP) -> Iterator[None]:
+def _judged(client: SMTP, stage: Stage) -> Iterator[None]:
     """Say what a failure means for the mail. The connection is closed: nobody knows where the server is in it."""
     try:
         yield
     except SMTPResponseException as error:
         client.close()
-        raise (Refused if is_final(error.code) else NotSent)(_said(error)) from error
+        raise (Refused if is_final(error.code, error.message, stage) else NotSent)(_said(error)) from error
     except (SMTPException, OSError) as error:
         client.close()
         raise NotSent(_said(error)) from error

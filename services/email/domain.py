@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from typing import Literal
 
 ANSWER_LENGTH = 500
 _ATOM = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
@@ -36,9 +37,39 @@ def one_line(text: str) -> str:
     return " ".join(text.split()).replace("=?", "= ?")
 
 
-def is_final(code: int) -> bool:
-    """Whether an SMTP answer says that a repeat is of no use (RFC 5321, 4.2.1)."""
-    return 500 <= code < 600
+Stage = Literal["MAIL", "RCPT", "DATA"]
+"""What the server answered. What it says before that, from its greeting to AUTH, is never about a mail."""
+
+# A 5xx that is about us, our session or the server itself, and so about no mail: once somebody has mended a setting, or
+# on a fresh connection, it may be another one. docs/adr/0020 has the table.
+_SESSION_CODES = {
+    500, 502, 503, 504,  # what we said is not known, or not now: the server has lost the session's state
+    521,  # it takes no mail at all (RFC 7504)
+    530, 534, 535, 538,  # it wants a login, another kind of login, or TLS (RFC 4954, RFC 3207)
+}  # fmt: skip
+_SESSION_STATUSES = {  # RFC 3463's x.y.z, where it says more than the code
+    "5.3.1", "5.3.2", "5.3.5",  # the server is full, closed, or wrongly set up
+    "5.4.5",  # we have sent too much for today
+    "5.5.1", "5.5.5",  # not now, or another protocol
+    "5.7.3", "5.7.4", "5.7.8", "5.7.9", "5.7.10", "5.7.11", "5.7.14",  # login and encryption
+    "5.7.20", "5.7.21", "5.7.22", "5.7.23", "5.7.24", "5.7.25", "5.7.26", "5.7.27",  # DKIM, SPF, DMARC, reverse DNS
+    "5.7.57", "5.7.60", "5.7.64",  # Exchange: not logged in, not our sender, no relaying for us
+}  # fmt: skip
+_RELAYING = {"5.7.0", "5.7.1"}
+_STATUS = re.compile(r"5\.\d{1,3}\.\d{1,3}(?!\d)")
+
+
+def is_final(code: int, said: str, stage: Stage) -> bool:
+    """Whether an SMTP answer says that this mail will never be taken. What is about us or passes later is not final.
+
+    At MAIL the server knows nothing but who we are. At RCPT, 5.7.0 and 5.7.1 are what a relay says to somebody whom it
+    does not know; after DATA they are said of a text.
+    """
+    if not 500 <= code < 600 or code in _SESSION_CODES or stage == "MAIL":
+        return False
+    found = _STATUS.match(said.lstrip())
+    status = found[0] if found else ""
+    return status not in _SESSION_STATUSES and not (stage == "RCPT" and status in _RELAYING)
 
 
 def answer(code: int, text: str) -> str:

@@ -31,6 +31,7 @@ class EmailSettings(ServiceSettings):
     smtp_timeout: float = Field(default=30.0, gt=0, description="Seconds to wait for a connection or an answer.")
     sender: str = Field(
         default="Malote <no-reply@malote.example>",
+        max_length=500,
         description="Whom mail comes from. The name stands at its head, the domain in Message-IDs and in EHLO.",
     )
     operators: Annotated[tuple[Email, ...], NoDecode] = Field(

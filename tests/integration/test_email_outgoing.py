@@ -175,8 +175,8 @@ async def test_a_4xx_that_lasts_ends_in_the_dead_letters_with_what_the_server_sa
         assert len(await mails(service, MailStatus.PENDING)) == 1
 
 
-@pytest.mark.parametrize("stage", ["to_sender", "to_recipient", "to_data"])
-async def test_a_5xx_is_final_and_recorded(broker: Broker, database_url: str, stage: str) -> None:
+@pytest.mark.parametrize("stage", ["to_recipient", "to_data"])
+async def test_a_5xx_about_the_mail_is_final_and_recorded(broker: Broker, database_url: str, stage: str) -> None:
     server = Server()
     setattr(server, stage, ["550 5.1.1 nobody of that name"])
     async with server.listening() as port, email(broker, database_url, port) as service:
@@ -188,6 +188,22 @@ async def test_a_5xx_is_final_and_recorded(broker: Broker, database_url: str, st
         assert len(await mails(service, MailStatus.FAILED)) == 1
     assert server.message_ids() == ["<next@shop.example>"]
     assert await broker.depth("email.outgoing.dlq") == 0
+
+
+@pytest.mark.parametrize("stage", ["to_sender", "to_recipient", "to_data"])
+@pytest.mark.parametrize("said", ["530 5.7.0 authentication required", "503 5.5.1 need MAIL first"])
+async def test_a_5xx_about_the_session_is_tried_again_on_a_fresh_connection(
+    broker: Broker, database_url: str, stage: str, said: str
+) -> None:
+    server = Server()
+    async with server.listening() as port, email(broker, database_url, port) as service:
+        await broker.publish(an_order(), id_="first")
+        await settled(service)
+        setattr(server, stage, [said])
+        await broker.publish(an_order(), id_="second")
+        await settled(service, 2)
+        assert len(server.sessions) == 2
+    assert server.message_ids() == ["<first@shop.example>", "<second@shop.example>"]
 
 
 async def test_a_server_that_is_not_there_yet_is_waited_for(broker: Broker, database_url: str) -> None:

@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 
 from babel import Locale
 from babel.dates import format_date, format_time
-from babel.numbers import format_currency, format_decimal
+from babel.numbers import format_decimal
 from css_inline import CSSInliner
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, pass_context
 from jinja2.runtime import Context
@@ -24,6 +24,7 @@ import contracts.base
 from contracts.base import Money, minor_digits
 from contracts.reports import ReportKind
 from services.email.domain import greeted, one_line, order_number
+from shared.money import format_money
 
 Kind = Literal["placed", "confirmed", "rejected", "cancelled", "low_stock", "report_ready", "report_failed"]
 REPORTS: dict[str, dict[ReportKind, str]] = {
@@ -72,10 +73,7 @@ def _money(context: Context, money: Money) -> str:
 # Babel takes long. What a mail says it says in its text and in its page, and the order's next mail says it again.
 @lru_cache(maxsize=10_000)
 def _amount(amount: int, currency: str, locale: Locale) -> str:
-    digits = minor_digits(currency)
-    places = f".{'0' * digits}" if digits else ""
-    pattern = locale.currency_formats["standard"].pattern.replace(".00", places)
-    return format_currency(Decimal(amount).scaleb(-digits), currency, pattern, locale, currency_digits=False)
+    return format_money(Decimal(amount).scaleb(-minor_digits(currency)), currency, locale)
 
 
 @pass_context

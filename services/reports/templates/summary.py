@@ -13,19 +13,13 @@ from zoneinfo import ZoneInfo
 
 from babel import Locale
 from babel.dates import format_date, format_datetime
-from babel.numbers import (
-    format_compact_currency,
-    format_compact_decimal,
-    format_currency,
-    format_decimal,
-    format_percent,
-)
+from babel.numbers import format_compact_decimal, format_decimal, format_percent
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from contracts.base import minor_digits
 from contracts.reports import COLUMNS, ReportWish
 from services.reports.templates import PangoMissing
 from services.reports.templates.tables import read_rows
+from shared.money import format_money, format_short_money
 
 TABLE_ROWS = 200
 TOP = 8
@@ -195,16 +189,13 @@ class Language:
         return format_date(day, "long", locale=self.locale)
 
     def money(self, value: Decimal, currency: str) -> str:
-        """With the digits that ISO 4217 gives the currency; CLDR, which is about display, differs for some."""
-        digits = minor_digits(currency)
-        pattern = self.locale.currency_formats["standard"].pattern.replace(".00", f".{'0' * digits}" if digits else "")
-        return format_currency(value, currency, pattern, self.locale, currency_digits=False)
+        return format_money(value, currency, self.locale)
 
     def short_money(self, value: Decimal, currency: str) -> str:
         """For a chart: large amounts in thousands or millions."""
         if value < 100_000:
             return self.money(value, currency)
-        return format_compact_currency(value, currency, locale=self.locale, fraction_digits=1)
+        return format_short_money(value, currency, self.locale)
 
     def short_number(self, value: float) -> str:
         """For an axis."""

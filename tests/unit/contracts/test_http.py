@@ -1,12 +1,53 @@
 """What HTTP takes in, before anything is done with it."""
 
-import pytest
-from pydantic import ValidationError
+from typing import Any
 
-from contracts.http import EditWish
+import pytest
+from babel.core import get_global
+from babel.numbers import list_currencies
+from pydantic import ValidationError
+from uuid_utils.compat import uuid7
+
+from contracts.base import _DIGITS, CURRENCIES, Money
+from contracts.http import EditWish, OrderIn, Price
+from contracts.orders import PlaceOrder
+
+ORDER: dict[str, Any] = {
+    "customer": {"id": "ana", "name": "Ana Souza", "email": "ana@example.com"},
+    "currency": "BRL",
+    "lines": [{"sku": "A", "quantity": 1}],
+}
 
 
 def test_a_body_that_no_message_can_carry_is_refused_where_it_comes_in() -> None:
     with pytest.raises(ValidationError, match="half of a surrogate pair"):
         EditWish.model_validate({"body": {"deep": ["\ud800"]}})
     assert EditWish.model_validate({"body": {"deep": ["😀"]}}).body == {"deep": ["😀"]}
+
+
+@pytest.mark.parametrize("code", ["PME", "XXX", "XAU", "BRX", "brl"])
+def test_a_currency_that_does_not_exist_is_refused_where_it_comes_in(code: str) -> None:
+    with pytest.raises(ValidationError):
+        Price.model_validate({"amount": 100, "currency": code})
+    with pytest.raises(ValidationError):
+        OrderIn.model_validate({**ORDER, "currency": code})
+
+
+def test_what_was_priced_in_a_currency_that_does_not_exist_stays_readable() -> None:
+    assert Money.model_validate({"amount": 100, "currency": "PME"}).currency == "PME"
+    assert PlaceOrder.model_validate({**ORDER, "order_id": uuid7(), "currency": "PME"}).currency == "PME"
+
+
+def test_every_currency_that_is_somebodys_money_now_is_known() -> None:
+    tender = {
+        code
+        for history in get_global("territory_currencies").values()
+        for code, _, until, is_tender in history
+        if is_tender and until is None
+    }
+    assert tender <= CURRENCIES
+    assert {code for code in CURRENCIES if code not in list_currencies()} == set()
+
+
+def test_minor_units_are_told_of_currencies_that_exist() -> None:
+    assert {code for codes in _DIGITS.values() for code in codes.split()} <= CURRENCIES

@@ -1,9 +1,11 @@
 """The mail as it goes over the wire."""
 
 from email import message_from_bytes, policy
+from email.header import decode_header, make_header
 from email.message import EmailMessage
+from email.utils import formataddr, parseaddr, quote
 
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 from uuid_utils.compat import uuid7
@@ -109,6 +111,29 @@ def test_any_subject_is_read_as_it_was_written(text: str) -> None:
     head = to_bytes(a_mail(subject=subject), "Malote <no-reply@shop.example>").partition(b"\r\n\r\n")[0]
     assert max(map(len, head.split(b"\r\n"))) <= 998  # RFC 5322, 2.1.1
     assert read(a_mail(subject=subject))["Subject"] == subject
+
+
+@settings(deadline=None)
+@given(st.text(st.characters(exclude_categories=["C", "Z"]) | st.just(" "), max_size=220))
+@example("Café, Pão & Cia.")
+@example("Coffee, Tea and " + "all that goes with it " * 4 + "Ltd.")
+@example("Café, Chá e " + "tudo o que combina, " * 8)
+@example('The "Best" \\ Shop, ' * 8)
+def test_any_senders_name_stays_the_name_of_one_address(name: str) -> None:
+    name = " ".join(name.replace("=?", "").split())
+    sender = formataddr((name, "a@shop.example"), charset="utf-8") if name.isascii() else _quoted(name)
+    assume(parseaddr(sender) == (name, "a@shop.example"))
+    content = to_bytes(a_mail(), sender)
+    assert max(map(len, content.partition(b"\r\n\r\n")[0].split(b"\r\n"))) <= 998
+    (address,) = message_from_bytes(content, policy=policy.default)["From"].addresses
+    assert address.addr_spec == "a@shop.example"
+    # Python's newer parser puts a blank between two encoded words of a name; RFC 2047, 6.2 has none there.
+    head = message_from_bytes(content)["From"]
+    assert str(make_header(decode_header(parseaddr(head.replace("\r\n", ""))[0]))) == name
+
+
+def _quoted(name: str) -> str:
+    return f'"{quote(name)}" <a@shop.example>'
 
 
 @settings(deadline=None)

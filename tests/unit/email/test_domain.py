@@ -1,6 +1,7 @@
 """Names for mails, and what answers mean."""
 
 import re
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
@@ -41,8 +42,59 @@ def test_minor_units_are_those_of_iso_4217(currency: str, digits: int) -> None:
     assert minor_digits(currency) == digits
 
 
-def test_only_a_5xx_is_final() -> None:
-    assert [code for code in (-1, 250, 354, 421, 451, 500, 550, 599) if domain.is_final(code)] == [500, 550, 599]
+@pytest.mark.parametrize("stage", get_args(domain.Stage))
+def test_what_is_no_5xx_may_pass_later(stage: domain.Stage) -> None:
+    assert not any(domain.is_final(code, "", stage) for code in (-1, 250, 354, 421, 450, 451, 452, 454, 600))
+
+
+@pytest.mark.parametrize("stage", ["RCPT", "DATA"])
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (550, "5.1.1 nobody of that name"),
+        (550, "no such user"),
+        (552, "5.2.2 mailbox full"),
+        (552, "5.3.4 too large"),
+        (550, "5.5.0 Requested action not taken: mailbox unavailable"),
+        (554, "5.7.13 account disabled"),
+        (556, "5.1.10 the domain takes no mail"),
+        (501, "5.1.3 bad address"),
+    ],
+)
+def test_what_is_about_the_mail_is_final(stage: domain.Stage, code: int, said: str) -> None:
+    assert domain.is_final(code, said, stage)
+
+
+@pytest.mark.parametrize("stage", get_args(domain.Stage))
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (500, "what?"),
+        (503, "5.5.1 need MAIL first"),
+        (554, "5.5.1 no valid recipients"),
+        (521, "takes no mail"),
+        (530, "5.7.0 authentication required"),
+        (530, "5.5.1 Authentication Required"),
+        (530, "Must issue a STARTTLS command first"),
+        (534, "5.7.9 mechanism too weak"),
+        (535, "5.7.8 bad credentials"),
+        (538, "5.7.11 encryption required"),
+        (550, "5.4.5 daily quota exceeded"),
+        (550, "5.7.26 unauthenticated mail is prohibited"),
+        (554, "5.3.2 not accepting mail"),
+    ],
+)
+def test_what_is_about_us_or_the_server_is_tried_again(stage: domain.Stage, code: int, said: str) -> None:
+    assert not domain.is_final(code, said, stage)
+
+
+def test_a_refused_sender_says_nothing_of_the_mail() -> None:
+    assert not domain.is_final(553, "5.7.1 sender not owned by user", "MAIL")
+
+
+def test_a_relay_that_does_not_know_us_is_no_refusal_of_the_mail_and_a_refused_text_is() -> None:
+    assert not domain.is_final(554, "5.7.1 Relay access denied", "RCPT")
+    assert domain.is_final(550, "5.7.1 message refused as spam", "DATA")
 
 
 def test_an_answer_is_one_line_that_any_database_stores() -> None:
