@@ -475,7 +475,7 @@ async def _save_summary(session: AsyncSession, query: Any, target: Path) -> int:
     """Write a summary's raw rows, some at a time: other lanes run in between. How many there are."""
     number = 0
     with target.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = csv.writer(file)
         async for some in (await session.stream(query)).partitions(1_000):
             writer.writerows(map(_summed, some))
             number += len(some)

@@ -36,9 +36,18 @@ SLOWER = {"jsonl": 4, "parquet": 4, "xlsx": 20}
 SUMMARY_DAYS = 31
 """A part of a sales summary is so many days."""
 
-FORMULA_STARTS = (0x3D, 0x2B, 0x2D, 0x40, 0xFF1D, 0xFF0B, 0xFF0D, 0xFF20, 0x09, 0x0A, 0x0D)
-"""The code points of = + - @, of their full-width forms, and of tab, LF and CR: a spreadsheet program may run a text
-that begins with one. In a CSV such a text, but no number, gets a ' in front (OWASP, "CSV Injection")."""
+_ENDS_A_CELL = ',;"\t\r\n'
+_BEGINS_A_FORMULA = "=+@\uff1d\uff0b\uff0d\uff20-"
+BEFORE_A_FORMULA = f"(?:^|[{_ENDS_A_CELL}])[ {_ENDS_A_CELL}]*(?=[{_BEGINS_A_FORMULA}])"
+"""A regular expression, for Python and for PostgreSQL. A spreadsheet program may run a text that begins with = + - @ or
+their full-width forms (OWASP, "CSV Injection"), and may split a file at a separator that is not the file's own. So a
+CSV has a ' between this and what follows, in texts only: numbers stay numbers."""
+
+MAY_BE_A_FORMULA = f"[{_BEGINS_A_FORMULA}](?<=[ {_ENDS_A_CELL}].)"
+"""What Python finds ten times as fast in a text with a separator in front, wherever it would find the other."""
+
+WHITE_STARTS = (0x09, 0x0A, 0x0D)
+"""The code points of tab, LF and CR. A text that begins with one gets a ' in front: a program may drop them."""
 
 
 def part_rows(wish: ReportWish, chunk_rows: int) -> int:

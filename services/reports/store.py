@@ -57,7 +57,7 @@ from contracts.reports import (
     ReportWish,
 )
 from services.reports import domain
-from services.reports.domain import FORMULA_STARTS, OrderFact, Projected, StockFact, milliseconds
+from services.reports.domain import OrderFact, Projected, StockFact, milliseconds
 from shared.changes import Changes
 from shared.clock import moment, now
 from shared.database import Database, load, one_process_at_a_time
@@ -375,7 +375,9 @@ def _printed(value: Any, type_: str, delimiter: str) -> Any:
     if type_ == "money":
         return value if delimiter == "," else func.replace(value, ".", ",")
     if type_ == "text" and isinstance(value, Column) and value.name not in ("currency", "kind"):  # others say it
-        return case((func.ascii(value).in_(FORMULA_STARTS), literal("'") + value), else_=value)
+        before = domain.BEFORE_A_FORMULA  # asked for first: looking costs less than replacing nothing
+        harmless = case((value.op("~")(before), func.regexp_replace(value, before, r"\&'", "g")), else_=value)
+        return case((func.ascii(value).in_(domain.WHITE_STARTS), literal("'") + harmless), else_=harmless)
     return value
 
 

@@ -27,9 +27,9 @@ from services.reports.store import Line, Order, Report
 from shared.database import Database, migrate
 from tests.exporting import line, order, result, wanted, wish
 from tests.running import settings_for
+from tests.spreadsheets import FORMULAS, cells_anywhere, harmless
 
 ZONE = ZoneInfo("America/Sao_Paulo")
-HARMLESS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20", "\t", "\r", "\n")
 AWKWARD = [
     '"',
     '""',
@@ -41,6 +41,11 @@ AWKWARD = [
     "-1",
     "@a",
     "\uff1dx",
+    "a;=1+1;x",
+    "a,=1+1,x",
+    'a;"=1+1',
+    "a\n @b,-1",
+    ",;-x",
     "\\.",
     "\\N",
     "'",
@@ -126,11 +131,7 @@ async def test_every_format_reads_back_equal_to_a_query_by_hand(
 
     found = list(csv.DictReader(io.StringIO(files["csv"].decode(), newline="")))
     guarded = [
-        {
-            name: f"'{value}" if isinstance(value, str) and value.startswith(HARMLESS) else value
-            for name, value in row.items()
-        }
-        for row in expected
+        {name: harmless(value) if isinstance(value, str) else value for name, value in row.items()} for row in expected
     ]
     assert in_order(found) == in_order(
         [row | {"placed_at": f"{row['placed_at']:%Y-%m-%d %H:%M:%S}-03"} for row in guarded]
@@ -149,6 +150,27 @@ async def test_every_format_reads_back_equal_to_a_query_by_hand(
     money = [row | {name: f"{row[name]:.2f}" for name in ("unit_price", "total")} for row in found]
     local = [row | {"placed_at": row["placed_at"].replace(tzinfo=None)} for row in expected]
     assert in_order(money) == in_order(local)
+
+
+@pytest.mark.parametrize("delimiter", [",", ";"])
+async def test_no_text_becomes_a_formula_wherever_a_spreadsheet_splits(
+    delimiter: str, database_url: str, tmp_path: Path
+) -> None:
+    """PostgreSQL writes such a file by itself; for SQLite, we do."""
+    await asyncio.to_thread(migrate, "reports", database_url)
+    hidden = [
+        f"{before}{start}1{after}"
+        for start in FORMULAS
+        for before in (*",;\t\n\r ", ';"', "; ")
+        for after in (";", ",x")
+    ]
+    rows = [order(number, customer_name=f"a{text}{text}") for number, text in enumerate(hidden)]
+    rows += [order(len(rows) + number, customer_name=text) for number, text in enumerate(hidden)]
+    async with holding(database_url, tmp_path, list(rows)):
+        file = (await export(wish(options={"delimiter": delimiter}), tmp_path)).decode()
+    found = csv.DictReader(io.StringIO(file, newline=""), delimiter=delimiter)
+    assert [row["customer_name"] for row in found] == [harmless(row.customer_name) for row in rows]
+    assert not [cell for cell in cells_anywhere(file) if cell.startswith(FORMULAS)]
 
 
 @pytest.mark.parametrize("name", ["100%", "a\\b", "it's", "$1", ":name", "%(name)s", "?", '"', "--", "é🦜"])

@@ -59,7 +59,7 @@ def write_part_of(database: str, query: str, wish: ReportWish, first_row: int, t
         raw.open("w", newline="", encoding="utf-8") as file,
     ):
         connection.execute("PRAGMA busy_timeout=10000")
-        csv.writer(file, lineterminator="\n").writerows(connection.execute(query))
+        csv.writer(file).writerows(connection.execute(query))
     return write_part(raw, wish, first_row, target)
 
 

@@ -4,6 +4,7 @@ import codecs
 import csv
 import functools
 import io
+import re
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -20,7 +21,6 @@ import orjson
 from contracts.base import minor_digits
 from contracts.reports import COLUMNS, Column, ReportWish
 from services.reports import domain
-from services.reports.domain import FORMULA_STARTS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -41,7 +41,9 @@ _WIDTHS = {"text": 16, "integer": 10, "money": 14, "time": 20, "day": 12, "share
     "order_id": 38, "movement_id": 56, "customer_name": 30, "customer_email": 32, "name": 30, "sku": 22,
 }  # fmt: skip
 """In characters, by type or by name."""
-_FORMULA_STARTS = frozenset(map(chr, FORMULA_STARTS))
+_WHITE_STARTS = tuple(map(chr, domain.WHITE_STARTS))
+_before_a_formula = re.compile(domain.BEFORE_A_FORMULA)
+_may_be_a_formula = re.compile(domain.MAY_BE_A_FORMULA)
 
 
 def write_csv_part(raw: IO[bytes], wish: ReportWish, has_header: bool, target: IO[bytes]) -> int:
@@ -159,13 +161,20 @@ def _csv(column: Column, wish: ReportWish, clock: Clock) -> Callable[[tuple[str,
 
     match column.type:
         case "text":
-            return lambda values: [f"'{value}" if value[:1] in _FORMULA_STARTS else value for value in values]
+            return lambda values: [_harmless(value) for value in values]
         case "time":
             return lambda values: [time(value) for value in values]
         case "money" | "share" if for_spreadsheets:
             return lambda values: [value.replace(".", ",") for value in values]
         case _:
             return lambda values: values
+
+
+def _harmless(value: str) -> str:
+    """A text that no spreadsheet program runs."""
+    if _may_be_a_formula.search(f",{value}"):
+        value = _before_a_formula.sub(r"\g<0>'", value)
+    return f"'{value}" if value.startswith(_WHITE_STARTS) else value
 
 
 def _json(column: Column, clock: Clock) -> Callable[[str], str | int | float | None]:

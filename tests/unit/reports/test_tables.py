@@ -26,15 +26,14 @@ from contracts.reports import COLUMNS, ReportWish
 from services.reports import domain
 from services.reports.templates import CONCATENATED, assemble, write_part
 from services.reports.templates.tables import Clock
+from tests.spreadsheets import FORMULAS, cells_anywhere, harmless
 
 FORMATS = ("csv", "jsonl", "parquet", "xlsx")
 ZONES = ("America/Sao_Paulo", "UTC", "Asia/Kolkata", "America/New_York", "Australia/Lord_Howe", "Africa/Monrovia")
-FULL_WIDTH = "\uff1d\uff0b\uff0d\uff20"
-"""The full-width forms of = + - @."""
 NASTY = (
-    '=cmd("|")', "+1", "-1", "@SUM(A1)", *FULL_WIDTH, "\tx", "\rx", "\nx", 'a "b", c', "a;b", "a\r\nb", "a\rb",
+    '=cmd("|")', "+1", "-1", "@SUM(A1)", *FORMULAS[4:], "\tx", "\rx", "\nx", 'a "b", c', "a;b", "a\r\nb", "a\rb",
     "☕ 🇧🇷", "_x0041_", "1e5", "00012", "https://example.com", " blank ", "\\.", "NULL", "nan", "'quoted'",
-    "<&>\x07\ufffe",
+    "<&>\x07\ufffe", ";=1+1;", ',"=1', "\t =1", '";""-1',
 )  # fmt: skip
 
 Row = tuple[str, ...]
@@ -161,9 +160,7 @@ def in_csv(value: Value, raw_value: str, delimiter: str) -> str:
         return f"{value:%Y-%m-%d %H:%M:%S}" if delimiter == ";" else postgres_time(value)
     if isinstance(value, Decimal) and delimiter == ";":
         return raw_value.replace(".", ",")
-    if isinstance(value, str) and value[0] in f"=+-@{FULL_WIDTH}\t\r\n":
-        return f"'{value}"
-    return raw_value
+    return harmless(value) if isinstance(value, str) else raw_value
 
 
 @given(example=examples, zone=st.sampled_from(ZONES), delimiter=st.sampled_from([",", ";"]))
@@ -199,6 +196,26 @@ def test_only_text_is_made_harmless_and_numbers_stay_numbers(target: Path) -> No
     row = ("+id", "0", "SKU", "adjusted", "-5", "0", "", '=HYPERLINK("x")', "-ana")
     found = file([row], wish("stock-movements", "csv", "UTC"), target).decode().splitlines()[1]
     assert found == """'+id,1970-01-01 00:00:00+00,SKU,adjusted,-5,0,,"'=HYPERLINK(""x"")",'-ana"""
+
+
+@pytest.mark.parametrize("delimiter", [",", ";"])
+def test_no_formula_hides_behind_a_separator_that_is_not_the_files_own(delimiter: str, target: Path) -> None:
+    before = (*",;\t\n\r ", ";'", ';"', 'a,""', '";', "; ", '"')
+    hidden = [f"Ana{between}{start}1;x" for start in FORMULAS for between in before]
+    hidden += [f"{between}{start}1,x" for start in FORMULAS for between in before]
+    rest = ("a@b.co", "BRL", "69.90", "1", "2", "1767236400999", "", "", "")
+    found = file(
+        [("id", "PLACED", *[text] * 3, *rest) for text in hidden], wish("orders", "csv", delimiter=delimiter), target
+    )
+    assert not [cell for cell in cells_anywhere(found.decode()) if cell.startswith(FORMULAS)]
+
+
+def test_what_only_looks_like_a_formula_stays_as_it_is(target: Path) -> None:
+    plain = "A-B", "1 = 1", "Ana - x, y + z", "a@b.co", "'=1", "x;y,z", "Ana (=1)"
+    for text in plain:
+        row = ("id", "PLACED", "", "c", text, "a@b.co", "BRL", "69.90", "1", "2", "1767236400999", "", "", "")
+        found = file([row], wish("orders", "csv"), target).decode()
+        assert next(csv.DictReader(io.StringIO(found)))["customer_name"] == text
 
 
 # -- jsonl ------------------------------------------------------------------------------------------------------------
