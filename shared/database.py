@@ -5,8 +5,8 @@ import hashlib
 import random
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,12 +14,13 @@ import structlog
 from sqlalchemy import ColumnElement, MetaData, Text, any_, event, func, inspect, literal, select, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlmodel import SQLModel
 
-from shared import tracing
+from shared import tracing, versions
+from shared.outages import Trouble, said, trouble
 from shared.tls import Tls
 
 if TYPE_CHECKING:
@@ -32,13 +33,6 @@ kernel_metadata = MetaData()
 """The kernel's own tables (inbox, attempts, outbox, processes), the same in every service's database."""
 
 _ROOT = Path(__file__).resolve().parents[1]
-# SQLSTATE classes: connection lost, rollback by deadlock or serialization, out of resources, operator intervention,
-# system error, login refused; and single ones: no such database, not in the right state, lock not available,
-# read-only (a standby after a failover). https://www.postgresql.org/docs/current/errcodes-appendix.html
-_OUTAGES = ("08", "40", "53", "57", "58", "28", "3D000", "55000", "55P03", "25006")
-# SQLite's primary result codes: BUSY, LOCKED, NOMEM, READONLY, IOERR, FULL, CANTOPEN, PROTOCOL. Plain ERROR (a wrong
-# statement, a missing table) is none of them. https://www.sqlite.org/rescode.html
-_SQLITE_OUTAGES = (5, 6, 7, 8, 10, 13, 14, 15)
 _LOAD_STEP = 5_000
 COMMAND_SECONDS = 20
 CONNECTIONS = 10
@@ -50,19 +44,18 @@ ASK_MILLISECONDS = 8
 of a few. So a wait is cut into short ones, or some of several processes would not get to write for many seconds."""
 
 
+NOTED_SECONDS = 15.0
+"""How long a trouble is spoken of after it was last met."""
+
+
 class Outage(Exception):
-    """The database or the broker is gone: nobody's fault, to be waited for."""
+    """The database or the broker is away or unfit: no message's fault, to be waited for."""
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether an error says that the database is unavailable, rather than that a statement was wrong."""
+    """Whether an error says that the database cannot be used, rather than that a statement or its data was wrong."""
     if isinstance(error, DBAPIError):
-        state, code = getattr(error.orig, "sqlstate", None), getattr(error.orig, "sqlite_errorcode", None)
-        if state is not None:
-            return error.connection_invalidated or state.startswith(_OUTAGES)
-        if code is not None:
-            return code & 0xFF in _SQLITE_OUTAGES
-        return error.connection_invalidated or isinstance(error, InterfaceError | OperationalError)
+        return trouble(error) is not None
     # Nothing else that runs in a transaction waits long enough for a TimeoutError: the driver gave up on the server.
     return isinstance(error, Outage | PoolTimeout | TimeoutError)
 
@@ -108,8 +101,15 @@ class Database:
             )
             event.listen(self._writer.sync_engine, "handle_error", _suspect_all)
 
+        self._noted: dict[Trouble, tuple[str, float]] = {}
         self.engines = {self._writer, self._reader}
         self._about = tracing.database(self.url) | {"db.operation.name": "COMMIT"}
+
+    @property
+    def place(self) -> str:
+        """Where it is, without login: a file, or host, port and name."""
+        url = self.url
+        return url.database or "" if self.is_sqlite else f"{url.host}:{url.port or 5432}/{url.database}"
 
     @property
     def is_sqlite(self) -> bool:
@@ -117,24 +117,63 @@ class Database:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncSession]:
-        """A session that commits at the end of the block. Raises `Outage` if there is no database to connect to."""
-        async with AsyncSession(self._writer, expire_on_commit=False) as session:
-            await _connect(session)
-            yield session
-            with tracing.step("COMMIT", self._about):
-                await session.commit()
+        """A session that commits at the end of the block. Raises `Outage` if the database is away or unfit."""
+        with self._named():
+            async with self._session(self._writer) as session:
+                yield session
+                with tracing.step("COMMIT", self._about):
+                    await session.commit()
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncSession]:
-        """A session that is rolled back at the end of the block; on SQLite it never waits for a writer."""
-        async with AsyncSession(self._reader, expire_on_commit=False) as session:
-            await _connect(session)
+        """A session that is rolled back at the end of the block; on SQLite it never waits for a writer. Raises `Outage`
+        as `transaction` does."""
+        with self._named():
+            async with self._session(self._reader) as session:
+                yield session
+
+    @asynccontextmanager
+    async def _session(self, engine: AsyncEngine) -> AsyncIterator[AsyncSession]:
+        async with AsyncSession(engine, expire_on_commit=False) as session:
+            try:
+                await session.connection()
+            except OSError as error:  # drivers let the socket's own errors through while connecting
+                raise Outage(f"no connection to the database {self.place}: {error}") from error
             yield session
 
-    async def check(self) -> None:
-        """Raise if the database does not answer, or was not migrated."""
-        async with self.reading() as session:
-            await session.execute(text("SELECT 1 FROM alembic_version"))
+    @contextmanager
+    def _named(self, *, is_news: bool = True) -> Iterator[None]:
+        """Say which database it is that cannot be used, and what to do about it."""
+        try:
+            yield
+        except DBAPIError as error:
+            if (found := trouble(error)) is None:
+                raise
+            line = self._line(found, said(error))
+            if is_news and found is not Trouble.AWAY:
+                if not self.noted(found):
+                    log.error("the database cannot be used", why=line)
+                self._noted[found] = line, time.monotonic()
+            raise Outage(line) from error
+        except (PoolTimeout, TimeoutError) as error:
+            raise Outage(self._line(Trouble.AWAY, str(error) or "no answer in time")) from error
+
+    def _line(self, found: Trouble, why: str) -> str:
+        return "; ".join(filter(None, [f"database {self.place}: {why}", found.value]))
+
+    def noted(self, *kinds: Trouble) -> str | None:
+        """Such trouble, if somebody has met it in the last `NOTED_SECONDS`."""
+        recent = time.monotonic() - NOTED_SECONDS
+        found = [self._noted[kind] for kind in kinds if kind in self._noted]
+        return next((line for line, at in found if at > recent), None)
+
+    async def check(self, service: str) -> None:
+        """Raise `Outage` if the database does not answer, or is not migrated to this version of the service."""
+        with self._named(is_news=False):
+            async with self._session(self._reader) as session:
+                found = set((await session.scalars(text("SELECT version_num FROM alembic_version"))).all())
+        if behind := versions.behind(service, found):
+            raise Outage(self._line(Trouble.LACKS, behind))
 
     async def create_all(self, *metadatas: MetaData) -> None:
         """Make all tables at once, for tests; a deployed database is made by `migrate`."""
@@ -182,13 +221,6 @@ def _suspect_all(failure: Any) -> None:
     would be waited for in its turn."""
     if isinstance(failure.original_exception, TimeoutError):
         failure.invalidate_pool_on_disconnect = True
-
-
-async def _connect(session: AsyncSession) -> None:
-    try:
-        await session.connection()
-    except OSError as error:  # drivers let the socket's own errors through while connecting
-        raise Outage(f"no connection to the database: {error}") from error
 
 
 def sqlite_engine(url: URL, begin: str, pool_size: int) -> AsyncEngine:
@@ -281,6 +313,5 @@ def migrations_of(service: str) -> "Config":
     config = Config()
     config.set_main_option("path_separator", "os")
     config.set_main_option("script_location", str(_ROOT / "shared/migrations"))
-    locations = [_ROOT / "shared/migrations/versions", _ROOT / "services" / service / "migrations"]
-    config.set_main_option("version_locations", ":".join(map(str, locations)))
+    config.set_main_option("version_locations", ":".join(map(str, versions.folders(service))))
     return config

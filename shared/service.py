@@ -31,6 +31,7 @@ from shared.consumer import Lane
 from shared.database import Backoff, Database
 from shared.handler import Handler, collector_of, lanes_of
 from shared.openapi import Application
+from shared.outages import Trouble
 from shared.outbox import Outbox
 from shared.outside import OutsideLane
 from shared.publisher import BROKER_GONE, Publisher, address, gone_is_outage
@@ -262,9 +263,10 @@ class Service:
         found: dict[str, str | None] = {"database": None, "broker": None}
         try:
             async with asyncio.timeout(CHECK_SECONDS):
-                await self.database.check()
+                await self.database.check(self.name)
+            found["database"] = self.database.noted(*(kind for kind in Trouble if kind.is_total))
         except Exception as error:
-            found["database"] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no answer'}"
+            found["database"] = str(error).partition("\n")[0] or f"{self.database.place}: no answer"
         unconnected = self._missed or "no connection to publish on"
         found["broker"] = self.outbox.paused if self.publisher.is_connected else unconnected
         for subscriber, lane in zip(self._subscribers, self.lanes, strict=True):
@@ -275,7 +277,9 @@ class Service:
 
     def warnings(self) -> dict[str, str]:
         """What works and should be looked at all the same, by the names of `checks`: they do not decide readiness."""
-        return {f"lane {lane.name}": lane.warning for lane in self.lanes if lane.warning}
+        found = {f"lane {lane.name}": lane.warning for lane in self.lanes if lane.warning}
+        damage = self.database.noted(Trouble.FULL, Trouble.DAMAGED)
+        return found | ({"database": damage} if damage else {})
 
 
 def _connections(wanted: int) -> int:

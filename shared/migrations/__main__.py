@@ -12,10 +12,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 
-from shared.database import Backoff, Database, migrate, migrations_of
+from shared import versions
+from shared.database import Backoff, Database, migrate
 from shared.settings import ServiceSettings, load
 
 
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.wait:
             asyncio.run(_wait(settings))
-        elif asyncio.run(_versions(settings)) - _known(settings.name):
+        elif asyncio.run(_versions(settings)) - versions.known(settings.name).keys():
             print(f"{settings.name}: a newer version than this has migrated the database; there is nothing to do")
         else:
             migrate(settings.name, settings.database, settings.tls)
@@ -62,19 +62,14 @@ async def _versions(settings: ServiceSettings) -> set[str]:
         await database.dispose()
 
 
-def _known(service: str) -> set[str]:
-    return {script.revision for script in ScriptDirectory.from_config(migrations_of(service)).walk_revisions()}
-
-
 async def _wait(settings: ServiceSettings) -> None:
-    heads = set(ScriptDirectory.from_config(migrations_of(settings.name)).get_heads())
     backoff, said = Backoff(), ""
     while True:
         try:
             found = await _versions(settings)
-            if heads <= found or found - _known(settings.name):
+            why = versions.behind(settings.name, found)
+            if why is None:
                 return
-            why = f"it is at {', '.join(sorted(found)) or 'no version'}, not yet at {', '.join(sorted(heads))}"
         except Exception as error:
             why = _line(error)
         if why != said:

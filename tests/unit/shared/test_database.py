@@ -1,13 +1,15 @@
 """What counts as an outage, and what does not."""
 
 import asyncio
+import sqlite3
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError, ProgrammingError
 
-from shared.database import Backoff, Database, Outage, is_outage, with_driver
+from shared.database import Backoff, Database, Outage, is_outage, migrate, with_driver
+from shared.outages import Trouble
 
 
 class Refusal(Exception):
@@ -17,15 +19,28 @@ class Refusal(Exception):
 
 
 @pytest.mark.parametrize(
-    "state", ["08006", "40001", "40P01", "53300", "57P01", "57P03", "58030", "55P03", "25006", "28P01"]
+    "state", ["08006", "40001", "40P01", "53300", "57P01", "57P03", "58030", "55P03", "25006", "28P01", "25P03"]
 )
 def test_a_database_that_cannot_answer_now_is_an_outage(state: str) -> None:
     assert is_outage(DBAPIError("SELECT", {}, Refusal(state)))
 
 
-@pytest.mark.parametrize("state", ["23505", "23514", "22001", "42P01", "22021", ""])
+@pytest.mark.parametrize("state", ["42P01", "42703", "42P10", "3F000", "42501", "XX001", "XX002", "F0000"])
+def test_a_database_that_is_unfit_for_every_message_is_an_outage(state: str) -> None:
+    assert is_outage(DBAPIError("SELECT", {}, Refusal(state)))
+
+
+@pytest.mark.parametrize("state", ["23505", "23514", "22001", "42601", "42804", "54000", "22021", ""])
 def test_a_statement_that_is_wrong_is_none(state: str) -> None:
     assert not is_outage(DBAPIError("SELECT", {}, Refusal(state)))
+
+
+def test_a_value_that_the_driver_cannot_send_is_none() -> None:
+    """asyncpg says so without a SQLSTATE, as of a connection that is closed."""
+    refused = Exception("invalid input for query argument $1")
+    refused.__cause__ = ValueError("value out of int32 range")
+    assert not is_outage(InterfaceError("SELECT", {}, refused))
+    assert not is_outage(InterfaceError("SELECT", {}, sqlite3.InterfaceError("Error binding parameter 0")))
 
 
 def test_lost_connections_are_outages_and_errors_of_ours_are_not() -> None:
@@ -51,11 +66,23 @@ async def test_postgresql_that_is_not_there_is_an_outage() -> None:
     await database.dispose()
 
 
-async def test_a_missing_table_is_no_outage_but_fails_the_check(tmp_path: Any) -> None:
-    database = Database(f"sqlite:///{tmp_path}/empty.db")
-    with pytest.raises(OperationalError, match="no such table") as missing:
-        await database.check()
-    assert not is_outage(missing.value)
+async def test_an_answer_that_does_not_come_is_an_outage_though_its_error_says_nothing(tmp_path: Any) -> None:
+    database = Database(f"sqlite:///{tmp_path}/x.db")
+    with pytest.raises(Outage, match=r"x\.db: no answer in time"):
+        async with database.reading():
+            raise TimeoutError
+    await database.dispose()
+
+
+async def test_a_file_that_may_only_be_read_is_named(tmp_path: Any) -> None:
+    """By its permissions, or because its disk is mounted so; not shown by those, as root may write all the same."""
+    file = tmp_path / "x.db"
+    await asyncio.to_thread(migrate, "stock", f"sqlite:///{file}")
+    database = Database(f"sqlite:///file:{file}?mode=ro&uri=true")
+    with pytest.raises(Outage, match=r"x\.db.*: attempt to write a readonly database; check the rights") as why:
+        async with database.transaction() as session:
+            await session.execute(text("DELETE FROM inbox"))
+    assert database.noted(Trouble.FORBIDS) == str(why.value)
     await database.dispose()
 
 
