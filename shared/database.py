@@ -2,11 +2,12 @@
 
 import asyncio
 import hashlib
+import os
 import random
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -80,7 +81,7 @@ class Database:
     def __init__(self, url: str, tls: Tls | None = None) -> None:
         self.url, secure = address(url, tls)
         if self.is_sqlite:
-            Path(self.url.database or "").parent.mkdir(parents=True, exist_ok=True)
+            _make_private(self.url)
             self._writer = sqlite_engine(self.url, "BEGIN IMMEDIATE", pool_size=1)
             self._reader = sqlite_engine(self.url, "BEGIN", pool_size=4)
         else:
@@ -291,6 +292,18 @@ async def one_process_at_a_time(session: AsyncSession, names: Iterable[str]) -> 
             await session.execute(select(func.pg_advisory_xact_lock(number)))
 
 
+def _make_private(url: URL) -> None:
+    """A SQLite file is its owner's alone, whatever it was before: it has what customers said. SQLite gives the files
+    beside it the same rights."""
+    path = Path(url.database or "")
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with suppress(OSError):  # what is wrong with it is said by whoever uses it
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        for each in (path, *(path.with_name(f"{path.name}-{more}") for more in ("wal", "shm"))):
+            if each.exists():
+                each.chmod(0o600)
+
+
 def migrate(service: str, url: str, tls: Tls | None = None) -> None:
     """Bring a service's database to the newest version: the kernel's tables and the service's own.
 
@@ -300,7 +313,7 @@ def migrate(service: str, url: str, tls: Tls | None = None) -> None:
 
     target, secure = address(url, tls)
     if target.get_backend_name() == "sqlite":
-        Path(target.database or "").parent.mkdir(parents=True, exist_ok=True)
+        _make_private(target)
     config = migrations_of(service)
     config.attributes["url"], config.attributes["options"] = target, secure
     command.upgrade(config, "heads")

@@ -38,6 +38,8 @@ def _files(folder: str | None) -> list[Path]:
 def _text(path: Path) -> str:
     """Without the line breaks at the end, which an editor leaves there."""
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe, which would be waited for
+            raise Unreadable(f"{path} is no file")
         with path.open("rb") as file:
             text = file.read(LARGEST + 1)
     except OSError as error:

@@ -6,7 +6,7 @@ in the working directory, and a service's own over `MALOTE_`.
 
 import sys
 from functools import cached_property
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -25,6 +25,11 @@ from shared import secret_files
 from shared.tls import Tls
 
 COMMON_PREFIX = "MALOTE_"
+LEAST_DISTINCT = 8
+LONGEST_WAIT_SECONDS = 30 * 86_400.0
+"""The broker's own limit for what waits in a queue is 49 days."""
+Host = Annotated[str, Field(pattern=r"^\S+$")]
+"""A name or an address to listen on or to connect to."""
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -36,24 +41,53 @@ def seconds(duration: str) -> float:
     raise ValueError(f"{duration!r} is not a duration: write a whole number and a unit, such as 500ms, 5s or 2m")
 
 
+def demand_port(port: int | None) -> None:
+    """Raises ValueError where an address names a port that does not exist."""
+    if port is not None and not 0 < port <= 65_535:
+        raise ValueError(f"{port} is not a port (1 to 65535)")
+
+
+def port_in(address: str) -> int | None:
+    """The port in an address, if it names one. Raises ValueError."""
+    try:
+        port = urlsplit(address).port
+    except ValueError as error:
+        raise ValueError("its port is none (1 to 65535)") from error  # the reason has the whole address in it
+    demand_port(port)
+    return port
+
+
+def is_loopback(host: str | None) -> bool:
+    """Whether an address is of this machine, and what is sent to it does not leave it."""
+    try:
+        return ip_address((host or "").strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def read_ladder(steps: tuple[str, ...]) -> tuple[str, ...]:
     """The steps of a retry ladder, if each is a wait. Raises ValueError."""
     for step in steps:
         if seconds(step) <= 0:
             raise ValueError(f"{step!r} is no wait at all")
+        if seconds(step) > LONGEST_WAIT_SECONDS:
+            raise ValueError(f"{step!r} is longer than 30 days")
     return steps
 
 
 class ServiceSettings(BaseSettings):
     """What every service can be told. A service adds its own fields and gives `env_prefix`."""
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", env_ignore_empty=True, allow_inf_nan=False)
     name: ClassVar[str]
 
-    host: str = Field(default="127.0.0.1", description="The address that HTTP listens on.")
+    host: Host = Field(default="127.0.0.1", description="The address that HTTP listens on.")
     port: int = Field(default=8000, ge=0, le=65535, description="The port that HTTP listens on; 0 takes a free one.")
     connections: int = Field(
-        default=4_000, ge=10, description="Connections to HTTP that a process has at a time; beyond it is a 503."
+        default=4_000,
+        ge=10,
+        le=1_000_000,
+        description="Connections to HTTP that a process has at a time; beyond it is a 503.",
     )
     proxies: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
@@ -80,13 +114,16 @@ class ServiceSettings(BaseSettings):
     jwt_jwks_url: HttpUrl | None = Field(
         default=None, description="Verifies tokens against an issuer's keys (production)."
     )
-    jwt_issuer: str | None = Field(default=None, description="With JWT_JWKS_URL: the issuer that tokens must name.")
-    jwt_audience: str | None = Field(default=None, description="With JWT_JWKS_URL: the audience that tokens must name.")
+    jwt_issuer: str | None = Field(
+        default=None, validate_default=True, description="With JWT_JWKS_URL: the issuer that tokens must name."
+    )
+    jwt_audience: str | None = Field(
+        default=None, validate_default=True, description="With JWT_JWKS_URL: the audience that tokens must name."
+    )
     jwt_max_days: float = Field(
         default=366.0,
         gt=0,
         le=3660,
-        allow_inf_nan=False,
         description="How long a token may be good, from its issue to its end.",
     )
     log_format: Literal["auto", "json", "console"] = Field(
@@ -104,12 +141,16 @@ class ServiceSettings(BaseSettings):
         min_length=1,
         description="Waits before each further attempt; the same for all services and for `malote topology apply`.",
     )
-    inbox_keep_days: int = Field(default=14, ge=1, description="How long a message's id is remembered as done.")
+    inbox_keep_days: int = Field(
+        default=14, ge=1, le=3650, description="How long a message's id is remembered as done."
+    )
     outbox_limit: int = Field(
         default=500_000, ge=1, description="Messages that may wait for the broker before HTTP is answered with a 503."
     )
     batch_limit: int = Field(default=200, ge=1, le=5000, description="Messages in one transaction at the most.")
-    grace_seconds: float = Field(default=15.0, gt=0, description="How long a stopping service may finish its work.")
+    grace_seconds: float = Field(
+        default=15.0, gt=0, le=3600, description="How long a stopping service may finish its work."
+    )
 
     @field_validator("database_url")
     @classmethod
@@ -117,7 +158,7 @@ class ServiceSettings(BaseSettings):
         from shared.database import address  # not at the top: the command line reads settings without a database
 
         if value.get_secret_value():
-            address(value.get_secret_value())
+            demand_port(address(value.get_secret_value())[0].port)
         return value
 
     @field_validator("amqp_url")
@@ -126,6 +167,7 @@ class ServiceSettings(BaseSettings):
         url = urlsplit(value.get_secret_value())
         if url.scheme not in ("amqp", "amqps") or not url.hostname:
             raise ValueError("write amqp://user:password@host/, or amqps:// for TLS")
+        port_in(value.get_secret_value())
         return value
 
     @field_validator("tls_ca_file")
@@ -144,11 +186,27 @@ class ServiceSettings(BaseSettings):
             _ = Tls(None, certificate, value).context
         return value
 
+    @field_validator("jwt_secret")
+    @classmethod
+    def _is_hard_to_guess(cls, value: SecretStr | None) -> SecretStr | None:
+        if value and len(set(value.get_secret_value().strip())) < LEAST_DISTINCT:
+            raise ValueError(f"a secret has {LEAST_DISTINCT} different characters at least: `openssl rand -hex 32`")
+        return value
+
+    @field_validator("jwt_jwks_url")
+    @classmethod
+    def _cannot_be_forged_on_the_way(cls, value: HttpUrl | None) -> HttpUrl | None:
+        if value and value.scheme != "https" and not is_loopback(value.host):
+            raise ValueError("write https://: whoever can change the answer on its way could sign any token")
+        return value
+
     @field_validator("jwt_issuer", "jwt_audience")
     @classmethod
     def _goes_with_jwks(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value and not info.data.get("jwt_jwks_url"):
             raise ValueError("set JWT_JWKS_URL too: tokens of one machine name no issuer and no audience")
+        if not (value or "").strip() and info.data.get("jwt_jwks_url"):
+            raise ValueError("set it together with JWT_JWKS_URL: or tokens would do that the issuer gave for another")
         return value
 
     @field_validator("proxies")
@@ -228,4 +286,10 @@ def load(settings: type[Settings]) -> Settings:
         raise SystemExit(78) from None
     except secret_files.Unreadable as error:
         print(error, file=sys.stderr)
+        raise SystemExit(78) from None
+    except UnicodeDecodeError:
+        print(f"{Path('.env').resolve()} is no text in UTF-8", file=sys.stderr)
+        raise SystemExit(78) from None
+    except OSError as error:
+        print(f"{error.filename or Path('.env').resolve()} cannot be read: {error.strerror}", file=sys.stderr)
         raise SystemExit(78) from None

@@ -37,6 +37,11 @@ class Tls:
 
 
 def _made(tls: Tls) -> ssl.SSLContext:
+    for path in filter(None, (tls.ca_file, tls.cert_file, tls.key_file)):
+        if path.exists() and not (
+            path.is_file() or path.is_dir()
+        ):  # to open a pipe would last until somebody writes to it
+            raise ValueError(f"{path} is no file")
     context = ssl.create_default_context()
     try:
         if tls.ca_file:

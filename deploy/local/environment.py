@@ -32,7 +32,7 @@ class Environment:
     """This process's variables, then files of secrets, then `.env`, and what follows and is kept in `.data`."""
 
     def __init__(self) -> None:
-        written, own = _set(dotenv_values(ROOT / ".env")), _set(os.environ)
+        written, own = _set(_written(ROOT / ".env")), _set(os.environ)
         self.variables = written | self._secrets(written | own) | own
         self.data = (ROOT / self.variables.get("MALOTE_DATA", ".data")).resolve()
         self.logs = self.data / "logs"
@@ -41,8 +41,12 @@ class Environment:
         self.mailbox = self.data / "mail"
 
     def make_folders(self) -> None:
-        """The data folder, which holds what customers said: its owner's alone, as long as we make it."""
+        """The data folder, which holds what customers said: its owner's alone, whatever it was before."""
+        os.umask(0o077)  # for all that this process and its children make
         self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.data.chmod(0o700)
+        for path in self.data.glob("*.db*"):
+            path.chmod(0o600)
         self.logs.mkdir(exist_ok=True)
 
     @cached_property
@@ -221,6 +225,15 @@ class Environment:
                 kept = {name: secrets.token_urlsafe(32)} | _read(path)
                 write_private(path, json.dumps(kept, indent=1))
         return kept[name]
+
+
+def _written(path: Path) -> dict[str, str | None]:
+    try:
+        return dotenv_values(path)
+    except UnicodeDecodeError:
+        raise Misconfigured(f"{path} is no text in UTF-8") from None
+    except OSError as error:
+        raise Misconfigured(f"{path} cannot be read: {error.strerror}") from None
 
 
 def _set(variables: Mapping[str, str | None]) -> dict[str, str]:

@@ -5,11 +5,11 @@ from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import Field, SecretStr, TypeAdapter, field_validator
+from pydantic import Field, SecretStr, TypeAdapter, ValidationInfo, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from contracts.base import Email, Locale
-from shared.settings import ServiceSettings
+from shared.settings import Host, ServiceSettings
 
 _address: TypeAdapter[str] = TypeAdapter(Email)
 
@@ -21,14 +21,18 @@ class EmailSettings(ServiceSettings):
     name: ClassVar[str] = "email"
 
     port: int = Field(default=8003, ge=0, le=65535, description="The port that HTTP listens on; 0 takes a free one.")
-    smtp_host: str = Field(default="127.0.0.1", description="The SMTP server that takes our mail.")
+    smtp_host: Host = Field(default="127.0.0.1", description="The SMTP server that takes our mail.")
     smtp_port: int = Field(default=25, ge=1, le=65535, description="Its port: mostly 25, 587 (starttls) or 465 (tls).")
     smtp_username: str | None = Field(default=None, description="Logs in with this name; empty: no login.")
-    smtp_password: SecretStr | None = Field(default=None, description="The password to SMTP_USERNAME.")
+    smtp_password: SecretStr | None = Field(
+        default=None, validate_default=True, description="The password to SMTP_USERNAME."
+    )
     smtp_tls: Literal["none", "starttls", "tls"] = Field(
         default="none", description="none: in the clear; starttls: encrypted from STARTTLS on; tls: from the start."
     )
-    smtp_timeout: float = Field(default=30.0, gt=0, description="Seconds to wait for a connection or an answer.")
+    smtp_timeout: float = Field(
+        default=30.0, gt=0, le=3600, description="Seconds to wait for a connection or an answer."
+    )
     sender: str = Field(
         default="Malote <no-reply@malote.example>",
         max_length=500,
@@ -39,6 +43,13 @@ class EmailSettings(ServiceSettings):
     )
     operators_locale: Locale = Field(default="pt-BR", description="The language of the operators' mail.")
     timezone: str = Field(default="America/Sao_Paulo", description="The zone of the times in mails, as IANA names it.")
+
+    @field_validator("smtp_password")
+    @classmethod
+    def _goes_with_username(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if (value is None) != (info.data.get("smtp_username") is None):
+            raise ValueError("set SMTP_USERNAME and SMTP_PASSWORD both, or none")
+        return value
 
     @field_validator("operators", mode="before")
     @classmethod

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, HttpUrl, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from shared.settings import ServiceSettings
+from shared.settings import ServiceSettings, port_in
 
 
 class GatewaySettings(ServiceSettings):
@@ -55,4 +55,5 @@ class GatewaySettings(ServiceSettings):
         url = urlsplit(value.get_secret_value()) if value else None
         if url and (url.scheme not in ("redis", "rediss") or not url.hostname):
             raise ValueError("write redis://:password@host:6379/0, or rediss:// for TLS")
+        port_in(value.get_secret_value() if value else "")
         return value

@@ -40,6 +40,13 @@ class ReportsSettings(ServiceSettings):
         description="An operator's token, for reading from orders and stock; empty: made from JWT_SECRET.",
     )
 
+    @field_validator("token")
+    @classmethod
+    def _is_a_token(cls, value: SecretStr | None) -> SecretStr | None:
+        if value and value.get_secret_value().count(".") != 2:
+            raise ValueError("this is no token: it has three parts with dots between them")
+        return value
+
     @field_validator("storage_url")
     @classmethod
     def _is_known(cls, value: str) -> str:

@@ -291,6 +291,8 @@ async def test_the_gateway_asks_an_issuer_and_other_services_over_https(
     other.get("/keys")(lambda: {"keys": [published]})
     other.get("/v1/orders")(lambda: {"data": [], "has_more": False})
     claims = {"sub": "ana", "role": "customer", "exp": datetime.now(UTC).timestamp() + 60}
+    issued = {"jwt_issuer": "https://issuer.example", "jwt_audience": "malote"}
+    claims |= {"iss": issued["jwt_issuer"], "aud": issued["jwt_audience"]}
     login = {"Authorization": f"Bearer {jwt.encode(claims, key, algorithm='EdDSA', headers={'kid': 'one'})}"}
     certificate, private = certificates.issue("127.0.0.1")
     config = uvicorn.Config(other, port=0, log_config=None, ssl_certfile=certificate, ssl_keyfile=private)
@@ -298,7 +300,7 @@ async def test_the_gateway_asks_an_issuer_and_other_services_over_https(
     task = asyncio.create_task(server.serve())
     await until(lambda: _is(server.started), "the other one to listen")
     url = f"https://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    told = {"orders_url": url, "jwt_jwks_url": f"{url}/keys"}
+    told = {"orders_url": url, "jwt_jwks_url": f"{url}/keys", **issued}
     for trusted, status in ((certificates.ca, 200), (None, 503)):
         database = f"sqlite:///{tmp_path}/{status}.db"
         served = serving("gateway", NO_BROKER, database, **told, tls_ca_file=trusted)

@@ -1,5 +1,6 @@
 """Settings as files: which count, what is taken of them, and what a useless one says."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -120,3 +121,16 @@ def test_a_wrong_value_in_a_file_is_named_by_its_variable(folder: Path, capsys: 
     said = refused(capsys)
     assert "STOCK_JWT_SECRET (or MALOTE_JWT_SECRET): " in said
     assert "hunter2" not in said
+
+
+def test_a_pipe_is_no_secret_and_nobody_waits_for_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(folder / "stock_jwt_secret")
+    assert refused(capsys) == f"{folder / 'stock_jwt_secret'} is no file\n"
+
+
+def test_a_pipe_is_no_certificate(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(folder / "ca.pem")
+    monkeypatch.setenv("STOCK_TLS_CA_FILE", str(folder / "ca.pem"))
+    assert "STOCK_TLS_CA_FILE (or MALOTE_TLS_CA_FILE): " in refused(capsys)

@@ -4,8 +4,20 @@ from pathlib import Path
 
 import pytest
 
+from services.deadletters.settings import DeadlettersSettings
+from services.email.settings import EmailSettings
+from services.gateway.settings import GatewaySettings
+from services.reports.settings import ReportsSettings
 from services.stock.settings import StockSettings
-from shared.settings import load, seconds
+from shared.settings import ServiceSettings, load, seconds
+
+SETTINGS: dict[str, type[ServiceSettings]] = {
+    "STOCK": StockSettings,
+    "GATEWAY": GatewaySettings,
+    "EMAIL": EmailSettings,
+    "REPORTS": ReportsSettings,
+    "DEADLETTERS": DeadlettersSettings,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -32,27 +44,82 @@ def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatc
     assert load(StockSettings).port == 8002
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("PORT", "a lot"),
-        ("PORT", "70000"),
-        ("LOG_LEVEL", "LOUD"),
-        ("RETRY_LADDER", "1s,soon"),
-        ("RETRY_LADDER", "0s"),
-        ("INBOX_KEEP_DAYS", "0"),
-        ("GRACE_SECONDS", "-1"),
-        ("BATCH_LIMIT", "0"),
-    ],
-)
+ISSUED = {"JWT_ISSUER": "https://issuer.example", "JWT_AUDIENCE": "malote"}
+WRONG: list[tuple[str, str, dict[str, str]]] = [
+    ("STOCK_PORT", "a lot", {}),
+    ("STOCK_PORT", "99999", {}),
+    ("STOCK_HOST", " ", {}),
+    ("STOCK_LOG_LEVEL", "LOUD", {}),
+    ("STOCK_RETRY_LADDER", "1s,soon", {}),
+    ("STOCK_RETRY_LADDER", "0s", {}),
+    ("STOCK_RETRY_LADDER", "99999999h", {}),
+    ("STOCK_INBOX_KEEP_DAYS", "0", {}),
+    ("STOCK_INBOX_KEEP_DAYS", "99999999999", {}),
+    ("STOCK_GRACE_SECONDS", "-1", {}),
+    ("STOCK_GRACE_SECONDS", "inf", {}),
+    ("STOCK_GRACE_SECONDS", "1e300", {}),
+    ("STOCK_TRACE_RATIO", "nan", {}),
+    ("STOCK_JWT_MAX_DAYS", "inf", {}),
+    ("STOCK_BATCH_LIMIT", "0", {}),
+    ("STOCK_CONNECTIONS", "99999999999", {}),
+    ("STOCK_AMQP_URL", "amqp://stock:hunter2@host:99999/", {}),
+    ("STOCK_AMQP_URL", "amqp://stock:hunter2@host:many/", {}),
+    ("STOCK_DATABASE_URL", "postgresql://stock:hunter2@host:99999/stock", {}),
+    ("STOCK_OTLP_ENDPOINT", "http://host:99999", {}),
+    ("STOCK_PROXIES", "0.0.0.0/0", {}),
+    ("STOCK_PROXIES", "*", {}),
+    ("STOCK_PROXIES", "10.0.0.1/8", {}),
+    ("STOCK_JWT_SECRET", " " * 40, {}),
+    ("STOCK_JWT_SECRET", "x" * 40, {}),
+    ("STOCK_JWT_SECRET", "ab" * 20, {}),
+    ("STOCK_JWT_JWKS_URL", "http://issuer.example/keys", ISSUED),
+    ("STOCK_JWT_ISSUER", "", {"JWT_JWKS_URL": "https://issuer.example/keys", "JWT_AUDIENCE": "malote"}),
+    ("STOCK_JWT_AUDIENCE", "", {"JWT_JWKS_URL": "https://issuer.example/keys", "JWT_ISSUER": "one"}),
+    ("STOCK_JWT_AUDIENCE", " ", {"JWT_JWKS_URL": "https://issuer.example/keys", "JWT_ISSUER": "one"}),
+    ("GATEWAY_REDIS_URL", "redis://host:99999/0", {}),
+    ("GATEWAY_CUSTOMER_LIMIT", "inf/second", {}),
+    ("EMAIL_SMTP_PORT", "99999", {}),
+    ("EMAIL_SMTP_HOST", " ", {}),
+    ("EMAIL_SMTP_TIMEOUT", "inf", {}),
+    ("EMAIL_SMTP_PASSWORD", "hunter2", {}),
+    ("REPORTS_TOKEN", "   ", {}),
+    ("REPORTS_KEEP_DAYS", "nan", {}),
+    ("DEADLETTERS_KEEP_DAYS", "inf", {}),
+]
+
+
+@pytest.mark.parametrize(("variable", "value", "others"), WRONG)
 def test_a_wrong_value_ends_the_start_with_the_variables_name(
-    field: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    variable: str,
+    value: str,
+    others: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setenv(f"STOCK_{field}", value)
+    service, _, field = variable.partition("_")
+    for name, told in {**others, field: value}.items():
+        monkeypatch.setenv(f"{service}_{name}", told)
+    with pytest.raises(SystemExit) as ended:
+        load(SETTINGS[service])
+    assert ended.value.code == 78
+    said = capsys.readouterr().err
+    assert f"{variable} (or MALOTE_{field}): " in said
+    assert "hunter2" not in said
+
+
+@pytest.mark.parametrize("url", ["https://issuer.example/keys", "http://127.0.0.1:9/keys", "http://localhost/keys"])
+def test_keys_come_encrypted_or_from_this_machine(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, told in {**ISSUED, "JWT_JWKS_URL": url}.items():
+        monkeypatch.setenv(f"STOCK_{name}", told)
+    assert str(load(StockSettings).jwt_jwks_url) == url
+
+
+def test_a_file_of_settings_that_is_no_text_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / ".env").write_bytes("STOCK_HOST=ação".encode("latin-1"))
     with pytest.raises(SystemExit) as ended:
         load(StockSettings)
     assert ended.value.code == 78
-    assert f"STOCK_{field} (or MALOTE_{field}): " in capsys.readouterr().err
+    assert capsys.readouterr().err == f"{tmp_path / '.env'} is no text in UTF-8\n"
 
 
 def test_a_wrong_secret_is_named_and_not_shown(
