@@ -261,19 +261,24 @@ class Service:
     async def checks(self) -> dict[str, str | None]:
         """What this service needs, and what is wrong with each part; None where all is well."""
         found: dict[str, str | None] = {"database": None, "broker": None}
-        try:
-            async with asyncio.timeout(CHECK_SECONDS):
-                await self.database.check(self.name)
-            found["database"] = self.database.noted(*(kind for kind in Trouble if kind.is_total))
-        except Exception as error:
-            found["database"] = str(error).partition("\n")[0] or f"{self.database.place}: no answer"
+        # All at once: while the broker hangs each takes its whole time, and whoever asks does not wait that long.
+        found["database"], consumed = await asyncio.gather(
+            self._missing_database(), asyncio.gather(*map(_is_consuming, self._subscribers))
+        )
         unconnected = self._missed or "no connection to publish on"
         found["broker"] = self.outbox.paused if self.publisher.is_connected else unconnected
-        for subscriber, lane in zip(self._subscribers, self.lanes, strict=True):
-            consuming = await _is_consuming(subscriber)
+        for lane, consuming in zip(self.lanes, consumed, strict=True):
             found[f"lane {lane.name}"] = lane.paused or (None if consuming else f"queue {lane.name!r} is not consumed")
         found |= {name: ENDED for name, task in self._parts.items() if task.done()}
         return found
+
+    async def _missing_database(self) -> str | None:
+        try:
+            async with asyncio.timeout(CHECK_SECONDS):
+                await self.database.check(self.name)
+            return self.database.noted(*(kind for kind in Trouble if kind.is_total))
+        except Exception as error:
+            return str(error).partition("\n")[0] or f"{self.database.place}: no answer"
 
     def warnings(self) -> dict[str, str]:
         """What works and should be looked at all the same, by the names of `checks`: they do not decide readiness."""

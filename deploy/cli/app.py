@@ -19,6 +19,7 @@ from deploy.cli import (
     populate,
     products,
     reports,
+    status,
     token,
     topology,
     up,
@@ -42,7 +43,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for single in (up, demo, logs, populate, token, migrate, asyncapi):
+for single in (up, status, demo, logs, populate, token, migrate, asyncapi):
     app.add_typer(single.app)
 app.add_typer(orders.app, name="orders", help="Place, show, list and cancel orders.")
 app.add_typer(jobs.app, name="jobs", help="What became of a request: show, list, watch live.")

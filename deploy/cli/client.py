@@ -14,7 +14,6 @@ import httpx
 
 from deploy.cli.errors import Failed, NotRunning, Refused
 from deploy.local.environment import Environment, Misconfigured
-from deploy.local.ports import HOST
 from shared.tls import Tls
 from shared.tokens import issue_token
 
@@ -60,9 +59,7 @@ class Gateway:
     @classmethod
     def local(cls, here: Environment, service: str = "gateway") -> Self:
         """A service of this machine's own fleet, as an operator, whatever gateway is used otherwise."""
-        running = {entry["name"]: entry["port"] for entry in here.state().get("services", [])}
-        url = f"http://{HOST}:{running[service]}" if service in running else here.url_of(service)
-        return cls(url, _operator(here))
+        return cls(here.address_of(service), _operator(here))
 
     async def __aenter__(self) -> Self:
         return self

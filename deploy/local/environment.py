@@ -73,6 +73,18 @@ class Environment:
         return f"http://{HOST}:{self.port_of(service)}"
 
     @property
+    def is_elsewhere(self) -> bool:
+        """Whether the services run in containers, not as processes that this machine's supervisor started."""
+        return "MALOTE_SERVICE_URL" in self.variables
+
+    def address_of(self, service: str) -> str:
+        """Where a service that runs is asked: by MALOTE_SERVICE_URL in containers, else where it was started."""
+        if self.is_elsewhere:
+            return self.variables["MALOTE_SERVICE_URL"].replace("SERVICE", service).rstrip("/")
+        running = {entry["name"]: entry["port"] for entry in self.state().get("services", [])}
+        return f"http://{HOST}:{running[service]}" if service in running else self.url_of(service)
+
+    @property
     def jwt_secret(self) -> str:
         """What tokens are signed with here."""
         return self.variables.get("MALOTE_JWT_SECRET") or self._secret("jwt_secret")

@@ -52,7 +52,7 @@ def _locked(lock: IO[str], how: int) -> bool:
 def end_orphans(here: Environment) -> None:
     """End what a killed supervisor left running, and nothing that merely got one of its pids since."""
     state = here.state()
-    for entry in [*state.get("services", []), *filter(None, [state.get("mail")])]:
+    for entry in [*state.get("services", []), *filter(None, [state.get("mail"), state.get("watch")])]:
         if processes.variable(entry["pid"], "MALOTE_DATA") == str(here.data):
             processes.end(entry["pid"], entry["module"], GRACE)
     if node := here.broker():

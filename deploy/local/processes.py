@@ -37,6 +37,14 @@ def is_ours(pid: int, mark: str) -> bool:
     return mark in command_line(pid)
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether `pid` exists but was told to stand still (SIGSTOP): it answers nothing, and nobody starts it again."""
+    try:
+        return bool(pid) and psutil.Process(pid).status() == psutil.STATUS_STOPPED
+    except psutil.Error:
+        return False
+
+
 def variable(pid: int, name: str) -> str:
     """What `pid` was started with as that variable; empty for none, or where that can't be known.
 

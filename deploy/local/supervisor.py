@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +29,10 @@ _READY_TIMEOUT = 90.0
 _FIRST_WAIT, _LONGEST_WAIT, _HEALTHY = 0.5, 30.0, 60.0
 _EX_CONFIG = 78  # a service refuses its settings: trying again is of no use
 _MAIL = "mail"
+_WATCH = "watch"
+_HELPERS = (_MAIL, _WATCH)
+"""What runs beside the services and answers no HTTP."""
+_LATELY = 600.0
 _TAIL_BYTES = 4_000
 
 Say = Callable[[str], None]
@@ -46,6 +51,7 @@ class Child:
         self.port = port
         self.log = logs / f"{name}.log"
         self.restarts = 0
+        self._ended: deque[float] = deque(maxlen=10)
         self.since = datetime.now(UTC)
         self.status: int | None = None
         self._environment = environment
@@ -79,6 +85,7 @@ class Child:
         """Its exit status."""
         assert self._process
         self.status = await self._process.wait()
+        self._ended.append(time.monotonic())
         return self.status
 
     async def stop(self) -> None:
@@ -94,7 +101,9 @@ class Child:
 
     def entry(self) -> dict[str, Any]:
         """What the state file says about it."""
+        lately = sum(ended > time.monotonic() - _LATELY for ended in self._ended)
         entry = {"name": self.name, "pid": self.pid, "port": self.port, "restarts": self.restarts}
+        entry |= {"restarts_lately": lately}
         return entry | {"since": self.since.isoformat(timespec="seconds"), "module": self.module}
 
     def tail(self) -> str:
@@ -176,6 +185,7 @@ class Supervisor:
                 await self._start_child(service, module, here.port_of(service), here.environment_of(service))
             await self._all_ready()
         await self._seed()
+        await self._start_watch()
         self._enter("ready")
 
     async def _start_broker(self) -> None:
@@ -208,6 +218,11 @@ class Supervisor:
         if _MAIL not in self._children:
             environment = {**os.environ, "MALOTE_DATA": str(self._here.data)}
             await self._start_child(_MAIL, "deploy.local.mailsink", self._here.smtp_port, environment)
+
+    async def _start_watch(self) -> None:
+        """What is wrong is told to the operators by mail, as the email service is set to."""
+        if _WATCH not in self._children and "email" in self._children:
+            await self._start_child(_WATCH, "deploy.local.watch", 0, self._here.environment_of("email"))
 
     async def _start_child(self, name: str, module: str, port: int, environment: dict[str, str]) -> None:
         child = Child(name, module, port, environment, self._here.logs)
@@ -248,7 +263,7 @@ class Supervisor:
 
     async def _all_ready(self) -> None:
         """Raises Failed for the first that refuses its settings, crashes again and again, or is late."""
-        waiting = [child for child in self._children.values() if child.name != _MAIL]
+        waiting = [child for child in self._children.values() if child.name not in _HELPERS]
         deadline = time.monotonic() + _READY_TIMEOUT
         async with httpx.AsyncClient(trust_env=False, timeout=5) as http:
             while waiting := [child for child in waiting if not await _is_ready(http, child)]:
@@ -275,7 +290,9 @@ class Supervisor:
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
-        services = [child for child in self._children.values() if child.name != _MAIL]
+        if _WATCH in self._children:  # first: what stops now is no news
+            await self._children[_WATCH].stop()
+        services = [child for child in self._children.values() if child.name not in _HELPERS]
         await asyncio.gather(*(child.stop() for child in services))
         if _MAIL in self._children:
             await self._children[_MAIL].stop()
@@ -294,10 +311,13 @@ class Supervisor:
             "shop_amqp_url": here.amqp_url_of("shop"),
             "mailbox": str(here.mailbox),
             "broker": self._broker.pid if self._broker else None,
-            "services": [child.entry() for child in self._children.values() if child.name != _MAIL],
-            "mail": self._children[_MAIL].entry() if _MAIL in self._children else None,
+            "services": [child.entry() for child in self._children.values() if child.name not in _HELPERS],
         }
-        write_private(here.state_file, json.dumps(state, indent=1))
+        state |= {name: self._children[name].entry() if name in self._children else None for name in _HELPERS}
+        try:
+            write_private(here.state_file, json.dumps(state, indent=1))
+        except OSError as error:  # a full disk must not keep us from starting again what ends
+            self._say(f"cannot write {here.state_file}: {error.strerror}")
 
     @contextlib.asynccontextmanager
     async def _step(self, done: str) -> AsyncIterator[None]:
@@ -332,7 +352,8 @@ def supervise(here: Environment, terminal: bool, on_ready: Callable[[], None] = 
     with lock, (here.logs / "supervisor.log").open("a") as log:
 
         def say(line: str) -> None:
-            print(f"{datetime.now(UTC).isoformat(timespec='seconds')} {line}", file=log, flush=True)
+            with contextlib.suppress(OSError):  # a full disk
+                print(f"{datetime.now(UTC).isoformat(timespec='seconds')} {line}", file=log, flush=True)
             if terminal:
                 print(line, flush=True)
 

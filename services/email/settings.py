@@ -39,7 +39,8 @@ class EmailSettings(ServiceSettings):
         description="Whom mail comes from. The name stands at its head, the domain in Message-IDs and in EHLO.",
     )
     operators: Annotated[tuple[Email, ...], NoDecode] = Field(
-        default=(), description="Who is told of low stock: addresses with commas between them; empty: nobody."
+        default=(),
+        description="Who is told of low stock and of what is wrong: addresses with commas between them; empty: nobody.",
     )
     operators_locale: Locale = Field(default="pt-BR", description="The language of the operators' mail.")
     timezone: str = Field(default="America/Sao_Paulo", description="The zone of the times in mails, as IANA names it.")

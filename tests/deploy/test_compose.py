@@ -27,6 +27,7 @@ def defaults(text: str) -> str:
 COMPOSE: dict[str, Any] = yaml.safe_load(defaults(FILE.read_text()))
 OURS = {name: COMPOSE["services"][name] for name in CLASSES if name in COMPOSE["services"]}
 ONCE = ("databases", "migrate", "topology", "tools")
+WATCH = "watch"
 ALL: dict[str, dict[str, Any]] = COMPOSE["services"]
 
 
@@ -118,9 +119,17 @@ def test_everything_starts_after_what_it_needs() -> None:
 
 
 def test_whatever_runs_is_asked_how_it_is_and_ours_whether_they_are_ready() -> None:
-    assert {name for name, service in ALL.items() if "healthcheck" not in service} == set(ONCE)
+    assert {name for name, service in ALL.items() if "healthcheck" not in service} == {*ONCE, WATCH}
     for service in OURS.values():
         assert service["healthcheck"]["test"][-2:] == ["shared.health", "/readyz"]
+
+
+def test_the_watch_looks_at_every_service_and_mails_as_the_email_service_does() -> None:
+    told, mails = ALL[WATCH]["environment"], OURS["email"]["environment"]
+    assert told["MALOTE_SERVICE_URL"].replace("SERVICE", "orders") == "http://orders:8000"
+    own = {name: value for name, value in told.items() if name.startswith("EMAIL_")}
+    assert own == {name: mails[name] for name in ("EMAIL_SMTP_HOST", "EMAIL_SMTP_PORT", "EMAIL_OPERATORS")}
+    assert ALL[WATCH]["command"] == ["watch"]
 
 
 def test_everything_has_limits_and_its_log_an_end() -> None:
@@ -130,7 +139,7 @@ def test_everything_has_limits_and_its_log_an_end() -> None:
 
 
 def test_our_containers_can_write_only_to_scratch_and_volumes_and_have_no_powers() -> None:
-    for name in (*OURS, *ONCE):
+    for name in (*OURS, *ONCE, WATCH):
         service = ALL[name]
         assert service["read_only"] is True, name
         assert service["cap_drop"] == ["ALL"]

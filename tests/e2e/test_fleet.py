@@ -305,10 +305,34 @@ def checks(fleet: Fleet) -> dict[str, tuple[bool, str]]:
 
 
 def test_the_doctor_finds_nothing_wrong_and_says_what_was_looked_at(fleet: Fleet) -> None:
-    looked_at = ["python", "disk", "rabbitmq", "postgresql", "pango", "ports", *sorted(SERVICES), "topology"]
+    looked_at = ["python", "disk", "rabbitmq", "postgresql", "pango", "ports", "broker", "databases", "mail"]
+    looked_at += [*sorted(SERVICES), "topology", "dead letters"]
     assert [*checks(fleet)] == looked_at
     lines = fleet.malote("doctor").splitlines()
-    assert [line.split()[0] for line in lines] == ["ok"] * len(looked_at)
+    assert len(lines) == len(looked_at)
+    assert not [line for line in lines if line.startswith("PROBLEM")]
+
+
+def test_a_broker_that_stands_still_is_named_before_those_who_wait_for_it(fleet: Fleet) -> None:
+    pid = state(fleet)["broker"]
+
+    def waiting() -> list[str]:
+        found = subprocess.run(
+            [".venv/bin/malote", "doctor"],
+            cwd=ROOT, env=fleet.environment, capture_output=True, text=True, timeout=60,
+        ).stdout.splitlines()  # fmt: skip
+        wrong = [line for line in found if line.startswith("PROBLEM")]
+        return wrong if sum("waits for" in line for line in wrong) == len(SERVICES) else []
+
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        wrong = until(waiting, "every service to notice", 90)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert wrong[0].startswith(f"PROBLEM broker: its process is stopped: it exists, but does not run: pid {pid}.")
+    assert "`malote restart broker`" in wrong[0]
+    assert len(wrong) == 1 + len(SERVICES)
+    checks(fleet)
 
 
 def test_secrets_are_their_owners_alone(fleet: Fleet) -> None:

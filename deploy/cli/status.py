@@ -1,0 +1,139 @@
+"""malote status, doctor, watch: how the fleet is, what to do about what is wrong, and who is told."""
+
+import shutil
+import sys
+import textwrap
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from deploy.cli.output import Json, console, plain, print_json, table, visible
+from deploy.local import fleet
+from deploy.local.environment import Environment, Misconfigured
+from deploy.local.readiness import readiness
+
+if TYPE_CHECKING:
+    from deploy.local.findings import Finding
+
+app = typer.Typer()
+NOT_RUNNING = 3
+_SIGNS = {"ok": "ok", "warning": "LOOK", "problem": "PROBLEM"}
+_SIGN_WIDTH = 8
+
+
+@app.command()
+def status(as_json: Json = False) -> None:
+    """What runs, where, and whether it is ready. Exit status 1: something is not; 3: nothing runs."""
+    here = checked()
+    if not fleet.running(here):
+        nothing: dict[str, Any] = {
+            "gateway_url": None,
+            "shop_amqp_url": None,
+            "mailbox": str(here.mailbox),
+            "services": [],
+        }
+        if as_json:
+            print_json(nothing, indent=None)
+        else:
+            typer.echo("not running; `malote up` starts it")
+        raise typer.Exit(NOT_RUNNING)
+    found = look(here)
+    if as_json:
+        print_json(found)
+    else:
+        _show(found)
+    raise typer.Exit(0 if all_ready(here, found) else 1)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """What is wrong, the cause before those who suffer from it, and what to do about it. Exit status 1 if anything is;
+    what only needs a look (LOOK) is none."""
+    from deploy.local.findings import gather  # with the topology, which takes long to load
+
+    findings = gather(checked())
+    if as_json:
+        print_json([_as_json(finding) for finding in findings])
+    else:
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        for finding in findings:
+            typer.echo(_line(finding, width))
+    raise typer.Exit(1 if any(finding.level == "problem" for finding in findings) else 0)
+
+
+@app.command()
+def watch() -> None:
+    """Mail EMAIL_OPERATORS what is wrong for longer than a minute, and once more when it is over.
+
+    `malote up` does it by itself. Elsewhere run one: it needs MALOTE_SERVICE_URL, AMQP_URL and EMAIL_SMTP_HOST."""
+    from deploy.local import watch as watching  # with the email service's settings, which take long to load
+
+    watching.main()
+
+
+def checked() -> Environment:
+    """This machine's settings. Ends with status 78 where one is wrong."""
+    try:
+        here = Environment()
+        here.claimed_ports()
+        _ = here.retry_ladder
+    except Misconfigured as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(78) from None
+    return here
+
+
+def look(here: Environment) -> dict[str, Any]:
+    """The fleet as the supervisor wrote it down, each service with what it says about itself."""
+    state = here.state()
+    entries = state.get("services", [])
+    with ThreadPoolExecutor(max_workers=max(1, len(entries))) as pool:
+        answers = [*pool.map(lambda entry: readiness(f"http://127.0.0.1:{entry['port']}"), entries)]
+    services = [
+        {name: entry[name] for name in ("name", "pid", "port")}
+        | {"ready": answer.is_ready, "restarts": entry["restarts"], "since": entry["since"]}
+        | {"problems": answer.problems | ({"http": answer.silence} if answer.silence else {})}
+        | {"warnings": answer.warnings}
+        for entry, answer in zip(entries, answers, strict=True)
+    ]
+    known = {name: state.get(name) for name in ("gateway_url", "shop_amqp_url", "mailbox")}
+    return known | {"services": services}
+
+
+def all_ready(here: Environment, found: dict[str, Any]) -> bool:
+    """By the living supervisor's word: the state file may be a dead one's."""
+    ready = {service["name"] for service in found["services"] if service["ready"]}
+    state = here.state()
+    living = state.get("supervisor") == fleet.running(here) != 0
+    return living and state["phase"] == "ready" and ready >= set(here.services)
+
+
+def _show(found: dict[str, Any]) -> None:
+    console().print(table(("service", ">pid", ">port", "ready", ">restarts", "since"), map(_row, found["services"])))
+    for service in found["services"]:
+        for colour, said in (("red", service["problems"]), ("yellow", service["warnings"])):
+            for part, why in said.items():
+                console().print(f"[{colour}]{service['name']}[/]: {plain(part)}: {plain(why)}")
+    broker = (found["shop_amqp_url"] or "").rpartition("@")[2].partition("/")[0]
+    typer.echo(f"gateway  {found['gateway_url']}\nbroker   {broker}\nmailbox  {found['mailbox']}")
+    if any(service["problems"] or service["warnings"] for service in found["services"]):
+        typer.echo("`malote doctor` says what is the cause, and what to do")
+
+
+def _row(service: dict[str, Any]) -> tuple[str, ...]:
+    ready = "[red]no[/]" if not service["ready"] else "[yellow]look[/]" if service["warnings"] else "[green]yes[/]"
+    since = datetime.fromisoformat(service["since"]).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    return service["name"], str(service["pid"]), str(service["port"]), ready, str(service["restarts"]), since
+
+
+def _as_json(finding: "Finding") -> dict[str, Any]:
+    about = {"what": finding.what, "ok": finding.level != "problem", "level": finding.level}
+    return about | {"kind": finding.kind or None, "detail": finding.said()}
+
+
+def _line(finding: "Finding", width: int | None) -> str:
+    """`PROBLEM broker: …`, folded where there is a terminal."""
+    text = f"{_SIGNS[finding.level]:<{_SIGN_WIDTH}}{finding.what}: {visible(finding.said())}"
+    return text if width is None else textwrap.fill(text, width, subsequent_indent=" " * _SIGN_WIDTH)

@@ -1,0 +1,185 @@
+"""What each finding means and what to do about it, in the languages that operators read.
+
+`{what}` in a text is what was looked at. What was seen there, such as an error's own words, stands beside it as it is.
+"""
+
+from typing import NamedTuple
+
+from contracts.base import Locale
+
+
+class Advice(NamedTuple):
+    """What it means, to be read after the name of what was looked at; and what to do next, in whole sentences."""
+
+    means: str
+    next: str
+
+
+_EN = {
+    "python": Advice("not supported", "Use Python 3.11, 3.12 or 3.13."),
+    "disk": Advice(
+        "nearly full",
+        "Make room on it, a GB at least: a full disk stops the broker and every database.",
+    ),
+    "rabbitmq": Advice("not installed", "`malote up` installs it, or says what to do."),
+    "ports": Advice(
+        "taken by another program, or given twice", "Set the variable that is named, or end the other program."
+    ),
+    "fleet_unkept": Advice(
+        "the supervisor has ended, so nothing that crashes is started again",
+        "`malote up --detach` replaces what it left running.",
+    ),
+    "broker_stopped": Advice(
+        "its process is stopped: it exists, but does not run", "Start it again: `malote restart broker`."
+    ),
+    "broker_down": Advice(
+        "does not answer, so every message waits",
+        "`malote logs --service supervisor --since 10m` says what became of it; `malote restart broker` starts it"
+        " again. Nothing is lost: what was accepted waits in the databases.",
+    ),
+    "broker_unmanaged": Advice(
+        "its management API does not answer",
+        "Queues cannot be looked at. If all else is well, wait; or `malote restart broker`.",
+    ),
+    "broker_memory": Advice(
+        "memory alarm: it takes no more messages",
+        "`malote lanes` shows the lane that has grown; start its consumer, or give the broker more memory.",
+    ),
+    "broker_disk": Advice(
+        "disk alarm: it takes no more messages",
+        "Make room on the broker's disk: it goes on by itself.",
+    ),
+    "broker_files": Advice("no file handles are left: it takes no more connections", "Raise its limit of open files."),
+    "broker_tracing": Advice(
+        "copies every message, as `malote events` left it when it was killed",
+        "`malote events --limit 0` turns it off.",
+    ),
+    "database_read_only": Advice(
+        "its database cannot be written",
+        "Give the user that runs the service the right to write this file and its folder; look whether the disk is"
+        " mounted read-only.",
+    ),
+    "database": Advice(
+        "its database cannot be used",
+        "Look at the database's server or file; {what} goes on by itself once it works.",
+    ),
+    "mail_stopped": Advice(
+        "its process is stopped: it exists, but does not run", "Start it again: `malote restart mail`."
+    ),
+    "mail_server": Advice(
+        "the mail server takes no mail",
+        "Look at that server. Mails wait and are tried again; `malote mail` shows what became of them.",
+    ),
+    "service_stopped": Advice(
+        "its process is stopped: it exists, but does not run", "Start it again: `malote restart {what}`."
+    ),
+    "service_down": Advice(
+        "does not answer",
+        "`malote logs --service {what} --level warning --since 10m` says why; `malote restart {what}` starts it again.",
+    ),
+    "service_restarting": Advice(
+        "ends and is started again, over and over",
+        "`malote logs --service {what} --level error --since 10m` says why.",
+    ),
+    "service_not_ready": Advice("not ready", "`malote logs --service {what} --level warning --since 10m` says more."),
+    "service_waits": Advice("waits for what is named above", "It goes on by itself once that is mended."),
+    "service_warning": Advice(
+        "works, but needs a look",
+        "`malote lanes` shows how far behind it is, `malote logs --service {what} --level warning --since 10m` why.",
+    ),
+    "topology": Advice("the broker lacks queues", "`malote topology apply` makes them."),
+    "dead_letters": Advice(
+        "messages have failed for good and wait for a decision",
+        "`malote dlq list` groups them by reason; `malote dlq replay --group GROUP` sends a group again.",
+    ),
+}
+_PT_BR = {
+    "python": Advice("versão não suportada", "Use Python 3.11, 3.12 ou 3.13."),
+    "disk": Advice(
+        "quase cheio",
+        "Libere espaço, pelo menos 1 GB: um disco cheio para o broker e todos os bancos de dados.",
+    ),
+    "rabbitmq": Advice("não está instalado", "`malote up` o instala ou diz o que fazer."),
+    "ports": Advice(
+        "ocupada por outro programa, ou indicada duas vezes", "Mude a variável indicada ou encerre o outro programa."
+    ),
+    "fleet_unkept": Advice(
+        "o supervisor terminou, por isso o que falha não é mais iniciado de novo",
+        "`malote up --detach` substitui o que ficou executando.",
+    ),
+    "broker_stopped": Advice(
+        "seu processo está parado: existe, mas não executa", "Inicie-o de novo: `malote restart broker`."
+    ),
+    "broker_down": Advice(
+        "não responde, por isso todas as mensagens esperam",
+        "`malote logs --service supervisor --since 10m` diz o que houve; `malote restart broker` o inicia de novo."
+        " Nada se perde: o que foi aceito espera nos bancos de dados.",
+    ),
+    "broker_unmanaged": Advice(
+        "sua API de administração não responde",
+        "Não é possível ver as filas. Se o resto está bem, espere; ou `malote restart broker`.",
+    ),
+    "broker_memory": Advice(
+        "alarme de memória: não aceita mais mensagens",
+        "`malote lanes` mostra a fila que cresceu; inicie seu consumidor ou dê mais memória ao broker.",
+    ),
+    "broker_disk": Advice(
+        "alarme de disco: não aceita mais mensagens",
+        "Libere espaço no disco do broker: ele continua sozinho.",
+    ),
+    "broker_files": Advice(
+        "não pode abrir mais arquivos: não aceita mais conexões", "Aumente o limite de arquivos abertos dele."
+    ),
+    "broker_tracing": Advice(
+        "copia cada mensagem, como `malote events` o deixou ao ser interrompido à força",
+        "`malote events --limit 0` desliga a cópia.",
+    ),
+    "database_read_only": Advice(
+        "não é possível escrever em seu banco de dados",
+        "Dê ao usuário que executa o serviço o direito de escrever neste arquivo e em sua pasta; veja se o disco está"
+        " montado somente para leitura.",
+    ),
+    "database": Advice(
+        "seu banco de dados não pode ser usado",
+        "Veja o servidor ou o arquivo do banco; {what} continua sozinho quando ele funcionar.",
+    ),
+    "mail_stopped": Advice(
+        "seu processo está parado: existe, mas não executa",
+        "Inicie-o de novo: `malote restart mail`.",
+    ),
+    "mail_server": Advice(
+        "o servidor de e-mail não aceita mensagens",
+        "Veja esse servidor. Os e-mails esperam e são tentados de novo; `malote mail` mostra o que houve com eles.",
+    ),
+    "service_stopped": Advice(
+        "seu processo está parado: existe, mas não executa", "Inicie-o de novo: `malote restart {what}`."
+    ),
+    "service_down": Advice(
+        "não responde",
+        "`malote logs --service {what} --level warning --since 10m` diz por quê; `malote restart {what}` o inicia de"
+        " novo.",
+    ),
+    "service_restarting": Advice(
+        "termina e é iniciado de novo, repetidamente",
+        "`malote logs --service {what} --level error --since 10m` diz por quê.",
+    ),
+    "service_not_ready": Advice(
+        "não está pronto", "`malote logs --service {what} --level warning --since 10m` diz mais."
+    ),
+    "service_waits": Advice("espera pelo que está indicado acima", "Continua sozinho quando isso for resolvido."),
+    "service_warning": Advice(
+        "funciona, mas precisa de atenção",
+        "`malote lanes` mostra o atraso; `malote logs --service {what} --level warning --since 10m`, o motivo.",
+    ),
+    "topology": Advice("faltam filas no broker", "`malote topology apply` as cria."),
+    "dead_letters": Advice(
+        "mensagens falharam de vez e esperam uma decisão",
+        "`malote dlq list` as agrupa por motivo; `malote dlq replay --group GRUPO` envia um grupo de novo.",
+    ),
+}
+TEXTS: dict[Locale, dict[str, Advice]] = {"en": _EN, "pt-BR": _PT_BR}
+
+
+def advice(kind: str, what: str, locale: Locale = "en") -> Advice:
+    """What a finding of this kind about `what` means, and what to do next."""
+    return Advice(*(text.format(what=what) for text in TEXTS[locale][kind]))

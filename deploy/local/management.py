@@ -1,0 +1,51 @@
+"""The broker's management API, asked as its administrator: nodes, queues, what is bound to what."""
+
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
+
+import httpx
+
+from deploy.local.environment import Environment
+
+SECONDS = 4.0
+
+
+class Management:
+    """A client for one command. Every method raises `httpx.HTTPError`, whose text has the password in an address."""
+
+    def __init__(self, here: Environment, seconds: float = SECONDS) -> None:
+        self.vhost = quote(unquote(urlsplit(here.amqp_url).path.lstrip("/")) or "/", safe="")
+        self._http = httpx.Client(
+            base_url=here.management_url, verify=here.tls_of().context, trust_env=False, timeout=seconds
+        )
+
+    def __enter__(self) -> "Management":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Each node with its alarms: `mem_alarm`, `disk_free_alarm`."""
+        found: list[dict[str, Any]] = self._get("/api/nodes")
+        return found
+
+    def queues(self) -> dict[str, dict[str, Any]]:
+        """Each queue by its name. What a queue holds is up to 5 s old."""
+        return {queue["name"]: queue for queue in self._get(f"/api/queues/{self.vhost}")}
+
+    def is_tracing(self) -> bool:
+        """Whether the broker copies every message that passes to whoever listens."""
+        return bool(self._get(f"/api/vhosts/{self.vhost}").get("tracing"))
+
+    def trace(self, is_on: bool) -> None:
+        """Have the broker copy every message, or no longer."""
+        self._http.put(f"/api/vhosts/{self.vhost}", json={"tracing": is_on}).raise_for_status()
+
+    def bound_to(self, exchange: str) -> list[dict[str, Any]]:
+        """What gets messages from an exchange."""
+        found: list[dict[str, Any]] = self._get(f"/api/exchanges/{self.vhost}/{exchange}/bindings/source")
+        return found
+
+    def _get(self, path: str) -> Any:
+        return self._http.get(path).raise_for_status().json()

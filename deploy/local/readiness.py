@@ -1,0 +1,36 @@
+"""What a service says about itself at `/readyz`."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+LOOK_SECONDS = 3.0
+"""How long anything that is looked at may take to answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """What a service says about itself. `problems` and `warnings` are by the part that they are about."""
+
+    is_ready: bool
+    problems: dict[str, str]
+    warnings: dict[str, str]
+    checked: tuple[str, ...] = ()
+    silence: str = ""
+    """Why it said nothing; empty if it did."""
+
+
+def readiness(url: str) -> Readiness:
+    """What a service says about itself at `/readyz`."""
+    try:
+        answer = httpx.get(f"{url}/readyz", timeout=LOOK_SECONDS, trust_env=False)
+    except httpx.HTTPError as error:
+        return Readiness(False, {}, {}, silence=f"{url}: {str(error) or type(error).__name__}")
+    try:
+        said = answer.json()
+        checks: dict[str, Any] = said["checks"]
+        problems = {name: str(check["detail"]) for name, check in checks.items() if not check["ok"]}
+        return Readiness(answer.status_code == 200, problems, dict(said.get("warnings") or {}), tuple(checks))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return Readiness(False, {}, {}, silence=f"{url} answers, but not as a service of ours")

@@ -1,0 +1,91 @@
+"""What is wrong for how long, and which of it has been told."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from deploy.local.findings import CONSEQUENCES, Finding
+
+LASTING = 60.0
+"""What is over within these seconds is not told: a restart, a deployment."""
+BETWEEN_DIGESTS = 300.0
+UNTOLD = CONSEQUENCES | {"dead_letters"}
+
+Key = tuple[str, str]
+
+
+@dataclass(slots=True)
+class Trouble:
+    """A finding for as long as it lasts. `since` and `over` are by the monotonic clock, `at` is when it began."""
+
+    finding: Finding
+    since: float
+    at: datetime
+    is_told: bool = False
+    over: float | None = None
+
+    def lasted(self, now: float) -> float:
+        """Seconds, so far or in all."""
+        return (self.over or now) - self.since
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """What one mail tells: what has gone wrong since the last one, and what is over."""
+
+    begun: Sequence[Trouble]
+    over: Sequence[Trouble]
+
+
+class Memory:
+    """What is wrong and who has been told: each finding once when it has lasted, and once when it is over."""
+
+    def __init__(self, lasting: float = LASTING, between: float = BETWEEN_DIGESTS) -> None:
+        self._lasting, self._between = lasting, between
+        self._troubles: dict[Key, Trouble] = {}
+        self._told_at = float("-inf")
+
+    def see(self, findings: Sequence[Finding], now: float, at: datetime) -> None:
+        """Take in what was found at a moment."""
+        wrong = {(found.what, found.kind): found for found in findings if found.kind and found.kind not in UNTOLD}
+        for key, finding in wrong.items():
+            trouble = self._troubles.setdefault(key, Trouble(finding, now, at))
+            trouble.finding, trouble.over = finding, None
+        for key in self._troubles.keys() - wrong.keys():
+            trouble = self._troubles[key]
+            trouble.over = trouble.over or now
+            if not trouble.is_told and trouble.lasted(now) < self._lasting:
+                del self._troubles[key]
+
+    def digest(self, now: float) -> Digest | None:
+        """What is to be told now; None for nothing, or while the last mail was a moment ago."""
+        lasting = [trouble for trouble in self._troubles.values() if trouble.lasted(now) >= self._lasting]
+        begun = [trouble for trouble in lasting if not trouble.is_told and trouble.over is None]
+        over = [trouble for trouble in self._troubles.values() if trouble.over is not None]
+        if not (begun or over) or now - self._told_at < self._between:
+            return None
+        return Digest(begun, over)
+
+    def told(self, digest: Digest, now: float) -> None:
+        """The mail has been taken by the server."""
+        self._told_at = now
+        for trouble in digest.begun:
+            trouble.is_told = True
+        self._troubles = {key: trouble for key, trouble in self._troubles.items() if trouble not in digest.over}
+
+    def kept(self) -> list[dict[str, Any]]:
+        """What has been told and is not known to be over, for the process that comes after this one."""
+        return [
+            {"what": trouble.finding.what, "kind": trouble.finding.kind, "at": trouble.at.isoformat()}
+            for trouble in self._troubles.values()
+            if trouble.is_told and trouble.over is None
+        ]
+
+    def remember(self, kept: Sequence[dict[str, Any]], now: float) -> None:
+        """Take over what an earlier process has told."""
+        for entry in kept:
+            at = datetime.fromisoformat(entry["at"])
+            ago = max(self._lasting, (datetime.now(UTC) - at).total_seconds())
+            finding = Finding(entry["what"], "", entry["kind"])
+            self._troubles[finding.what, finding.kind] = Trouble(finding, now - ago, at, is_told=True)

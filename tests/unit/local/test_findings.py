@@ -1,0 +1,141 @@
+"""What is found wrong, in which order, and in which words."""
+
+import json
+import sqlite3
+import string
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.local import findings
+from deploy.local.advice import TEXTS
+from deploy.local.environment import Environment
+from deploy.local.files import write_private
+from deploy.local.findings import Finding
+from deploy.local.readiness import Readiness
+
+WELL = Readiness(True, {}, {}, ("database", "broker", "lane x"))
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Environment:
+    monkeypatch.setenv("MALOTE_DATA", str(tmp_path))
+    here = Environment()
+    write_private(here.state_file, json.dumps({"services": [], "phase": "ready"}))
+    monkeypatch.setattr(findings, "_machine", lambda *_: [])
+    return here
+
+
+def found(here: Environment, monkeypatch: pytest.MonkeyPatch, **looks: Any) -> dict[str, Finding]:
+    """What is gathered where all is well but for `looks`: `broker`, `mail`, or what a service says of itself."""
+    answers = {here.address_of(name): WELL for name in here.services}
+    answers |= {here.address_of(name): look for name, look in looks.items() if isinstance(look, Readiness)}
+    monkeypatch.setattr(findings, "_broker", lambda *_: looks.get("broker", Finding("broker", "answers")))
+    monkeypatch.setattr(findings, "_mail_server", lambda *_: looks.get("mail", Finding("mail", "answers")))
+    monkeypatch.setattr(findings, "_topology", lambda _: [Finding("topology", "complete")])
+    monkeypatch.setattr(findings, "_dead_letters", lambda _: [])
+    monkeypatch.setattr(findings, "readiness", lambda url: answers[url])
+    monkeypatch.setattr(findings, "_sqlite_problem", lambda _, service: looks.get("files", {}).get(service, ""))
+    return {finding.what: finding for finding in findings.gather(here)}
+
+
+def test_each_advice_is_there_in_each_language_and_names_no_more_than_is_known() -> None:
+    kinds = {locale: set(texts) for locale, texts in TEXTS.items()}
+    assert kinds["en"] == kinds["pt-BR"]
+    assert kinds["en"] >= findings.WARNINGS | findings.CONSEQUENCES
+    for texts in TEXTS.values():
+        for kind, (means, following) in texts.items():
+            names = {name for text in (means, following) for _, name, _, _ in string.Formatter().parse(text) if name}
+            assert names <= {"what"}, kind
+            assert following.endswith("."), kind
+            assert not means.endswith("."), kind
+
+
+def test_the_broker_is_named_first_and_who_only_waits_for_it_after(
+    here: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = Readiness(False, {"broker": "no connection to publish on", "lane stock": "is not consumed"}, {})
+    seen = found(here, monkeypatch, broker=Finding("broker", "no answer", "broker_down"), stock=waits)
+    assert seen["stock"].kind == "service_waits"
+    assert [*seen].index("broker") < [*seen].index("stock")
+    assert found(here, monkeypatch, stock=waits)["stock"].kind == "service_not_ready", "nobody else is to blame"
+
+
+def test_a_service_with_a_trouble_of_its_own_is_not_said_to_wait_for_the_broker(
+    here: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = Readiness(False, {"broker": "no connection", "publish": "has ended"}, {})
+    seen = found(here, monkeypatch, broker=Finding("broker", "no answer", "broker_down"), stock=both)
+    assert seen["stock"].kind == "service_not_ready"
+    assert "publish: has ended" in seen["stock"].said()
+
+
+def test_a_database_is_named_by_its_file_before_the_lanes_that_wait_for_it(
+    here: Environment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    why = "OperationalError: attempt to write a readonly database"
+    said = Readiness(False, {"database": why, "lane stock": why}, {})
+    monkeypatch.setattr(findings, "_service", lambda name, answer, _, causes: Finding("", f"{name}{len(causes)}"))
+    seen = found(here, monkeypatch, stock=said)["stock"]
+    assert (seen.kind, seen.level) == ("database_read_only", "problem")
+    assert str(tmp_path / "stock.db") in seen.said()
+    assert found(here, monkeypatch, files={"email": "disk I/O error"})["email"].kind == "database"
+
+
+def test_a_file_that_is_written_to_by_somebody_is_no_problem_and_one_that_is_missing_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MALOTE_DATA", str(tmp_path))
+    here = Environment()
+    assert "unable to open" in findings._sqlite_problem(here, "stock")
+    with sqlite3.connect(tmp_path / "stock.db", isolation_level=None) as writer:
+        assert findings._sqlite_problem(here, "stock") == ""
+        writer.execute("BEGIN IMMEDIATE")
+        assert findings._sqlite_problem(here, "stock") == "", "locked is not broken"
+    (tmp_path / "email.db").write_bytes(b"no database at all, but for its length" * 50)
+    assert "not a database" in findings._sqlite_problem(here, "email")
+
+
+@pytest.mark.parametrize(
+    ("node", "kind", "says"),
+    [
+        ({"disk_free_alarm": True, "disk_free": 48e6, "disk_free_limit": 50e6}, "broker_disk", "48 MB free"),
+        ({"mem_alarm": True, "mem_used": 900e6, "mem_limit": 800e6}, "broker_memory", "the limit is 800 MB"),
+        ({"fd_total": 1024, "fd_used": 1024}, "broker_files", "1024"),
+        ({"running": False}, "broker_down", "does not run"),
+    ],
+)
+def test_an_alarm_of_the_broker_is_told_by_its_name(node: dict[str, Any], kind: str, says: str) -> None:
+    alarm = findings._alarm([{"name": "rabbit@one"}, {"name": "rabbit@two", **node}])
+    assert alarm
+    assert alarm.kind == kind
+    assert says in alarm.said()
+    assert "rabbit@two" in alarm.said()
+    assert findings._alarm([{"name": "rabbit@one", "disk_free_alarm": False}]) is None
+
+
+def test_a_warning_is_shown_and_is_no_problem(here: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
+    warns = Readiness(True, {}, {"lane email.outgoing": "retried 30 times, lastly because of: timed out"})
+    seen = found(here, monkeypatch, email=warns)["email"]
+    assert seen.level == "warning"
+    assert "retried 30 times" in seen.said()
+
+
+def test_what_is_not_ours_at_a_services_port_is_said_to_be_silent(
+    here: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent = Readiness(False, {}, {}, silence="http://stock:8000: Connection refused")
+    seen = found(here, monkeypatch, stock=silent)
+    assert seen["stock"].kind == "service_down"
+    assert seen["fleet"].kind == "fleet_unkept", "nobody holds the lock"
+
+
+def test_in_containers_services_are_asked_where_the_setting_says_and_no_file_is_looked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MALOTE_DATA", str(tmp_path))
+    monkeypatch.setenv("MALOTE_SERVICE_URL", "http://SERVICE:8000")
+    here = Environment()
+    assert here.address_of("orders") == "http://orders:8000"
+    assert findings._sqlite_problem(here, "orders") == ""
