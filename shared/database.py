@@ -50,7 +50,7 @@ NOTED_SECONDS = 15.0
 
 
 class Outage(Exception):
-    """The database or the broker is away or unfit: no message's fault, to be waited for."""
+    """What all messages need is away or unfit, such as the database: no message's fault, to be waited for."""
 
 
 def is_outage(error: BaseException) -> bool:

@@ -51,7 +51,10 @@ def on(
     the attempt and the loaded rows are committed before the handler is called, and what it changed in them after it.
     No transaction is open meanwhile: such a handler has its rows and no session.
 
-    It may raise `NotYet` (tried again later), `Poison` (dead-lettered at once); anything else is tried again.
+    Such a handler raises `shared.database.Outage` where there is no server to do its work at: that counts no attempt,
+    and the lane tries with one message at a time until the server is back.
+
+    Any may raise `NotYet` (tried again later), `Poison` (dead-lettered at once); anything else is tried again.
     """
 
     def declare(call: Handle) -> Handle:

@@ -3,6 +3,9 @@
 Such work has no place in a transaction. Its messages run concurrently, each by itself; the attempt is committed before
 the work and the outcome after it, both for as many messages at once as there are. Those that were in hand when a
 process died are tried one by one, beside the others: the one that killed it is then found by its own attempts.
+
+Where the work has no server to be done at, the handler raises `Outage`. That is no message's fault, so no attempt is
+counted: the message comes again later, the circuit opens, and one message at a time tries whether the server is back.
 """
 
 import asyncio
@@ -12,10 +15,11 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shared import inbox, tracing
+from contracts.flow import service_of
+from shared import inbox, telemetry, tracing
 from shared.consumer import LONE_ATTEMPTS, Lane, Lost, killer, load, log, send, uncancelled
-from shared.database import Backoff
-from shared.handler import Handler, Replies
+from shared.database import Backoff, Outage
+from shared.handler import Handler, Poison, Replies
 from shared.outbox import Outbox
 from shared.retry import Failures, settle
 from shared.unit import UnitOfWork
@@ -54,6 +58,18 @@ class OutsideLane(Lane):
         self._finished: list[Finished] = []
         self._has_finished, self._has_room = asyncio.Event(), asyncio.Event()
         self._backoff = Backoff()
+        self._circuit: str | None = None  # why it is open; None while it is closed
+        self._probes: set[str] = set()  # what was begun since it opened, and has no end yet
+        self._probe_backoff = Backoff()
+
+    def _measure(self) -> None:
+        super()._measure()
+        waits = telemetry.of(telemetry.LANE_PAUSED, service_of(self.name), self.name)
+        waits.set_function(lambda: float(bool(self.paused or self._circuit)))
+
+    def _warnings(self) -> list[str]:
+        waits = "waits, with no attempt counted, and tries with one message at a time"
+        return [*([f"{waits}: {self._circuit}"] if self._circuit else []), *super()._warnings()]
 
     async def _run_until_stopped(self) -> None:
         try:
@@ -82,9 +98,17 @@ class OutsideLane(Lane):
                 log.warning("lane: cannot give back what was cut short", lane=self.name, why=repr(error))
 
     async def _room(self) -> int:
-        while (at_work := len(self._in_flight) - len(self._suspects)) >= self._at_once:
+        while (at_work := len(self._in_flight) - len(self._suspects)) >= self._at_once or (
+            self._circuit and self._probes
+        ):
             await self._wait_for_room()
-        return self._at_once - at_work
+        if not self._circuit:
+            return self._at_once - at_work
+        if not self._stopping:
+            await self._probe_backoff.wait()
+        if self._stopping:  # what was not begun goes back to the broker
+            self._taken.clear()
+        return 1
 
     def _in_hand(self) -> Sequence[Raw]:
         return [*(raw for raws in self._in_flight.values() for raw in raws), *self._taken]
@@ -124,6 +148,8 @@ class OutsideLane(Lane):
         for delivery in begun:
             unit = units[delivery.envelope.message_id]
             if isinstance(unit, UnitOfWork):
+                if self._circuit:
+                    self._probes.add(delivery.envelope.message_id)
                 self._group.create_task(self._do(delivery, unit))
             elif isinstance(unit, OneByOne):
                 self._suspects.append(delivery)
@@ -186,11 +212,26 @@ class OutsideLane(Lane):
             await self._has_finished.wait()
             self._has_finished.clear()
             some, self._finished = self._finished, []
+            for finished in some:
+                self._learn(finished)
             good = [finished for finished in some if not isinstance(finished.outcome, Exception)]
             await self._record_together(good)
             for finished in some:
                 if isinstance(finished.outcome, Exception):
                     self._group.create_task(self._fail(finished.delivery, finished.outcome))
+
+    def _learn(self, finished: Finished) -> None:
+        """Open or close the circuit: whatever the server said to a message, it is there."""
+        if isinstance(finished.outcome, Outage):
+            if self._circuit is None:
+                log.warning("lane: circuit opened", lane=self.name, why=str(finished.outcome))
+            self._circuit = str(finished.outcome)
+        elif self._circuit and finished.unit and not isinstance(finished.outcome, Poison):
+            log.info("lane: circuit closed", lane=self.name)
+            self._circuit = None
+            self._probes.clear()
+            self._probe_backoff.reset()
+            self._has_room.set()
 
     async def _record_together(self, good: Sequence[Finished]) -> None:
         try:
@@ -223,7 +264,9 @@ class OutsideLane(Lane):
 
     async def _fail(self, delivery: Delivery, error: Exception) -> None:
         try:
-            if isinstance(error, Busy):
+            if isinstance(error, Outage):
+                await self._steadily(delivery.raw, self._forget_attempt, delivery.envelope.message_id)
+            if isinstance(error, Busy | Outage):
                 await self._steadily(delivery.raw, self._failures.postpone, delivery)
             else:
                 await self._give_up(delivery, error)
@@ -236,6 +279,10 @@ class OutsideLane(Lane):
         else:
             await self._settle(delivery)
 
+    async def _forget_attempt(self, message_id: str) -> None:
+        async with self._outbox.unit() as unit:
+            await inbox.end_attempts(unit.session, self.name, [message_id])
+
     async def _settle(self, delivery: Delivery) -> None:
         with contextlib.suppress(Lost):
             await self._acknowledge(delivery.raw)
@@ -245,6 +292,7 @@ class OutsideLane(Lane):
         """Make room, and take again what came meanwhile of the same message, to find out that it is done."""
         message_id = delivery.envelope.message_id
         _, *copies = self._in_flight.pop(message_id)
+        self._probes.discard(message_id)
         self._taken.extend(raw for raw in (*again, *copies) if not is_lost(raw))
         self._arrived.set()
         self._has_room.set()

@@ -56,7 +56,11 @@ LANE_OLDEST_SECONDS = Gauge(
     "Since the oldest of those was sent; 0 without one. What still waits in the queue was mostly sent later.",
     ["service", "lane"],
 )
-LANE_PAUSED = Gauge("malote_lane_paused", "1 while a lane waits for its database or broker.", ["service", "lane"])
+LANE_PAUSED = Gauge(
+    "malote_lane_paused",
+    "1 while a lane waits for its database, its broker or the server that its work is done at.",
+    ["service", "lane"],
+)
 DEAD_LETTERS = Gauge("malote_dead_letters", "Dead letters that wait to be replayed, edited or purged.", ["lane"])
 
 PUBLISHED = Counter(

@@ -15,6 +15,7 @@ from services.email.settings import EmailSettings
 from services.email.store import Mail
 from shared import tracing
 from shared.clock import moment
+from shared.database import Outage
 
 CONNECTIONS = 16
 """How many mails are at the server at once. Many servers take no more from one client than 20."""
@@ -41,6 +42,10 @@ class NotSent(Exception):
     """The mail was not sent; a later try may succeed."""
 
 
+class NoSession(Outage):
+    """The server took no session of ours, or nothing from us in it: it is no mail's fault."""
+
+
 class Mailer:
     """Hands mails to the SMTP server, over connections that are used again."""
 
@@ -53,8 +58,12 @@ class Mailer:
         self._idle: list[tuple[SMTP, asyncio.TimerHandle]] = []
         self._turn = asyncio.Semaphore(CONNECTIONS)
 
+    @property
+    def _server(self) -> str:
+        return f"{self.settings.smtp_host}:{self.settings.smtp_port}"
+
     async def deliver(self, mail: Mail) -> str:
-        """Send a mail; return the server's answer. Raises `Refused` or `NotSent`."""
+        """Send a mail; return the server's answer. Raises `Refused`, `NotSent` or `NoSession`."""
         content = to_bytes(mail, self.settings.sender)
         where = {"server.address": self.settings.smtp_host, "server.port": self.settings.smtp_port}
         async with self._turn:
@@ -68,13 +77,18 @@ class Mailer:
     async def _ready_for(self, recipient: str) -> SMTP:
         """A connection on which the server has taken sender and recipient."""
         if self._idle:
-            with contextlib.suppress(NotSent):  # closed meanwhile, or the server has had enough of it: take a new one
+            with contextlib.suppress(
+                NotSent, NoSession
+            ):  # closed meanwhile, or the server has had enough of it: take a new one
                 return await self._announce(self._take(), recipient)
         return await self._announce(await self._connect(), recipient)
 
     async def _announce(self, client: SMTP, recipient: str) -> SMTP:
-        with _judged(client, "MAIL"):
-            await client.mail(self.settings.sender_address)
+        try:
+            with _judged(client, "MAIL"):
+                await client.mail(self.settings.sender_address)
+        except NotSent as error:  # it knows nothing yet but who we are
+            raise NoSession(f"no mail is taken at {self._server}: {error}") from error
         with _judged(client, "RCPT"):
             await client.rcpt(recipient)
         return client
@@ -95,8 +109,7 @@ class Mailer:
         try:
             await client.connect()
         except (SMTPException, OSError) as error:  # even a 5xx is about us here, not about the mail
-            where = f"{settings.smtp_host}:{settings.smtp_port}"
-            raise NotSent(f"no SMTP session with {where}: {_said(error)}") from error
+            raise NoSession(f"no SMTP session with {self._server}: {_said(error)}") from error
         return client
 
     def _keep(self, client: SMTP) -> None:

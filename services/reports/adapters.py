@@ -35,7 +35,7 @@ from services.reports.domain import Part
 from services.reports.settings import ReportsSettings
 from services.reports.store import Key, Report, Rows
 from shared import secret_files, tracing
-from shared.database import Database
+from shared.database import Database, Outage
 from shared.handler import Poison
 from shared.tokens import issue_token
 
@@ -171,7 +171,7 @@ def _for_customers(doing: str) -> Iterator[None]:
     """Whoever asked for a report is told why it failed: of an error that nobody foresaw, only that it is in the log."""
     try:
         yield
-    except (NotStored, Incomplete, Stopped):
+    except (NotStored, Incomplete, Stopped, Outage):
         raise
     except Exception as error:
         is_full = isinstance(error, OSError) and error.errno == errno.ENOSPC

@@ -21,8 +21,11 @@ from contracts.orders import OrderConfirmed
 from contracts.stock import StockLow
 from services.email.adapters import mailer
 from services.email.store import Mail, MailStatus
+from shared import database
+from shared.consumer import LONE_ATTEMPTS
 from shared.service import Service
-from tests.running import Broker, an_order, running, settings_for, until
+from tests.integration.test_metrics import value
+from tests.running import Broker, an_order, is_ready, running, settings_for, until
 
 
 class Server:
@@ -112,6 +115,10 @@ def some(service: Service, number: int, status: MailStatus | None = None) -> Cal
         return found if len(found) >= number else []
 
     return look
+
+
+async def warned(service: Service) -> str:
+    return service.warnings().get("lane email.outgoing", "")
 
 
 async def settled(service: Service, number: int = 1, status: MailStatus = MailStatus.SENT) -> list[Mail]:
@@ -208,13 +215,11 @@ async def test_a_5xx_about_the_session_is_tried_again_on_a_fresh_connection(
 
 async def test_a_server_that_is_not_there_yet_is_waited_for(broker: Broker, database_url: str) -> None:
     server = Server()
-    spied = await broker.spy(("retry.100ms", "#"))
     async with server.listening() as port:
         pass
     async with email(broker, database_url, port) as service:
         await broker.publish(an_order())
-        await spied.collect(1)
-        assert "no SMTP session with 127.0.0.1" in str(spied.seen[0].headers["failure_message"])
+        assert f"no SMTP session with 127.0.0.1:{port}" in await until(lambda: warned(service), "a warning")
         async with server.listening(port):
             await settled(service)
     assert len(server.taken) == 1
@@ -255,13 +260,68 @@ async def test_a_server_that_hangs_up_in_the_middle_gets_the_mail_again_under_th
         assert set(server.message_ids()) == {"<m@shop.example>"}
 
 
-async def test_a_server_that_does_not_answer_is_given_up_after_the_timeout(broker: Broker, database_url: str) -> None:
-    silent = await asyncio.start_server(lambda reader, writer: reader.read(), "127.0.0.1", 0)
-    port = silent.sockets[0].getsockname()[1]
-    async with silent, email(broker, database_url, port, smtp_timeout=0.1):
+async def test_while_a_server_is_frozen_mails_wait_uncounted_and_one_at_a_time_tries_it(
+    broker: Broker, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes connections and says nothing, for longer than the whole ladder."""
+    monkeypatch.setattr(database.Backoff, "wait", lambda self: asyncio.sleep(0.02))
+    sessions, most, server = 0, 0, Server()
+    opened, at_once = asyncio.Event(), 0
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sessions, most, at_once
+        sessions, at_once = sessions + 1, at_once + 1
+        most = max(most, at_once) if opened.is_set() else 0
+        await reader.read()
+        at_once -= 1
+        writer.close()
+
+    frozen = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    port = frozen.sockets[0].getsockname()[1]
+    async with email(broker, database_url, port, smtp_timeout=0.2) as service:
+        for number in range(5):
+            await broker.publish(an_order(), id_=f"m{number}")
+        why = await until(lambda: warned(service), "a warning")
+        assert f"no SMTP session with 127.0.0.1:{port}: Timed out" in why
+        assert await is_ready(service), "what else it does goes on"
+        assert value("malote_lane_paused", service="email", lane="email.outgoing") == 1
+        await until(lambda: _is(at_once == 0), "those that were begun before to end")
+        opened.set()
+        before = sessions
+        await until(lambda: _is(sessions > before + 10), "more tries than the ladder has steps")
+        assert most == 1
+        assert await broker.depth("email.outgoing.dlq") == 0
+        frozen.close()
+        async with server.listening(port):
+            await settled(service, 5)
+        assert await warned(service) == ""
+        assert value("malote_lane_paused", service="email", lane="email.outgoing") == 0
+    assert server.message_ids() == [f"<m{number}@shop.example>" for number in range(5)]
+
+
+async def test_what_a_server_says_of_one_mail_stops_no_other(broker: Broker, database_url: str) -> None:
+    server = Server()
+    server.to_recipient = ["451 greylisted"] * 3
+    async with server.listening() as port, email(broker, database_url, port) as service:
         await broker.publish(an_order())
-        letter = await broker.take("email.outgoing.dlq")
-        assert "Timed out" in str(letter.headers["failure_message"])
+        await broker.take("email.outgoing.dlq")
+        assert "one message at a time" not in await warned(service)
+
+
+async def test_a_service_that_stops_while_its_server_is_away_counts_nobodys_death(
+    broker: Broker, database_url: str
+) -> None:
+    """Deployments during an outage must not look like as many deaths by a mail."""
+    server = Server()
+    async with server.listening() as port:
+        pass
+    for _ in range(LONE_ATTEMPTS + 1):
+        async with email(broker, database_url, port) as service:
+            await broker.publish(an_order())
+            await until(lambda: warned(service), "a warning")
+    async with email(broker, database_url, port) as service, server.listening(port):
+        await settled(service, LONE_ATTEMPTS + 1)
+    assert await broker.depth("email.outgoing.dlq") == 0
 
 
 async def test_a_slow_server_holds_up_nobody_else(broker: Broker, database_url: str) -> None:
@@ -321,9 +381,9 @@ async def test_a_wrong_password_is_our_fault_and_not_the_mails(broker: Broker, d
     login = {"smtp_username": "malote", "smtp_password": "wrong"}
     async with server.listening(**options) as port, email(broker, database_url, port, **login) as service:
         await broker.publish(an_order())
-        letter = await broker.take("email.outgoing.dlq")
-        assert "535" in str(letter.headers["failure_message"])
-        assert "wrong" not in str(letter.headers)
+        why = await until(lambda: warned(service), "a warning")
+        assert "535" in why
+        assert "wrong" not in why
         assert len(await mails(service, MailStatus.PENDING)) == 1
 
 
@@ -333,10 +393,9 @@ async def test_a_certificate_that_nobody_vouches_for_is_not_trusted(
     server, context = Server(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(a_certificate(tmp_path))
     told = {"smtp_host": "localhost", "smtp_tls": "starttls"}
-    async with server.listening(tls_context=context) as port, email(broker, database_url, port, **told):
+    async with server.listening(tls_context=context) as port, email(broker, database_url, port, **told) as service:
         await broker.publish(an_order())
-        letter = await broker.take("email.outgoing.dlq")
-        assert "certificate" in str(letter.headers["failure_message"]).lower()
+        assert "certificate" in (await until(lambda: warned(service), "a warning")).lower()
     assert server.taken == []
 
 
