@@ -5,7 +5,7 @@ import sqlite3
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError, ProgrammingError
 
 from shared.database import Backoff, Database, Outage, is_outage, migrate, with_driver
@@ -78,7 +78,9 @@ async def test_a_file_that_may_only_be_read_is_named(tmp_path: Any) -> None:
     """By its permissions, or because its disk is mounted so; not shown by those, as root may write all the same."""
     file = tmp_path / "x.db"
     await asyncio.to_thread(migrate, "stock", f"sqlite:///{file}")
-    database = Database(f"sqlite:///file:{file}?mode=ro&uri=true")
+    database = Database(f"sqlite:///{file}")
+    only_reading = "PRAGMA query_only=ON"
+    event.listen(database._writer.sync_engine, "checkout", lambda made, *_: made.cursor().execute(only_reading))
     with pytest.raises(Outage, match=r"x\.db.*: attempt to write a readonly database; check the rights") as why:
         async with database.transaction() as session:
             await session.execute(text("DELETE FROM inbox"))
