@@ -85,11 +85,7 @@ class Database:
             self._writer = sqlite_engine(self.url, "BEGIN IMMEDIATE", pool_size=1)
             self._reader = sqlite_engine(self.url, "BEGIN", pool_size=4)
         else:
-            # Long jobs of PostgreSQL's planner on short statements cost more than they save: jit off.
-            # A plan that is kept is one for the table as it was when last analysed: a burst into an empty one would be
-            # searched row by row for a minute.
-            settings = {"jit": "off", "plan_cache_mode": "force_custom_plan", "application_name": "malote"}
-            options: dict[str, Any] = {"server_settings": settings, "timeout": 10}
+            options: dict[str, Any] = {"server_settings": {"application_name": "malote"}, "timeout": 10}
             options["command_timeout"] = COMMAND_SECONDS  # a connection that is half open answers nothing, for ever
             options |= secure
             self._writer = self._reader = create_async_engine(
@@ -101,6 +97,7 @@ class Database:
                 connect_args=options,
             )
             event.listen(self._writer.sync_engine, "handle_error", _suspect_all)
+            event.listen(self._writer.sync_engine, "connect", _set_planner)
 
         self._noted: dict[Trouble, tuple[str, float]] = {}
         self.engines = {self._writer, self._reader}
@@ -139,7 +136,7 @@ class Database:
             try:
                 await session.connection()
             except OSError as error:  # drivers let the socket's own errors through while connecting
-                raise Outage(f"no connection to the database {self.place}: {error}") from error
+                raise Outage(f"no connection to the database {self.place}: {str(error) or 'no answer in time'}") from error
             yield session
 
     @contextmanager
@@ -215,6 +212,15 @@ def address(url: str, tls: Tls | None = None) -> tuple[URL, dict[str, Any]]:
         return parsed, {}
     secure = (tls or Tls()).for_database(mode if isinstance(mode, str) else mode[-1])
     return parsed.difference_update_query(["sslmode"]), {"ssl": secure}
+
+
+def _set_planner(connection: Any, _: Any) -> None:
+    """Once connected: PgBouncer refuses a connection that asks for either at its start.
+
+    Long jobs of PostgreSQL's planner on short statements cost more than they save: jit off. A plan that is kept is one
+    for the table as it was when last analysed: a burst into an empty one would be searched row by row for a minute.
+    """
+    connection.run_async(lambda driver: driver.execute("SET jit = off; SET plan_cache_mode = force_custom_plan"))
 
 
 def _suspect_all(failure: Any) -> None:

@@ -10,7 +10,7 @@ from uuid_utils.compat import uuid7
 
 from services.stock.store import Product
 from shared import inbox
-from shared.database import Database, load, migrate
+from shared.database import Database, Outage, load, migrate
 from tests.integration.test_races import a_product
 
 
@@ -66,3 +66,35 @@ async def test_ids_of_any_text_are_claimed_as_they_are(session: AsyncSession) ->
     strange = {"a,b", "{a}", '"', "'", "\\", "é", "NULL", "null", "1", "a\nb", "%", ""}
     assert await inbox.claim(session, "stock", strange) == strange
     assert await inbox.done(session, "stock", strange) == strange
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_the_planner_is_set_for_each_connection_also_after_a_rollback(database_url: str) -> None:
+    database = Database(database_url)
+    for _ in range(2):
+        async with database.reading() as session:
+            shown = [await session.scalar(text(f"SHOW {name}")) for name in ("jit", "plan_cache_mode")]
+            assert shown == ["off", "force_custom_plan"]
+    await database.dispose()
+
+
+async def test_a_connection_asks_for_no_more_at_its_start_than_pgbouncer_lets_through() -> None:
+    """It hangs up on anything else: https://www.pgbouncer.org/config.html#ignore_startup_parameters."""
+    asked: list[bytes] = []
+
+    async def hear(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while (size := int.from_bytes(await reader.readexactly(4), "big")) == 8:  # a question for TLS comes first
+            await reader.readexactly(4)
+            writer.write(b"N")
+        asked.append((await reader.readexactly(size - 4))[4:])
+        writer.close()
+
+    server = await asyncio.start_server(hear, "127.0.0.1", 0)
+    async with server:
+        database = Database(f"postgresql://malote@127.0.0.1:{server.sockets[0].getsockname()[1]}/stock")
+        with pytest.raises(Outage):
+            async with database.reading():
+                pass
+        await database.dispose()
+    names = set(asked[0].split(b"\0")[0:-2:2])
+    assert names <= {b"user", b"database", b"client_encoding", b"application_name"}
