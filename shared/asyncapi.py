@@ -15,6 +15,7 @@ from faststream.specification import AsyncAPI
 
 from contracts import schema
 from contracts.base import Message
+from contracts.broker import dead_letters_of, queue_of
 from contracts.flow import COLLECTOR, FLOW, LANES, SHOP
 from shared import topology
 from shared.handler import Handler
@@ -25,16 +26,17 @@ FOLDER = Path(schema.__file__).parent / "asyncapi"
 """The committed documents, one a service and one of all: what is served and printed."""
 ALL = "malote"
 
+_TEAM = topology.team_permissions("newsletter", "orders")
 _ABOUT = f"""\
 ### Reading an event
 
 An event goes to the topic exchange named after its owner, under a routing key that is its name and version, such as
 `order.confirmed.v1`. To read it, bind a queue of your own to that exchange and key: nothing has to change here, and
 whoever else reads it does not notice. Let it be durable and named after your team, and ask whoever runs the broker for
-a user that may do just that:
+a user that may do just that, and can reach no other queue:
 
     rabbitmqctl add_user newsletter "$PASSWORD"
-    rabbitmqctl set_permissions newsletter '^newsletter$' '^newsletter$' '^(newsletter|orders)$'
+    rabbitmqctl set_permissions newsletter {" ".join(f"'{pattern}'" for pattern in _TEAM.values())}
 
 A message comes at least once, so remember each `message_id` until you are done with it; after a failure it can come
 late and out of order. Fields that you do not know have to be passed over: a version can get further ones.
@@ -48,8 +50,8 @@ broker's confirm, and read events as above to hear what becomes of it.
 ### When a message fails
 
 A lane tries it again, through retry queues that all lanes share: after {", ".join(topology.DEFAULT_LADDER)}, unless
-`MALOTE_RETRY_LADDER` says otherwise. After the last it goes to its lane's dead letters, `<lane>.dlq`, with what failed
-in its headers; what can never be read goes there at once.
+`MALOTE_RETRY_LADDER` says otherwise. After the last it goes to its lane's dead letters, the queue `lane.<lane>.dlq`,
+with what failed in its headers; what can never be read goes there at once.
 
 ### Versions
 
@@ -98,7 +100,7 @@ def document(service: str, broker: RabbitBroker, lanes: Sequence[Lane]) -> Docum
         channels[lane.name] = _lane_channel(lane, found["channels"][lane.name])
         operations |= _receiving(service, lane, found["operations"][lane.name])
     for lane_name in LANES if service == COLLECTOR else [lane.name for lane in lanes]:
-        channels[topology.dead_letters_of(lane_name)] = _dead_letters(lane_name)
+        channels[dead_letters_of(lane_name)] = _dead_letters(lane_name)
         if service == COLLECTOR:
             operations |= _collecting(lane_name)
     for message in (message for message in FLOW if message.key in found["channels"]):
@@ -164,7 +166,7 @@ def _document(info: Document, channels: Document, operations: Document, componen
 def _lane_channel(lane: Lane, generated: Document) -> Document:
     about = "A lane: a durable quorum queue that its service alone reads."
     more = {"title": lane.name, "description": about, "messages": refs(lane.handlers, "components", "messages")}
-    return _at_broker(generated, "queue", **{"x-arguments": topology.queues()[lane.name]}) | more
+    return _at_broker(generated, "queue", **{"x-arguments": topology.queues()[queue_of(lane.name)]}) | more
 
 
 def _sent_channel(message: type[Message], generated: Document) -> Document:
@@ -181,7 +183,7 @@ def _at_broker(generated: Document, kind: str, **more: Any) -> Document:
 
 
 def _dead_letters(lane: str) -> Document:
-    name = topology.dead_letters_of(lane)
+    name = dead_letters_of(lane)
     queue = {"name": name, "durable": True, "exclusive": False, "autoDelete": False, "vhost": "/"}
     queue["x-arguments"] = topology.queues()[name]
     return {
@@ -205,18 +207,18 @@ def _receiving(service: str, lane: Lane, generated: Document) -> Document:
     }
     give_up = {
         "action": "send",
-        "channel": ref("channels", topology.dead_letters_of(lane.name)),
+        "channel": ref("channels", dead_letters_of(lane.name)),
         "title": f"{lane.name} gives up",
         "summary": "What failed too often, or cannot be read, is kept with the reason.",
         "tags": [{"name": service}],
         "bindings": {"amqp": {"deliveryMode": 2, "mandatory": True, "bindingVersion": "0.3.0"}},
-        "messages": [ref("channels", topology.dead_letters_of(lane.name), "messages", "dead-letter")],
+        "messages": [ref("channels", dead_letters_of(lane.name), "messages", "dead-letter")],
     }
     return {f"{lane.name}.reads": receive, f"{lane.name}.gives-up": give_up}
 
 
 def _collecting(lane: str) -> Document:
-    name = topology.dead_letters_of(lane)
+    name = dead_letters_of(lane)
     collect = {
         "action": "receive",
         "channel": ref("channels", name),

@@ -17,8 +17,8 @@ Collect = Callable[[Sequence[Raw], str, UnitOfWork], Awaitable[None]]
 class Collector(Lane):
     """Hands what arrived to one function, a batch in one transaction, and acknowledges it after the commit."""
 
-    def __init__(self, queue: str, collect: Collect, outbox: Outbox, batch_limit: int) -> None:
-        super().__init__(queue, {}, outbox, cast(Failures, None), batch_limit)
+    def __init__(self, name: str, collect: Collect, outbox: Outbox, batch_limit: int) -> None:
+        super().__init__(name, {}, outbox, cast(Failures, None), batch_limit)
         self._collect = collect
 
     def _measure(self) -> None:

@@ -17,6 +17,7 @@ from uuid_utils.compat import uuid7
 from yarl import URL
 
 from contracts.base import Envelope, Message
+from contracts.broker import gate_of, gated
 from contracts.flow import BY_KEY, FLOW
 from shared import confirms, telemetry, tracing
 from shared.confirms import Publish, Unsendable
@@ -129,6 +130,11 @@ def properties(envelope: Envelope, **headers: Any) -> Properties:
     )
 
 
+def _entry(exchange: str) -> str:
+    """Where a message for this exchange is published: at its gate, if it has one."""
+    return gate_of(exchange) if exchange in gated() else exchange
+
+
 class Publisher:
     """A connection and a channel for publishing only: a refused publish closes its channel and nobody else's."""
 
@@ -183,7 +189,7 @@ class Publisher:
         return [result is None for result in results]
 
     async def _send(self, messages: Sequence[Outgoing]) -> list[BaseException | None]:
-        sends = [Publish(m.body, m.exchange, m.routing_key, m.marked(), m.mandatory) for m in messages]
+        sends = [Publish(m.body, _entry(m.exchange), m.routing_key, m.marked(), m.mandatory) for m in messages]
         return await confirms.publish(await self._underlay(), sends, CONFIRM_SECONDS)
 
     async def _one_by_one(

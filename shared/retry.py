@@ -7,14 +7,16 @@ import socket
 import time
 import traceback
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
 import structlog
 
 from contracts.base import Command, Envelope, Message
+from contracts.broker import DEAD_LETTERS, retry_exchange
 from contracts.flow import service_of
 from contracts.jobs import JobFailed, JobRetrying, LetterSettled
 from shared import inbox, telemetry, tracing
@@ -23,7 +25,7 @@ from shared.outbox import Outbox
 from shared.publisher import Properties, Publisher
 from shared.settings import seconds
 from shared.unit import UnitOfWork
-from shared.wire import PROBLEM, Delivery, Raw, is_shops, key_of, reason_of, replay_of
+from shared.wire import PROBLEM, Delivery, Raw, comes_back, is_shops, key_of, reason_of, replay_of
 
 log = structlog.get_logger(__name__)
 
@@ -74,7 +76,7 @@ class Failures:
             return JobFailed(reason="dead_lettered", detail=_line(reason_of(error)) or type(error).__name__)
         step = self._ladder[envelope.attempt - 1]
         headers = self._headers(delivery.raw, envelope, f"failed {envelope.attempt} times", error)
-        await self._forward(delivery.raw, envelope, f"retry.{step}", headers | {"attempt": envelope.attempt + 1})
+        await self._forward(delivery.raw, envelope, retry_exchange(step), headers | {"attempt": envelope.attempt + 1})
         self._retried.append(time.monotonic())
         self._why = _ADDRESS.sub("<address>", _line(reason_of(error))) or type(error).__name__
         tell(self._lane, "retried", envelope, error=reason_of(error), retry_in=step, **delivery.subject())
@@ -93,11 +95,11 @@ class Failures:
     async def postpone(self, delivery: Delivery) -> None:
         """Let a message come again after the shortest wait. No attempt is counted."""
         envelope = delivery.envelope
-        await self._forward(delivery.raw, envelope, f"retry.{self._ladder[0]}", {"attempt": envelope.attempt})
+        await self._forward(delivery.raw, envelope, retry_exchange(self._ladder[0]), {"attempt": envelope.attempt})
 
     async def bury(self, raw: Raw, envelope: Envelope | None, reason: str, error: BaseException, **about: str) -> None:
         """Send a message to the dead letters; it has no envelope if it cannot be read."""
-        await self._forward(raw, envelope, "dead-letters", self._headers(raw, envelope, reason, error))
+        await self._forward(raw, envelope, DEAD_LETTERS, self._headers(raw, envelope, reason, error))
         ids = {"message_id": raw.message_id, "correlation_id": _job_of(raw)}
         about = _order_in(raw) | about | {name: found for name, found in ids.items() if found}
         tell(self._lane, "dead_lettered", envelope, reason=reason, error=reason_of(error), **about)
@@ -108,17 +110,22 @@ class Failures:
 
     async def _forward(self, raw: Raw, envelope: Envelope | None, exchange: str, more: dict[str, Any]) -> None:
         """Publish a message's copy under the lane's name, confirmed, with its own properties and more headers."""
-        copied = Properties(
-            message_id=envelope.message_id if envelope else raw.message_id,
-            correlation_id=envelope.correlation_id if envelope else _job_of(raw),
-            message_type=envelope.key if envelope else key_of(raw),
-            app_id=raw.app_id,
-            timestamp=raw.timestamp,
-            content_type=raw.content_type or "application/json",
-            delivery_mode=2,
-            headers=sendable(_without_claims(raw)) | more,
-        )
-        await self._publisher.forward(raw.body, exchange, self._lane, copied)
+        await self._publisher.forward(raw.body, exchange, self._lane, copied(raw, envelope, more))
+
+
+def copied(raw: Raw, envelope: Envelope | None = None, more: Mapping[str, Any] = MappingProxyType({})) -> Properties:
+    """The properties of a message's copy on its way back to its lane: what can be believed of its own, and more
+    headers. It has no envelope if it was not read."""
+    return Properties(
+        message_id=envelope.message_id if envelope else raw.message_id,
+        correlation_id=envelope.correlation_id if envelope else _job_of(raw),
+        message_type=envelope.key if envelope else key_of(raw),
+        app_id=raw.app_id,
+        timestamp=raw.timestamp,
+        content_type=raw.content_type or "application/json",
+        delivery_mode=2,
+        headers=sendable(_without_claims(raw)) | dict(more),
+    )
 
 
 def settle(delivery: Delivery, unit: UnitOfWork) -> None:
@@ -132,7 +139,7 @@ def _without_claims(raw: Raw) -> dict[str, Any]:
     """A message's headers, without those by which a sender makes it look like one that failed before or was sent again,
     and without what kept us from reading it: the copy's properties are ours."""
     left = {PROBLEM} if replay_of(raw) else {PROBLEM, "replay"}
-    left |= {name for name in raw.headers if raw.exchange and name.startswith(CLAIMS)}
+    left |= {name for name in raw.headers if not comes_back(raw) and name.startswith(CLAIMS)}
     return {name: value for name, value in raw.headers.items() if name not in left}
 
 

@@ -22,6 +22,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from yarl import URL
 
 from contracts.base import Command
+from contracts.broker import queue_of
 from contracts.flow import FLOW, LANES, SENDERS
 from contracts.jobs import JobFailed
 from shared import asyncapi, http, logging, telemetry, topology
@@ -79,8 +80,7 @@ class Service:
     def _collectors(self, handlers: ModuleType) -> list[Lane]:
         if not (collect := collector_of(handlers)):
             return []
-        queues = map(topology.dead_letters_of, LANES)
-        return [Collector(queue, collect, self.outbox, self.settings.batch_limit) for queue in queues]
+        return [Collector(f"{lane}.dlq", collect, self.outbox, self.settings.batch_limit) for lane in LANES]
 
     # -- the broker ---------------------------------------------------------------------------------------------
 
@@ -268,7 +268,8 @@ class Service:
         unconnected = self._missed or "no connection to publish on"
         found["broker"] = self.outbox.paused if self.publisher.is_connected else unconnected
         for lane, consuming in zip(self.lanes, consumed, strict=True):
-            found[f"lane {lane.name}"] = lane.paused or (None if consuming else f"queue {lane.name!r} is not consumed")
+            missed = None if consuming else f"queue {queue_of(lane.name)!r} is not consumed"
+            found[f"lane {lane.name}"] = lane.paused or missed
         found |= {name: ENDED for name, task in self._parts.items() if task.done()}
         return found
 

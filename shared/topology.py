@@ -15,7 +15,20 @@ from faststream.rabbit import ExchangeType as FastStreamExchangeType
 from faststream.rabbit import QueueType, RabbitExchange, RabbitQueue
 
 from contracts.base import Message
+from contracts.broker import (
+    COMMANDS,
+    DEAD_LETTERS,
+    RETURNS,
+    dead_letters_of,
+    gate_of,
+    gated,
+    queue_of,
+    retry_exchange,
+    waiting_queue,
+)
 from contracts.flow import COLLECTOR, FLOW, LANES, MONITOR, SENDERS, SERVICES, SHOP, service_of
+from contracts.jobs import JobFailed
+from shared.old_queues import OldQueues
 from shared.settings import seconds
 from shared.tls import Tls
 
@@ -24,7 +37,7 @@ DELIVERY_LIMIT = 100
 
 POLICIES: dict[str, dict[str, Any]] = {
     "dead-letters": {
-        "pattern": r"\.dlq$",
+        "pattern": r"^lane\..+\.dlq\z",
         "apply-to": "queues",
         "definition": {"delivery-limit": 1_000_000},
         "priority": 10,
@@ -33,92 +46,104 @@ POLICIES: dict[str, dict[str, Any]] = {
 """RabbitMQ 4 drops what was delivered 20 times unless told otherwise: in outages of the collector's, dead letters."""
 
 DEFAULT_LADDER = ("1s", "5s", "30s", "2m", "10m")
+NOTHING = r"^\z"
+"""A permission for no name. A pattern ends with backslash z: `$` would also let a line feed follow."""
 _KEPT: dict[str, Any] = {"x-queue-type": "quorum", "x-overflow": "reject-publish"}
 _SAFE: dict[str, Any] = {"x-dead-letter-strategy": "at-least-once"}
-
-
-def dead_letters_of(lane: str) -> str:
-    """The queue that a lane's dead letters come into."""
-    return f"{lane}.dlq"
 
 
 def lane_queue(lane: str) -> RabbitQueue:
     """A lane as FastStream knows it. Found, not declared: a service has no permission to."""
     arguments: Any = _lane_arguments(lane)
-    return RabbitQueue(lane, QueueType.QUORUM, durable=True, declare=False, arguments=arguments, timeout=10)
+    return RabbitQueue(queue_of(lane), QueueType.QUORUM, durable=True, declare=False, arguments=arguments, timeout=10)
 
 
 def message_exchange(message: type[Message]) -> RabbitExchange:
-    """The exchange that a message is published to, as FastStream knows it."""
+    """The exchange that a message is read from, as FastStream knows it."""
     return RabbitExchange(message.exchange, type=FastStreamExchangeType.TOPIC, durable=True, declare=False)
 
 
 def _lane_arguments(lane: str) -> dict[str, Any]:
-    dead = {"x-dead-letter-exchange": "dead-letters", "x-dead-letter-routing-key": lane}
+    dead = {"x-dead-letter-exchange": DEAD_LETTERS, "x-dead-letter-routing-key": lane}
     return {**_KEPT, **_SAFE, **dead, "x-delivery-limit": DELIVERY_LIMIT}
 
 
 def exchanges(ladder: Sequence[str] = DEFAULT_LADDER) -> list[str]:
-    """All topic exchanges: the owners', the commands', the retry queues' and the dead letters'."""
+    """All topic exchanges: the owners' with their gates, the commands', the retry queues' and the dead letters'."""
     owners = {message.exchange for message in FLOW}
-    return [*sorted(owners), *(f"retry.{step}" for step in ladder), "dead-letters"]
+    return [*sorted(owners), *map(gate_of, sorted(gated())), *map(retry_exchange, ladder), RETURNS, DEAD_LETTERS]
 
 
 def queues(ladder: Sequence[str] = DEFAULT_LADDER) -> dict[str, dict[str, Any]]:
     """All queues and their arguments.
 
-    What waits in `retry.5s` leaves it after 5 s through the default exchange, under the routing key that it was
+    What waits in `wait.5s` leaves it after 5 s through the exchange `RETURNS`, under the routing key that it was
     published with: its lane's name.
     """
     waiting = {
-        f"retry.{step}": {
+        waiting_queue(step): {
             **_KEPT,
             **_SAFE,
-            "x-dead-letter-exchange": "",
+            "x-dead-letter-exchange": RETURNS,
             "x-message-ttl": int(seconds(step) * 1000),
         }
         for step in ladder
     }
-    lanes = {lane: _lane_arguments(lane) for lane in LANES}
+    lanes = {queue_of(lane): _lane_arguments(lane) for lane in LANES}
     dead = {dead_letters_of(lane): dict(_KEPT) for lane in LANES}
     return {**lanes, **dead, **waiting}
 
 
 def bindings(ladder: Sequence[str] = DEFAULT_LADDER) -> list[tuple[str, str, str]]:
-    """All bindings as (exchange, routing key, queue)."""
-    flow = [(message.exchange, message.key, lane) for message, lanes in FLOW.items() for lane in lanes]
-    waiting = [(f"retry.{step}", "#", f"retry.{step}") for step in ladder]
-    dead = [("dead-letters", lane, dead_letters_of(lane)) for lane in LANES]
-    return [*flow, *waiting, *dead]
+    """All bindings of queues as (exchange, routing key, queue)."""
+    flow = [(message.exchange, message.key, queue_of(lane)) for message, lanes in FLOW.items() for lane in lanes]
+    waiting = [(retry_exchange(step), "#", waiting_queue(step)) for step in ladder]
+    back = [(RETURNS, lane, queue_of(lane)) for lane in LANES]
+    dead = [(DEAD_LETTERS, lane, dead_letters_of(lane)) for lane in LANES]
+    return [*flow, *waiting, *back, *dead]
 
 
-def permissions(user: str) -> dict[str, str]:
-    """What a user may configure, write and read: exact names, as RabbitMQ's regular expressions."""
-    read = [lane for lane in LANES if service_of(lane) == user]
+def gates() -> list[tuple[str, str, str]]:
+    """The bindings of gates as (gate, routing key, exchange): made last, when all queues are bound."""
+    return [(gate_of(exchange), "#", exchange) for exchange in sorted(gated())]
+
+
+def permissions(user: str, ladder: Sequence[str] = DEFAULT_LADDER) -> dict[str, str]:
+    """What a user may configure, write and read: exact names, as RabbitMQ's regular expressions.
+
+    To bind a queue takes the right to write to it and to read the exchange: no service has both.
+    """
+    read = [queue_of(lane) for lane in LANES if service_of(lane) == user]
     if user == COLLECTOR:
         read += [dead_letters_of(lane) for lane in LANES]
-    commands = ["commands"] if any(user in senders for senders in SENDERS.values()) else []
+    commands = [COMMANDS] if any(user in senders for senders in SENDERS.values()) else []
     if user == SHOP:
-        return {"configure": "^$", "write": _any(commands), "read": "^$"}
-    own_exchanges = {m.exchange for m in FLOW if m.exchange == user}
-    write = [*sorted(own_exchanges), *commands, "jobs", "dead-letters"]
-    return {"configure": "^$", "write": f"^({'|'.join(map(re.escape, write))}|retry\\..+)$", "read": _any(read)}
+        return {"configure": NOTHING, "write": _any(commands), "read": NOTHING}
+    own = {m.exchange for m in FLOW if m.exchange in (user, JobFailed.exchange)}
+    # Past the gate, too: processes of the version before gates publish there until they are replaced.
+    write = [*sorted(own), *map(gate_of, sorted(own)), *commands, DEAD_LETTERS, *map(retry_exchange, ladder)]
+    return {"configure": NOTHING, "write": _any(write), "read": _any(read)}
+
+
+def team_permissions(team: str, *owners: str) -> dict[str, str]:
+    """What another team's user may do: declare a queue of its own name, and bind it to these owners' exchanges."""
+    return {"configure": _any([team]), "write": _any([team]), "read": _any([team, *owners])}
 
 
 def topic_permissions(user: str, ladder: Sequence[str] = DEFAULT_LADDER) -> dict[str, str]:
     """Which routing keys a user may publish with, by exchange. RabbitMQ allows any on an exchange not named here."""
     own_lanes = [lane for lane in LANES if service_of(lane) == user]
     commands = [command.key for command, senders in SENDERS.items() if user in senders]
-    found = {"commands": _any(commands)}
+    found = {COMMANDS: _any(commands)}
     if user != SHOP:
-        found |= {name: _any(own_lanes) for name in ("dead-letters", *(f"retry.{step}" for step in ladder))}
+        found |= {name: _any(own_lanes) for name in (DEAD_LETTERS, *map(retry_exchange, ladder))}
     if user == COLLECTOR:
-        found[f"retry.{ladder[0]}"] = _any(LANES)
+        found[retry_exchange(ladder[0])] = _any(LANES)
     return found
 
 
 def _any(names: Sequence[str]) -> str:
-    return f"^({'|'.join(map(re.escape, names))})$" if names else "^$"
+    return rf"^({'|'.join(map(re.escape, names))})\z" if names else NOTHING
 
 
 def definitions(ladder: Sequence[str] = DEFAULT_LADDER, vhost: str = "/") -> dict[str, Any]:
@@ -127,7 +152,7 @@ def definitions(ladder: Sequence[str] = DEFAULT_LADDER, vhost: str = "/") -> dic
     return {
         "vhosts": [{"name": vhost}],
         "users": [{"name": user, "password_hash": "", "tags": []} for user in users],
-        "permissions": [{"user": user, "vhost": vhost, **permissions(user)} for user in users],
+        "permissions": [{"user": user, "vhost": vhost, **permissions(user, ladder)} for user in users],
         "topic_permissions": [
             {"user": user, "vhost": vhost, "exchange": exchange, "write": write, "read": ".*"}
             for user in users
@@ -151,6 +176,17 @@ def definitions(ladder: Sequence[str] = DEFAULT_LADDER, vhost: str = "/") -> dic
                 "arguments": {},
             }
             for exchange, key, queue in bindings(ladder)
+        ]
+        + [
+            {
+                "source": gate,
+                "vhost": vhost,
+                "destination": exchange,
+                "destination_type": "exchange",
+                "routing_key": key,
+                "arguments": {},
+            }
+            for gate, key, exchange in gates()
         ],
         "policies": [{"vhost": vhost, "name": name, **policy} for name, policy in POLICIES.items()],
     }
@@ -169,6 +205,8 @@ async def declare(amqp_url: str, ladder: Sequence[str] = DEFAULT_LADDER, tls: Tl
         }
         for exchange, key, queue in bindings(ladder):
             await found[queue].bind(declared[exchange], key)
+        for gate, key, exchange in gates():
+            await declared[exchange].bind(declared[gate], key)
 
 
 async def apply(
@@ -181,16 +219,22 @@ async def apply(
     """Declare the topology, make a user for each service and the shop, and give each its permissions.
 
     `amqp_url` and `management_url` carry an administrator's name and password. Users without a password in
-    `passwords` are left as they are.
+    `passwords` are left as they are. What waits in queues of an older version is moved; raises `old_queues.Left` if
+    that takes too long.
     """
     tls = tls or Tls()
-    await declare(amqp_url, ladder, tls)
     vhost = _vhost(amqp_url)
     async with httpx.AsyncClient(base_url=management_url, verify=tls.context, timeout=30, trust_env=False) as api:
+        older = OldQueues(amqp_url, api, vhost, ladder, tls)
+        old = await older.find()
+        # What comes to these would be tried twice if both were bound. If neither is, it is refused and sent again.
+        await older.unbind([one for one in old if one.name not in LANES])
+        await declare(amqp_url, ladder, tls)
+        await older.unbind(old)
         for user in (*SERVICES, SHOP):
             if user in passwords:
                 await _put(api, f"/api/users/{user}", {"password": passwords[user], "tags": ""})
-            await _put(api, f"/api/permissions/{quote(vhost, safe='')}/{user}", permissions(user))
+            await _put(api, f"/api/permissions/{quote(vhost, safe='')}/{user}", permissions(user, ladder))
             for exchange, write in topic_permissions(user, ladder).items():
                 topic = {"exchange": exchange, "write": write, "read": ".*"}
                 await _put(api, f"/api/topic-permissions/{quote(vhost, safe='')}/{user}", topic)
@@ -198,8 +242,13 @@ async def apply(
             await _put(api, f"/api/policies/{quote(vhost, safe='')}/{name}", policy)
         if MONITOR in passwords:
             await _put(api, f"/api/users/{MONITOR}", {"password": passwords[MONITOR], "tags": "management"})
-            nothing = {"configure": "^$", "write": "^$", "read": "^$"}  # without an entry it would not see them either
+            nothing = {
+                "configure": NOTHING,
+                "write": NOTHING,
+                "read": NOTHING,
+            }  # without an entry it would not see them either
             await _put(api, f"/api/permissions/{quote(vhost, safe='')}/{MONITOR}", nothing)
+        await older.move(old)
 
 
 async def _put(api: httpx.AsyncClient, path: str, body: dict[str, Any]) -> None:

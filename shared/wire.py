@@ -19,6 +19,7 @@ from pamqp.header import ContentHeader
 from pydantic import ValidationError
 
 from contracts.base import Command, Envelope, Message, complaint
+from contracts.broker import RETURNS, routes_to
 from contracts.flow import BY_KEY, SENDERS, SHOP
 from shared.handler import Handler, Poison
 
@@ -56,6 +57,9 @@ def decode(raw: Raw, lane: str, handlers: Mapping[str, Handler]) -> Delivery:
     handler = handlers.get(key)
     if handler is None:
         raise Poison(f"{key!r} is not for lane {lane!r}: contracts/flow.py sends it elsewhere")
+    if (raw.exchange or "", raw.routing_key or "") not in routes_to(lane):
+        came = f"exchange {raw.exchange!r} under the key {raw.routing_key!r}"
+        raise Poison(f"it came by {came}, to which lane {lane!r} is not bound: its sender chose further keys for it")
     try:
         message = contract.read(raw.body)
     except ValidationError as error:
@@ -99,22 +103,27 @@ def is_lost(raw: Raw) -> bool:
 
 
 def key_of(raw: Raw) -> str:
-    """The message's name. What came through an exchange is named by its routing key, which the broker's permissions
-    bind; only the retry queues, which bring a message back through the default exchange, leave it to `type`."""
-    return (raw.routing_key if raw.exchange else raw.type) or ""
+    """The message's name. What its sender published is named by its routing key, which the broker's permissions bind;
+    what comes back was named by the kernel, in `type`."""
+    return (raw.type if comes_back(raw) else raw.routing_key) or ""
+
+
+def comes_back(raw: Raw) -> bool:
+    """Whether a message was met before, and sent to its lane again: from a retry queue, or by an administrator. No
+    other user may publish to these exchanges, so what the kernel wrote on the message can be believed."""
+    return raw.exchange in ("", None, RETURNS)
 
 
 def is_shops(raw: Raw) -> bool:
-    """Whether a shop may have sent it. It cannot speak for a job that is not its own: what it sends starts one. What
-    comes back through the default exchange was met before."""
-    contract = BY_KEY.get(key_of(raw)) if raw.exchange else None
+    """Whether a shop may have sent it. It cannot speak for a job that is not its own: what it sends starts one."""
+    contract = None if comes_back(raw) else BY_KEY.get(key_of(raw))
     return contract is not None and issubclass(contract, Command) and SHOP in SENDERS[contract]
 
 
 def replay_of(raw: Raw) -> tuple[UUID, int] | None:
-    """Which dead letter a message is that was sent again, and the how many-eth time. Only what comes back through the
-    default exchange can be one: anybody may put the header on a message of its own."""
-    return None if raw.exchange else replay_in(raw.headers)
+    """Which dead letter a message is that was sent again, and the how many-eth time. Only what comes back can be one:
+    anybody may put the header on a message of its own."""
+    return replay_in(raw.headers) if comes_back(raw) else None
 
 
 def replay_in(headers: Mapping[str, object]) -> tuple[UUID, int] | None:
@@ -134,7 +143,7 @@ def sent_at(raw: Raw) -> datetime:
 
 
 def _attempt_of(raw: Raw) -> int:
-    attempt = raw.headers.get("attempt") if not raw.exchange else 1
+    attempt = raw.headers.get("attempt") if comes_back(raw) else 1
     return attempt if isinstance(attempt, int) and attempt > 0 else 1
 
 

@@ -16,6 +16,8 @@ from fastapi import APIRouter
 from uuid_utils.compat import uuid7
 
 from contracts.base import Message, Money
+from contracts.broker import queue_of
+from contracts.flow import LANES
 from contracts.orders import Customer, OrderPlaced, PricedLine
 from contracts.stock import StockReserved
 from shared import topology
@@ -61,14 +63,19 @@ class Broker:
         target = await self.channel.get_exchange(exchange, ensure=False)
         await target.publish(sent, key)
 
-    async def depth(self, queue: str) -> int:
-        """Messages in a queue that are ready to be delivered."""
-        return (await self.channel.declare_queue(queue, passive=True)).declaration_result.message_count or 0
+    async def queue(self, name: str) -> aio_pika.abc.AbstractQueue:
+        """A lane's queue by the lane's name, its dead letters' as `<lane>.dlq`, or any other by its own."""
+        of_a_lane = name.removesuffix(".dlq") in LANES
+        return await self.channel.declare_queue(queue_of(name) if of_a_lane else name, passive=True)
 
-    async def take(self, queue: str) -> aio_pika.abc.AbstractIncomingMessage:
+    async def depth(self, name: str) -> int:
+        """Messages in a queue that are ready to be delivered."""
+        return (await self.queue(name)).declaration_result.message_count or 0
+
+    async def take(self, name: str) -> aio_pika.abc.AbstractIncomingMessage:
         """Wait for a queue's next message, and remove it."""
-        found = await self.channel.declare_queue(queue, passive=True)
-        message = await until(lambda: found.get(fail=False), f"a message in {queue}")
+        found = await self.queue(name)
+        message = await until(lambda: found.get(fail=False), f"a message in {name}")
         await message.ack()
         return message
 

@@ -35,6 +35,7 @@ def apply() -> None:
 
     from deploy.local.environment import Environment
     from shared import topology
+    from shared.old_queues import Left
 
     here = Environment()
     where = here.amqp_url.rpartition("@")[2]
@@ -47,6 +48,8 @@ def apply() -> None:
     except httpx.HTTPStatusError as error:
         answer = f"{error.response.status_code} to {error.request.url.path}"
         raise Failed(f"the management API says {answer}; is AMQP_URL an administrator's?") from error
+    except Left as error:
+        raise Failed(str(error)) from error
     except aio_pika.exceptions.ChannelPreconditionFailed as error:
         what = f"{error}: it is there with other arguments; delete it, or move its messages away and delete it"
         raise Failed(f"the broker at {where} refuses: {what}") from error

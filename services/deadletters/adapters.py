@@ -13,6 +13,7 @@ import orjson
 from uuid_utils.compat import uuid7
 
 from contracts.base import Command, Envelope
+from contracts.broker import retry_exchange
 from contracts.flow import BY_KEY, SENDERS, SHOP
 from services.deadletters import domain
 from services.deadletters.store import Content, Group, Letter
@@ -183,4 +184,4 @@ def _to_lane(
     key = letter.message if letter.message in BY_KEY else UNREADABLE
     envelope = Envelope(str(uuid7()), letter.correlation_id or "", key, "deadletters", datetime.now(UTC))
     marked = properties | {"headers": headers | {"attempt": len(ladder) + 1}}
-    return Outgoing(envelope, f"retry.{ladder[0]}", body, True, lane=letter.lane, properties=marked)
+    return Outgoing(envelope, retry_exchange(ladder[0]), body, True, lane=letter.lane, properties=marked)

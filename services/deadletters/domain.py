@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 from uuid import UUID
 
+from contracts.broker import RETURNS
+
 LONGEST_REASON = 500
 DEEPEST = 100
 IN_FLIGHT = 2_000
@@ -115,8 +117,8 @@ def key_of(headers: Mapping[str, Any], type_: str | None) -> str:
 
 def is_first_hand(headers: Mapping[str, Any]) -> bool:
     """Whether it is just as its sender sent it: it had come through an exchange when the broker gave it up, so no
-    service had read it before. What the kernel sends on has lost the broker's marks, or comes from no exchange."""
-    return bool(brokers_mark(headers).get("exchange"))
+    service had read it before. What the kernel sends on has lost the broker's marks, or comes back by `RETURNS`."""
+    return brokers_mark(headers).get("exchange") not in (None, "", RETURNS)
 
 
 def pattern(reason: str) -> str:

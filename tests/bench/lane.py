@@ -17,6 +17,7 @@ from sqlalchemy import text
 from uuid_utils.compat import uuid7
 
 from contracts.base import Message, Money
+from contracts.broker import queue_of
 from contracts.orders import Customer, OrderPlaced, PricedLine
 from services.stock.store import Product
 from shared import topology
@@ -93,7 +94,7 @@ async def drained(machines: Machines, url: str, number: int, *, batch_limit: int
             channel = await connection.channel()
 
             async def are_ready() -> bool:
-                queue = await channel.declare_queue("stock", passive=True)
+                queue = await channel.declare_queue(queue_of("stock"), passive=True)
                 return queue.declaration_result.consumer_count == processes
 
             await wait_for(are_ready, "the lane's consumers", 60)
@@ -164,7 +165,7 @@ async def _plain(machines: Machines, number: int) -> float:
             await publish(await connection.channel(), [_order() for _ in range(number)])
             channel = await connection.channel()
             await channel.set_qos(prefetch_count=400)
-            queue = await channel.declare_queue("stock", passive=True)
+            queue = await channel.declare_queue(queue_of("stock"), passive=True)
             started = time.monotonic()
             await queue.consume(take)
             await finished.wait()

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 import aio_pika
 from uuid_utils.compat import uuid7
 
+from contracts.broker import queue_of
 from contracts.stock import StockReserved
 from shared import topology
 from shared.clock import moment, now
@@ -97,7 +98,7 @@ async def _lane(machines: Machines) -> AsyncIterator[tuple[str, aio_pika.abc.Abs
 
 
 async def _waiting(channel: aio_pika.abc.AbstractChannel) -> int:
-    queue = await channel.declare_queue("orders", passive=True)
+    queue = await channel.declare_queue(queue_of("orders"), passive=True)
     return queue.declaration_result.message_count or 0
 
 

@@ -26,6 +26,7 @@ from sqlalchemy import text
 from uuid_utils.compat import uuid7
 
 from contracts.base import Message
+from contracts.broker import queue_of
 from contracts.reports import CreateReport, ReportFailed, ReportReady, ReportWish
 from contracts.stock import StockAdjusted
 from deploy.local import direct, install
@@ -258,7 +259,9 @@ async def _service(machines: Machines, url: str) -> AsyncIterator[Service]:
             for end in (ReportReady, ReportFailed):
                 await ends.bind("reports", end.key)
             with process(machines.folder / "reports.log", "services.reports.app", environment) as child:
-                lanes = [await channel.declare_queue(lane, passive=True) for lane in ("reports", "reports.export")]
+                lanes = [
+                    await channel.declare_queue(queue_of(lane), passive=True) for lane in ("reports", "reports.export")
+                ]
 
                 async def listens() -> bool:
                     found = [await lane.declare() for lane in lanes]

@@ -14,6 +14,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from contracts.broker import queue_of
 from contracts.orders import OrderPlaced
 from contracts.stock import StockReserved
 from deploy.local.postgres import PostgresCluster
@@ -118,9 +119,9 @@ async def test_a_lane_whose_queue_was_deleted_goes_on_by_itself_once_it_is_decla
 ) -> None:
     spy = await broker.spy(RESERVED)
     async with running("stock", broker.url, database_url, module_of(on_order_placed)) as stock:
-        await broker.channel.queue_delete("stock")
+        await broker.channel.queue_delete(queue_of("stock"))
         checks = await until(lambda: _lane_is_missed(stock), "the queue to be missed")
-        assert checks["lane stock"] == "queue 'stock' is not consumed"
+        assert checks["lane stock"] == "queue 'lane.stock' is not consumed"
         await topology.declare(broker.url, LADDER)
         await until(lambda: is_ready(stock), "the lane to be back")
         await broker.publish(an_order())

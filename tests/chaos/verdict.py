@@ -10,7 +10,6 @@ from uuid import UUID
 
 from sqlalchemy import func, select
 
-from contracts.flow import LANES
 from contracts.orders import OrderCancelled, OrderCancelRefused, OrderConfirmed, OrderRejected
 from services.deadletters.store import Content, Letter
 from services.email.handlers import AT_ONCE
@@ -19,6 +18,7 @@ from services.gateway.store import Job
 from services.orders.store import ListPrice, Order
 from services.reports.store import Order as ReportedOrder
 from services.stock.store import Product, Reservation
+from shared import topology
 from shared.database import Database
 from shared.inbox import attempts
 from shared.outbox import outbox
@@ -40,7 +40,7 @@ async def unrest(world: World) -> list[str]:
             if number := await _one(url, select(func.count()).select_from(table)):
                 found.append(f"{number} rows in {service}'s {table.name}")
     async with world.administrator() as channel:
-        for queue in (*LANES, *(f"{lane}.dlq" for lane in LANES), *(f"retry.{step}" for step in LADDER)):
+        for queue in topology.queues(LADDER):
             declared = await channel.declare_queue(queue, passive=True)
             if number := declared.declaration_result.message_count:
                 found.append(f"{number} messages in {queue}")

@@ -13,6 +13,7 @@ from cloudcoil.models.keda.v1alpha1 import ScaledObject, TriggerAuthentication
 from fastapi.routing import APIRoute
 from kubernetes_validate import utils  # type: ignore[import-untyped]
 
+from contracts.broker import queue_of
 from contracts.flow import LANES, MONITOR, SERVICES, SHOP, service_of
 from services.gateway import api
 from shared.settings import ServiceSettings
@@ -134,7 +135,7 @@ def test_every_lane_scales_its_service_by_what_waits_and_what_is_being_worked_on
         for trigger in manifest["spec"]["triggers"]
         if trigger["type"] == "rabbitmq"
     }
-    assert set(triggers) == {(service_of(lane), lane) for lane in LANES}
+    assert set(triggers) == {(service_of(lane), queue_of(lane)) for lane in LANES}
     for trigger in triggers.values():
         told = trigger["metadata"]
         # only over HTTP does KEDA count unacknowledged messages; without them it stops processes that are at work

@@ -93,7 +93,7 @@ def test_alerts_and_dashboards_are_about_our_own_lanes_and_services_and_all_of_t
     shown = [target["expr"] for d in dashboards for panel in d["panels"] for target in panel.get("targets", ())]
     asked = [one for query in [*shown, *(rule["expr"] for rule in ALERTS.values())] for one in selectors(query)]
     lanes = "|".join(LANES).replace(".", r"\\.")
-    ours = {lanes, rf"({lanes})\\.dlq", r"retry\\..+", "$lane"}
+    ours = {rf"lane\\.({lanes})", rf"lane\\.({lanes})\\.dlq", r"wait\\..+", r"lane\\.($lane)"}
     queues = [one.matchers for one in asked if one.name.startswith("rabbitmq_detailed_queue")]
     assert {("queue", "=~", value) for value in ours} == {matcher for matchers in queues for matcher in matchers}
     assert all(queues)

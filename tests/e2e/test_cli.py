@@ -125,4 +125,4 @@ def test_topology_and_databases_can_be_brought_up_to_date_at_any_time(fleet: Fle
         fleet.malote("migrate", "all")
     assert "order.placed.v1" in fleet.malote("topology", "show")
     lanes = {queue["name"] for queue in asked(fleet, "topology", "show")["queues"]}
-    assert {"orders", "orders.dlq", "retry.5s"} <= lanes
+    assert {"lane.orders", "lane.orders.dlq", "wait.5s"} <= lanes

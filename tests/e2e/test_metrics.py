@@ -7,6 +7,7 @@ from collections import defaultdict
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from contracts.broker import queue_of
 from contracts.flow import LANES, SERVICES
 from shared import telemetry
 from tests.deploy.promql import selectors
@@ -33,7 +34,7 @@ def exposed(fleet: Fleet) -> Exposed:
     lanes = f"{broker}/metrics/detailed?family=queue_coarse_metrics&family=queue_consumer_count"
     services = [f"http://127.0.0.1:{service['port']}/metrics" for service in fleet.status["services"]]
     [email] = [f"http://127.0.0.1:{s['port']}/metrics" for s in fleet.status["services"] if s["name"] == "email"]
-    _wait_for('queue="orders"', lanes)  # the broker looks every five seconds
+    _wait_for('queue="lane.orders"', lanes)  # the broker looks every five seconds
     _wait_for('malote_waiting_seconds_count{lane="email.outgoing"', email)
     found: Exposed = defaultdict(list)
     for url in (*services, f"{broker}/metrics", lanes):
@@ -72,9 +73,9 @@ def test_what_is_asked_for_is_exposed(exposed: Exposed, where: str) -> None:
 
 
 def test_every_lane_and_service_tells_of_itself(exposed: Exposed) -> None:
-    assert {labels["lane"] for labels in exposed["malote_lane_paused"]} >= set(LANES)
+    assert {labels["lane"] for labels in exposed["malote_lane_paused"]} >= set(map(queue_of, LANES))
     assert {labels["service"] for labels in exposed["malote_outbox_oldest_seconds"]} == set(SERVICES)
-    assert {labels["queue"] for labels in exposed["rabbitmq_detailed_queue_consumers"]} >= set(LANES)
+    assert {labels["queue"] for labels in exposed["rabbitmq_detailed_queue_consumers"]} >= set(map(queue_of, LANES))
 
 
 def test_the_lanes_that_an_order_passes_say_how_long_it_waited_and_was_handled(exposed: Exposed) -> None:

@@ -101,7 +101,7 @@ async def test_what_cannot_be_read_is_dead_lettered_at_once_and_the_lane_goes_on
     broker: Broker, database_url: str
 ) -> None:
     spy = await broker.spy(RESERVED)
-    stock_queue = await broker.channel.get_queue("stock")
+    stock_queue = await broker.channel.get_queue("lane.stock")
     for key in {key for _, key, _, _ in UNREADABLE.values()}:
         await stock_queue.bind("orders", key)
     async with running("stock", broker.url, database_url, module_of(on_order_placed)):
@@ -453,11 +453,11 @@ async def _has(things: list[Any], number: int) -> bool:
 
 
 async def _stepped_back(broker: Broker) -> bool:
-    return bool(await broker.depth("retry.100ms"))
+    return bool(await broker.depth("wait.100ms"))
 
 
 async def _all_idle(broker: Broker, *services: Service) -> bool:
-    waiting = [await broker.depth(queue) for queue in ("retry.100ms", "retry.200ms", "email.outgoing")]
+    waiting = [await broker.depth(queue) for queue in ("wait.100ms", "wait.200ms", "email.outgoing")]
     lanes = [lane for service in services for lane in service.lanes if lane.name == "email.outgoing"]
     return not any(waiting) and not any(lane._taken or lane._in_flight for lane in lanes)
 

@@ -356,7 +356,7 @@ async def test_what_comes_late_of_an_earlier_sending_changes_nothing(small_shop:
 async def test_what_the_broker_itself_gives_up_is_collected_under_the_name_that_it_came_by(small_shop: Shop) -> None:
     """By a consumer that rejects it, as a foreign one may. What a shop says of itself counts for nothing."""
     channel = small_shop.broker.channel
-    queue = await channel.declare_queue("orders", passive=True)
+    queue = await channel.declare_queue("lane.orders", passive=True)
     forged = {"replay": f"{uuid7()}/1"}
     await small_shop.broker.send(
         b"{}",

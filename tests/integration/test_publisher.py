@@ -11,6 +11,7 @@ from pamqp.heartbeat import Heartbeat
 from structlog.testing import capture_logs
 from uuid_utils.compat import uuid7
 
+from contracts.broker import RETURNS
 from contracts.flow import COLLECTOR, SERVICES, SHOP
 from contracts.orders import CancelOrder
 from contracts.stock import StockReleased
@@ -24,7 +25,7 @@ from tests.running import LADDER, Broker, until
 
 
 async def test_a_message_that_no_queue_takes_is_said_with_the_job_that_it_belongs_to(broker: Broker) -> None:
-    await broker.channel.queue_delete("orders")
+    await broker.channel.queue_delete("lane.orders")
     publisher = Publisher(broker.url, "stock")
     await publisher.connect()
     good = outgoing(
@@ -68,7 +69,7 @@ async def test_of_two_copies_of_a_message_the_one_that_no_queue_takes_is_the_one
     """Such as two lanes' dead letters of it: what the broker returns is known by its id alone."""
     publisher = Publisher(broker.url, COLLECTOR)
     await publisher.connect()
-    letter = replace(outgoing(CancelOrder(order_id=uuid7()), COLLECTOR, None), exchange="")
+    letter = replace(outgoing(CancelOrder(order_id=uuid7()), COLLECTOR, None), exchange=RETURNS)
     lanes = ["stock", "no lane", "email", "no lane"]
     assert await publisher.publish([replace(letter, lane=lane) for lane in lanes]) == [True, False, True, False]
     assert [await broker.depth(lane) for lane in ("stock", "email")] == [1, 1]
@@ -80,14 +81,14 @@ async def connected(broker: Broker) -> tuple[Publisher, Any, Outgoing]:
     publisher = Publisher(broker.url, "gateway")
     await publisher.connect()
     assert publisher._channel
-    message = replace(outgoing(CancelOrder(order_id=uuid7()), "gateway", None), exchange="", lane="stock")
+    message = replace(outgoing(CancelOrder(order_id=uuid7()), "gateway", None), exchange=RETURNS, lane="stock")
     return publisher, await publisher._channel.get_underlay_channel(), message
 
 
 async def test_a_message_that_cannot_be_written_keeps_no_other_from_being_sent(broker: Broker) -> None:
     publisher = Publisher(broker.url, COLLECTOR)
     await publisher.connect()
-    good = replace(outgoing(CancelOrder(order_id=uuid7()), COLLECTOR, None), exchange="", lane="stock")
+    good = replace(outgoing(CancelOrder(order_id=uuid7()), COLLECTOR, None), exchange=RETURNS, lane="stock")
     bad = replace(good, lane="s" * 300)
     assert await publisher.publish([good, bad, good]) == [True, False, True]
     assert await broker.depth("stock") == 2
@@ -97,7 +98,7 @@ async def test_a_message_that_cannot_be_written_keeps_no_other_from_being_sent(b
 async def test_a_batch_that_is_given_up_before_it_was_sent_is_not_counted(broker: Broker) -> None:
     """Or the broker's answers from then on would be taken for those to other messages."""
     publisher, channel, message = await connected(broker)
-    send = Publish(message.body, "", "stock", message.marked(), True)
+    send = Publish(message.body, RETURNS, "stock", message.marked(), True)
     giving_up = asyncio.create_task(confirms.publish(channel, [send], 5.0))
     while not channel.write_queue.full():
         channel.write_queue.put_nowait(ChannelFrame.marshall(0, [Heartbeat()]))
@@ -114,7 +115,7 @@ async def test_a_batch_that_cannot_be_written_is_given_up_in_time(broker: Broker
     """Such as when the connection ends while it waits for room."""
     publisher, channel, message = await connected(broker)
     async with channel.lock:
-        send = Publish(message.body, "", "stock", message.marked(), True)
+        send = Publish(message.body, RETURNS, "stock", message.marked(), True)
         (answer,) = await asyncio.wait_for(confirms.publish(channel, [send], 0.1), 10)
     assert isinstance(answer, TimeoutError)
     assert await publisher.publish([message]) == [True]
@@ -139,7 +140,7 @@ async def test_a_broker_that_gives_no_answers_is_not_written_to_without_end(
 async def test_a_body_larger_than_a_frame_arrives_whole_between_others(broker: Broker) -> None:
     publisher = Publisher(broker.url, "gateway")
     await publisher.connect()
-    small = replace(outgoing(CancelOrder(order_id=uuid7()), "gateway", None), exchange="", lane="stock")
+    small = replace(outgoing(CancelOrder(order_id=uuid7()), "gateway", None), exchange=RETURNS, lane="stock")
     sizes = [1, 131_064, 131_065, 0, 700_000, 2]
     assert all(await publisher.publish([replace(small, body=b"x" * size) for size in sizes]))
     await publisher.close()

@@ -100,7 +100,7 @@ async def test_a_dead_letter_that_is_sent_again_is_done(broker: Broker, database
         letter = await broker.take("stock.dlq")
         broken.clear()
         await broker.send(
-            letter.body, "", "stock", message_id=letter.message_id, type=letter.type, headers=letter.headers
+            letter.body, "lanes", "stock", message_id=letter.message_id, type=letter.type, headers=letter.headers
         )
         assert (await spy.collect(1))[0]["order_id"] == str(order.order_id)
 

@@ -12,11 +12,11 @@ from urllib.parse import urlsplit
 import aio_pika
 import httpx
 import pytest
-from aio_pika.exceptions import AMQPError
 from fastapi import APIRouter
 from uuid_utils.compat import uuid7
 
-from contracts.flow import COLLECTOR, LANES, MONITOR, SERVICES, SHOP
+from contracts.broker import dead_letters_of
+from contracts.flow import LANES, MONITOR, SERVICES, SHOP
 from contracts.orders import Customer, OrderLine, PlaceOrder
 from deploy.local.rabbitmq import RabbitNode
 from shared import topology
@@ -78,45 +78,12 @@ def _sorted(things: list[dict[str, Any]]) -> list[str]:
     return sorted(json.dumps(thing, sort_keys=True) for thing in things)
 
 
-async def test_a_shop_can_place_an_order_and_the_broker_refuses_everything_else(
-    rabbit: RabbitNode, guarded: Broker, tmp_path: Any
-) -> None:
+async def test_a_shop_can_place_an_order(rabbit: RabbitNode, guarded: Broker, tmp_path: Any) -> None:
     spy = await guarded.spy(("orders", "order.rejected.v1"))
     async with running("orders", guarded.url, f"sqlite:///{tmp_path}/orders.db"):
         async with channel_of(SHOP, rabbit, guarded) as channel:
             await publish(channel, "commands", "order.place.v1", A_BODY.model_dump_json().encode())
         assert (await spy.collect(1))[0]["order_id"] == str(A_BODY.order_id)
-    elsewhere = [
-        ("commands", "order.cancel.v1"),
-        ("commands", "mail.deliver.v1"),
-        ("orders", "order.placed.v1"),
-        ("stock", "stock.reserved.v1"),
-        ("jobs", "job.failed.v1"),
-        ("retry.100ms", "orders"),
-        ("dead-letters", "orders"),
-        ("", "orders"),
-        ("amq.topic", "order.place.v1"),
-    ]
-    for exchange, key in elsewhere:
-        async with channel_of(SHOP, rabbit, guarded) as channel:
-            with pytest.raises(AMQPError, match="refused"):
-                await publish(channel, exchange, key)
-
-
-async def test_a_shop_can_neither_read_nor_declare_nor_delete(rabbit: RabbitNode, guarded: Broker) -> None:
-    async with channel_of(SHOP, rabbit, guarded) as channel:
-        with pytest.raises(AMQPError, match="refused"):
-            await channel.declare_queue("mine", auto_delete=True)
-    async with channel_of(SHOP, rabbit, guarded) as channel:
-        with pytest.raises(AMQPError, match="refused"):
-            await channel.declare_exchange("mine")
-    for queue in ("orders", "orders.dlq", "retry.100ms"):
-        async with channel_of(SHOP, rabbit, guarded) as channel:
-            with pytest.raises(AMQPError, match="refused"):
-                await (await channel.get_queue(queue, ensure=False)).get()
-        async with channel_of(SHOP, rabbit, guarded) as channel:
-            with pytest.raises(AMQPError, match="refused"):
-                await channel.queue_delete(queue)
 
 
 async def test_what_a_shop_says_its_message_is_called_counts_for_nothing(
@@ -152,71 +119,15 @@ async def test_without_a_message_id_an_order_is_told_by_its_order_id(
     assert spy.seen[0].correlation_id == str(A_BODY.order_id)
 
 
-async def test_a_service_publishes_as_itself_and_is_refused_as_another(rabbit: RabbitNode, guarded: Broker) -> None:
-    async with channel_of("stock", rabbit, guarded) as channel:
-        for exchange, key in [
-            ("stock", "stock.reserved.v1"),
-            ("jobs", "job.failed.v1"),
-            ("retry.100ms", "stock"),
-            ("dead-letters", "stock"),
-        ]:
-            await publish(channel, exchange, key)
-    for exchange, key in [
-        ("orders", "order.confirmed.v1"),
-        ("commands", "order.place.v1"),
-        ("commands", "order.cancel.v1"),
-        ("retry.100ms", "orders"),
-        ("dead-letters", "orders"),
-        ("", "orders"),
-        ("", "stock"),
-    ]:
-        async with channel_of("stock", rabbit, guarded) as channel:
-            with pytest.raises(AMQPError, match="refused"):
-                await publish(channel, exchange, key)
-    for queue in {*LANES, "stock.dlq"} - {"stock"}:
-        async with channel_of("stock", rabbit, guarded) as channel:
-            with pytest.raises(AMQPError, match="refused"):
-                await (await channel.get_queue(queue, ensure=False)).get()
-
-
 async def test_a_monitor_sees_every_depth_and_may_touch_nothing(rabbit: RabbitNode, guarded: Broker) -> None:
     passwords = {**PASSWORDS, MONITOR: "watching"}
     await topology.apply(guarded.url, rabbit.management_url + "/", passwords, LADDER)
     vhost, address = vhost_of(guarded), urlsplit(rabbit.management_url)
-    url = f"http://{address.hostname}:{address.port}/api/queues/{vhost}/stock"
+    url = f"http://{address.hostname}:{address.port}/api/queues/{vhost}/lane.stock"
     async with httpx.AsyncClient(auth=(MONITOR, "watching"), trust_env=False) as api:
-        assert (await api.get(url)).json()["name"] == "stock"
+        assert (await api.get(url)).json()["name"] == "lane.stock"
         assert (await api.delete(url)).status_code in (401, 403)
         assert (await api.request("DELETE", f"{url}/contents")).status_code in (401, 403)
-    async with await aio_pika.connect(rabbit.url_for(MONITOR, "watching", vhost)) as connection:
-        with pytest.raises(AMQPError, match="refused"):
-            await (await (await connection.channel()).get_queue("stock", ensure=False)).get()
-
-
-async def test_the_collector_reads_every_lanes_dead_letters_and_sends_each_back_by_the_shortest_wait_only(
-    rabbit: RabbitNode, guarded: Broker
-) -> None:
-    async with channel_of(COLLECTOR, rabbit, guarded) as channel:
-        for lane in LANES:
-            await guarded.send(b"{}", "dead-letters", lane)
-            letters = await channel.get_queue(topology.dead_letters_of(lane), ensure=False)
-            await (await until(lambda: letters.get(fail=False), f"a dead letter of {lane}")).ack()  # noqa: B023
-            await publish(channel, "retry.100ms", lane)
-    for exchange, key in [
-        ("retry.200ms", "stock"),
-        ("dead-letters", "stock"),
-        ("stock", "stock.reserved.v1"),
-        ("orders", "order.placed.v1"),
-        ("commands", "letters.replay.v1"),
-        ("", "stock"),
-    ]:
-        async with channel_of(COLLECTOR, rabbit, guarded) as channel:
-            with pytest.raises(AMQPError, match="refused"):
-                await publish(channel, exchange, key)
-    for queue in set(LANES) - {COLLECTOR}:
-        async with channel_of(COLLECTOR, rabbit, guarded) as channel:
-            with pytest.raises(AMQPError, match="refused"):
-                await (await channel.get_queue(queue, ensure=False)).get()
 
 
 async def test_the_broker_drops_no_dead_letter_however_often_its_collector_is_gone(
@@ -224,8 +135,9 @@ async def test_the_broker_drops_no_dead_letter_however_often_its_collector_is_go
 ) -> None:
     found: Any = manage(rabbit, "GET", f"/policies/{vhost_of(guarded)}")
     policy = found[0]
-    meant = {queue for queue in topology.queues(LADDER) if re.search(policy["pattern"], queue)}
-    assert meant == set(map(topology.dead_letters_of, LANES))
+    pattern = policy["pattern"].replace(r"\z", r"\Z")  # as Python has it
+    meant = {queue for queue in topology.queues(LADDER) if re.search(pattern, queue)}
+    assert meant == set(map(dead_letters_of, LANES))
     assert (policy["apply-to"], policy["definition"]) == ("queues", {"delivery-limit": 1_000_000})
 
 
@@ -236,7 +148,7 @@ async def test_a_service_that_starts_before_its_queue_waits_for_it_and_says_so(
         empty = Broker(vhost, await connection.channel())
         async with _starting("stock", empty, f"sqlite:///{tmp_path}/stock.db") as stock:
             checks = await until(lambda: _missing(stock), "the lane to be missed")
-            assert checks["lane stock"] == "queue 'stock' is not consumed"
+            assert checks["lane stock"] == "queue 'lane.stock' is not consumed"
             assert checks["database"] is None
             await topology.declare(vhost, LADDER)
             await until(lambda: _well(stock), "the lane to be found")

@@ -2,6 +2,7 @@
 
 import asyncio
 
+from contracts.broker import queue_of, waiting_queue
 from contracts.flow import FLOW, LANES, SERVICES
 from tests.chaos import verdict
 from tests.chaos.faults.registry import fault, told
@@ -47,7 +48,7 @@ async def a_lane_is_deleted_and_declared_again(world: World) -> None:
     lane = told(world, world.random.choice(LANES))
     async with world.shop.closed():
         await until(lambda: _is_calm(world), "all to be done", 90)
-        await world.manage("DELETE", f"/queues/%2F/{lane}")
+        await world.manage("DELETE", f"/queues/%2F/{queue_of(lane)}")
         await asyncio.sleep(world.random.uniform(1, 4))
         await world.apply_topology()
 
@@ -61,7 +62,7 @@ async def the_lane_of_outgoing_mail_is_deleted_under_load(world: World) -> None:
     """What only one lane takes is nowhere to be routed to then: it stays in the outbox."""
     lane = "email.outgoing"
     async with world.administrator() as channel:
-        queue = await channel.get_queue(lane, ensure=False)
+        queue = await channel.get_queue(queue_of(lane), ensure=False)
         for message in (message for message, lanes in FLOW.items() if lane in lanes):  # or it would never be empty
             await queue.unbind(message.exchange, message.key)
         await asyncio.sleep(STATISTICS_SECONDS)  # or what it says would be of a time before that
@@ -73,7 +74,8 @@ async def the_lane_of_outgoing_mail_is_deleted_under_load(world: World) -> None:
 
 async def _is_empty(world: World, lane: str) -> bool:
     """With what is delivered and not acknowledged, which only the management API tells."""
-    found = [await world.manage("GET", f"/queues/%2F/{name}") for name in (lane, *(f"retry.{step}" for step in LADDER))]
+    names = (queue_of(lane), *map(waiting_queue, LADDER))
+    found = [await world.manage("GET", f"/queues/%2F/{name}") for name in names]
     return all(queue and queue.get("messages") == 0 for queue in found)
 
 

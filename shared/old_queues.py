@@ -1,0 +1,156 @@
+"""What waits in the queues of the version before lanes had queues of their own names, moved to the new ones.
+
+That version called a lane's queue `orders`, its dead letters' `orders.dlq`, and a retry queue `retry.5s`: names that
+exchanges had, too. `malote topology apply` unbinds these queues, moves what is in them, and deletes them once nothing
+is left. Cut short at any moment, or done twice, it loses nothing; what was moved twice is known in the inboxes.
+Processes of that version that still run lose their consumers by it: their lanes wait until they are replaced.
+"""
+
+import asyncio
+import contextlib
+import re
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from urllib.parse import quote
+
+import aio_pika
+import httpx
+
+from contracts.broker import DEAD_LETTERS, RETURNS, retry_exchange
+from contracts.flow import LANES
+from shared import confirms
+from shared.confirms import Publish
+from shared.publisher import CONFIRM_SECONDS
+from shared.retry import copied
+from shared.wire import Raw
+
+AT_ONCE = 500
+LONGEST_SECONDS = 60.0
+"""How long to wait for what processes of the old version have in hand."""
+STATISTICS_SECONDS = 6.0
+"""The broker counts what is in hand, and what is on its way out of a retry queue, every five seconds."""
+_WAITING = re.compile(r"retry\.\d+(ms|s|m|h)")
+
+
+@dataclass(frozen=True, slots=True)
+class Old:
+    """A queue of that version, and where a message in it goes now: (exchange, routing key, properties)."""
+
+    name: str
+    route: Callable[[Raw], tuple[str, str, Any]]
+
+
+class Left(Exception):
+    """Messages are left in old queues; the text says where, and what to do."""
+
+
+def _lane(lane: str) -> Old:
+    return Old(lane, lambda raw: (RETURNS, lane, copied(raw)))
+
+
+def _dead_letters(lane: str) -> Old:
+    return Old(f"{lane}.dlq", lambda raw: (DEAD_LETTERS, lane, raw.properties))
+
+
+def _waiting(name: str, ladder: Sequence[str]) -> Old:
+    step = name.removeprefix("retry.")
+    exchange = retry_exchange(step if step in ladder else ladder[0])
+    return Old(name, lambda raw: (exchange, raw.routing_key or "", raw.properties))
+
+
+class OldQueues:
+    """The old queues of a vhost. `unbind` before the new ones are bound where two copies would be tried twice, `move`
+    at the end."""
+
+    def __init__(self, amqp_url: str, api: httpx.AsyncClient, vhost: str, ladder: Sequence[str], tls: Any) -> None:
+        self._amqp_url, self._api, self._vhost, self._ladder, self._tls = amqp_url, api, vhost, ladder, tls
+
+    async def find(self) -> list[Old]:
+        """Those that are there: retry queues first, since what waits in them comes out into the lanes' old queues."""
+        listed = (await self._api.get(f"/api/queues/{quote(self._vhost, safe='')}?columns=name")).raise_for_status()
+        names = {queue["name"] for queue in listed.json()}
+        old = [_waiting(name, self._ladder) for name in sorted(names) if _WAITING.fullmatch(name)]
+        return [one for one in [*old, *map(_dead_letters, LANES), *map(_lane, LANES)] if one.name in names]
+
+    async def unbind(self, old: Sequence[Old]) -> None:
+        """Let nothing more come into these queues."""
+        if not old:
+            return
+        async with self._connected() as channel:
+            for one in old:
+                path = f"/api/queues/{quote(self._vhost, safe='')}/{quote(one.name, safe='')}/bindings"
+                for binding in (await self._api.get(path)).raise_for_status().json():
+                    if binding["source"]:
+                        await channel.queue_unbind(one.name, binding["source"], binding["routing_key"])
+
+    async def move(self, old: Sequence[Old]) -> int:
+        """Move what is in these queues, which are unbound, and delete them; return how much that was.
+
+        Raises `Left` if something stays there for too long, such as in the hands of a process that hangs.
+        """
+        waiting = [one for one in old if _WAITING.fullmatch(one.name)]
+        async with self._connected() as channel:
+            return sum([await self._move(some, channel) for some in (waiting, [o for o in old if o not in waiting])])
+
+    async def _move(self, old: Sequence[Old], channel: Any) -> int:
+        arrived: asyncio.Queue[tuple[Old, Raw]] = asyncio.Queue()
+        tags = {
+            one.name: (await channel.basic_consume(one.name, partial(_take, arrived, one))).consumer_tag for one in old
+        }
+        moved, left, quiet = 0, list(old), time.monotonic()
+        while left:
+            with contextlib.suppress(TimeoutError):
+                moved += await _send_on(channel, [await asyncio.wait_for(arrived.get(), 0.1)], arrived)
+                quiet = time.monotonic()
+            if time.monotonic() - quiet > STATISTICS_SECONDS:
+                for one in [one for one in left if not await self._counted(one)]:
+                    await channel.basic_cancel(tags[one.name])
+                    await channel.queue_delete(one.name)
+                    left.remove(one)
+            if left and time.monotonic() - quiet > LONGEST_SECONDS:
+                raise Left(await self._why(left))
+        return moved
+
+    async def _counted(self, old: Old) -> int:
+        """Messages in a queue, with those in hand and on their way out, as the broker counted them last."""
+        path = f"/api/queues/{quote(self._vhost, safe='')}/{quote(old.name, safe='')}"
+        found = (await self._api.get(path)).raise_for_status().json()
+        return int(found.get("messages", 1)) + int(found.get("messages_dlx", 0))
+
+    async def _why(self, left: Sequence[Old]) -> str:
+        counts = [f"{await self._counted(one)} in {one.name!r}" for one in left]
+        return (
+            f"messages of the version before are left: {', '.join(counts)}. Stop its processes, or let them finish "
+            "what they have in hand, and run `malote topology apply` again"
+        )
+
+    @contextlib.asynccontextmanager
+    async def _connected(self) -> AsyncIterator[Any]:
+        async with await aio_pika.connect(self._amqp_url, ssl_context=self._tls.context, timeout=10) as connection:
+            channel = await connection.channel()
+            await channel.set_qos(AT_ONCE)
+            yield await channel.get_underlay_channel()
+
+
+async def _take(arrived: "asyncio.Queue[tuple[Old, Raw]]", old: Old, delivered: Any) -> None:
+    arrived.put_nowait((old, aio_pika.IncomingMessage(delivered)))
+
+
+async def _send_on(channel: Any, some: list[tuple[Old, Raw]], arrived: "asyncio.Queue[tuple[Old, Raw]]") -> int:
+    """Send on what has arrived; what the broker has is acknowledged. Raises what it says against one."""
+    while len(some) < AT_ONCE and not arrived.empty():
+        some.append(arrived.get_nowait())
+    sends = []
+    for old, raw in some:
+        exchange, key, properties = old.route(raw)
+        properties.user_id = None  # its sender's; the broker would take it from nobody else
+        properties.delivery_mode = 2
+        sends.append(Publish(raw.body, exchange, key, properties, True))
+    for (_, raw), error in zip(some, await confirms.publish(channel, sends, CONFIRM_SECONDS), strict=True):
+        if error:
+            raise error
+        await raw.ack()
+    return len(some)
