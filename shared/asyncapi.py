@@ -100,7 +100,7 @@ def document(service: str, broker: RabbitBroker, lanes: Sequence[Lane]) -> Docum
         channels[lane.name] = _lane_channel(lane, found["channels"][lane.name])
         operations |= _receiving(service, lane, found["operations"][lane.name])
     for lane_name in LANES if service == COLLECTOR else [lane.name for lane in lanes]:
-        channels[dead_letters_of(lane_name)] = _dead_letters(lane_name)
+        channels[f"{lane_name}.dlq"] = _dead_letters(lane_name)
         if service == COLLECTOR:
             operations |= _collecting(lane_name)
     for message in (message for message in FLOW if message.key in found["channels"]):
@@ -188,7 +188,7 @@ def _dead_letters(lane: str) -> Document:
     queue["x-arguments"] = topology.queues()[name]
     return {
         "address": name,
-        "title": name,
+        "title": f"{lane}.dlq",
         "description": f"The dead letters of the lane `{lane}`; the service `{COLLECTOR}` reads them.",
         "messages": refs(["dead-letter"], "components", "messages"),
         "bindings": {"amqp": {"is": "queue", "queue": queue, "bindingVersion": "0.3.0"}},
@@ -207,18 +207,18 @@ def _receiving(service: str, lane: Lane, generated: Document) -> Document:
     }
     give_up = {
         "action": "send",
-        "channel": ref("channels", dead_letters_of(lane.name)),
+        "channel": ref("channels", f"{lane.name}.dlq"),
         "title": f"{lane.name} gives up",
         "summary": "What failed too often, or cannot be read, is kept with the reason.",
         "tags": [{"name": service}],
         "bindings": {"amqp": {"deliveryMode": 2, "mandatory": True, "bindingVersion": "0.3.0"}},
-        "messages": [ref("channels", dead_letters_of(lane.name), "messages", "dead-letter")],
+        "messages": [ref("channels", f"{lane.name}.dlq", "messages", "dead-letter")],
     }
     return {f"{lane.name}.reads": receive, f"{lane.name}.gives-up": give_up}
 
 
 def _collecting(lane: str) -> Document:
-    name = dead_letters_of(lane)
+    name = f"{lane}.dlq"
     collect = {
         "action": "receive",
         "channel": ref("channels", name),

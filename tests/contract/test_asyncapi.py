@@ -9,6 +9,7 @@ import pytest
 
 from contracts import schema
 from contracts.base import Command
+from contracts.broker import dead_letters_of, queue_of
 from contracts.flow import BY_KEY, FLOW, LANES, SENDERS, SERVICES, SHOP, service_of
 from deploy.cli.asyncapi import documents
 from shared import asyncapi, topology
@@ -54,8 +55,8 @@ def test_every_service_sends_and_every_lane_reads_what_the_flow_says() -> None:
 
 @pytest.mark.parametrize("lane", LANES)
 def test_a_lane_and_its_dead_letters_are_declared_as_they_are_on_the_broker(lane: str) -> None:
-    for name in (lane, topology.dead_letters_of(lane)):
-        queue = WHOLE["channels"][name]["bindings"]["amqp"]["queue"]
+    for channel, name in ((lane, queue_of(lane)), (f"{lane}.dlq", dead_letters_of(lane))):
+        queue = WHOLE["channels"][channel]["bindings"]["amqp"]["queue"]
         assert (queue["name"], queue["durable"], queue["x-arguments"]) == (name, True, topology.queues()[name])
 
 
