@@ -104,10 +104,12 @@ def days(first: date, zone: str, number: int) -> Iterator[tuple[date, int, int]]
     A day is as long as it is there: 23 or 25 hours where clocks are changed.
     """
     for day in (first + timedelta(days=n) for n in range(number)):
-        yield day, _midnight(day, zone), _midnight(day + timedelta(days=1), zone)
+        yield day, midnight(day, zone), midnight(day + timedelta(days=1), zone)
 
 
-def _midnight(day: date, zone: str) -> int:
+def midnight(day: date, zone: str) -> int:
+    """When a local day begins, in epoch milliseconds: at one o'clock where clocks are put forward at midnight, and at
+    the first of two midnights."""
     return milliseconds(datetime(day.year, day.month, day.day, tzinfo=ZoneInfo(zone)))
 
 

@@ -6,7 +6,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, timedelta
 from decimal import Decimal
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -17,6 +17,7 @@ from babel.numbers import format_compact_decimal, format_decimal, format_percent
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from contracts.reports import COLUMNS, ReportWish
+from services.reports.domain import midnight, milliseconds
 from services.reports.templates import PangoMissing
 from services.reports.templates.tables import read_rows
 from shared.money import format_money, format_short_money
@@ -204,11 +205,10 @@ class Language:
         return format_compact_decimal(Decimal(str(value)), locale=self.locale, fraction_digits=1)
 
     def period(self, wish: ReportWish) -> str:
-        """What was asked for, in whole days if it is; a day's end is the midnight after it."""
+        """What was asked for, in whole days if it is; a day ends where the next one begins."""
         zone = ZoneInfo(wish.timezone)
-        since = wish.since.astimezone(zone) if wish.since else None
-        until = wish.until.astimezone(zone) if wish.until else None
-        if all(at is None or at.time() == datetime.min.time() for at in (since, until)):
+        since, until = (at and at.astimezone(UTC).astimezone(zone) for at in (wish.since, wish.until))
+        if all(at is None or milliseconds(at) == midnight(at.date(), wish.timezone) for at in (since, until)):
             until = until - timedelta(days=1) if until else None
             said = {"since": since and self.day(since), "until": until and self.day(until)}
         else:

@@ -19,6 +19,7 @@ from pypdf import PdfReader
 from contracts.reports import ReportWish
 from deploy.local import install
 from services.reports.templates import PangoMissing, assemble
+from services.reports.templates.summary import Language
 
 Row = tuple[str, ...]
 FIRST = date(2026, 1, 1)
@@ -116,6 +117,40 @@ def test_the_totals_are_those_of_the_rows(target: Path) -> None:
 )
 def test_the_period_is_said_as_it_was_asked_for(about: dict[str, Any], said: str, target: Path) -> None:
     assert said in flat(page(DECEMBER, target, **about))
+
+
+@pytest.mark.parametrize(
+    ("zone", "day"),
+    [
+        ("America/Santiago", "2026-09-06"),
+        ("Africa/Cairo", "2026-04-24"),
+        ("Asia/Beirut", "2026-03-29"),
+        ("America/Havana", "2026-03-08"),
+        ("America/Sao_Paulo", "2018-11-04"),
+        ("America/Sao_Paulo", "2018-02-18"),  # the evening before has an hour twice
+    ],
+)
+def test_a_day_is_a_day_though_its_clocks_began_at_one(zone: str, day: str, target: Path) -> None:
+    before, after = (date.fromisoformat(day) + timedelta(days=days) for days in (-1, 1))
+    for since, until in [(date.fromisoformat(day), after), (before, date.fromisoformat(day))]:
+        wish = ReportWish.model_validate(
+            {"kind": "sales-summary", "format": "html", "timezone": zone}
+            | {"from": f"{since}T00:00:00", "to": f"{until}T00:00:00"}
+        )
+        sent = ReportWish.model_validate_json(wish.model_dump_json())  # as the service reads it: with offsets
+        said = f"{since:%B} {since.day}, {since.year}"
+        assert Language("en").period(wish) == Language("en").period(sent) == f"{said} to {said}"
+
+
+def test_a_midnight_that_comes_twice_begins_the_day_once() -> None:
+    """In Havana, clocks go back from one to midnight: the second one is an hour into the day."""
+    asked = {"kind": "sales-summary", "format": "html", "timezone": "America/Havana"}
+    first, second = (
+        Language("en").period(ReportWish.model_validate(asked | {"from": f"2026-11-01T00:00:00-0{hours}:00"}))
+        for hours in (4, 5)
+    )
+    assert first == "Since November 1, 2026"
+    assert second.startswith("Since Nov 1, 2026, 12:00:00")
 
 
 @pytest.mark.parametrize(("locale", "empty"), [("en", "No orders in this period."), ("pt-BR", "Nenhum pedido neste")])
