@@ -34,6 +34,16 @@ _NO_PANGO = (
     "missing, so there are no reports as pdf (Debian, Ubuntu: apt-get install libpango-1.0-0 libpangoft2-1.0-0"
     " libharfbuzz-subset0; macOS: brew install pango)"
 )
+
+
+def _pango() -> str:
+    if not install.find_pango():
+        return _NO_PANGO
+    missing = " ".join(install.missing_fonts())
+    boxes = f"; names in some scripts are boxes in them (Debian, Ubuntu: apt-get install {missing})"
+    return "there, for reports as pdf" + (boxes if missing else "")
+
+
 _MEGABYTE = 1e6
 
 
@@ -104,7 +114,7 @@ def _machine(here: Environment, state: dict[str, Any]) -> list[Finding]:
         Finding("disk", disk) if free > LEAST_DISK else Finding("disk", f"{disk} at {here.data}", "disk"),
         _rabbitmq(here),
         Finding("postgresql", str(install.find_postgres() or "not installed; only tests and large shops use it")),
-        Finding("pango", "there, for reports as pdf" if install.find_pango() else _NO_PANGO),
+        Finding("pango", _pango()),
         Finding("ports", "; ".join(taken), "ports") if taken else Finding("ports", "all ours or free"),
     ]
 

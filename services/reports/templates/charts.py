@@ -17,11 +17,9 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 WIDTH, HEIGHT = 4.4, 3.0
 """Inches. A phone shows it at three quarters of its size, a desktop a bit larger."""
 BARS = 62
-"""So many days are bars; more are a line."""
-FEWEST = 5
-"""Bars of a ranking for which there is room, even if there are fewer."""
-
-LONG_SKU = 30
+"""So many days or weeks are bars; more are a line."""
+LONG_DAYS = 183
+"""A chart of more days names months with their year."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +37,7 @@ LIGHT = Theme(text="#2b2622", quiet="#6b6055", grid="#e3dccf", series="#2f6690",
 DARK = Theme(text="#efe9e1", quiet="#b3a798", grid="#3f3932", series="#5b9bc9", warning="#e0765d")
 
 
-def by_day(
+def over_time(
     days: Sequence[date],
     values: Sequence[float],
     say: Callable[[float], str],
@@ -47,17 +45,18 @@ def by_day(
     theme: Theme,
     colour: str,
 ) -> bytes:
-    """A value a day; NaN where there is none. `say` writes the values at the axis."""
+    """A value for each of some days, or of the weeks that begin on them; NaN where there is none. `say` writes the
+    values at the axis."""
     with _style():
         figure, axes = _figure(theme)
         places = range(len(days))
         if len(days) <= BARS:
             axes.bar(places, [0 if math.isnan(value) else value for value in values], width=0.75, color=colour)
         else:
-            # A day between two without orders is no line, but a dot.
+            # One between two without orders is no line, but a dot.
             axes.plot(places, values, color=colour, linewidth=1.4, marker=".", markersize=2.5)
             axes.fill_between(places, values, color=colour, alpha=0.15, linewidth=0)
-        around = max(0.6, (7 - len(days)) / 2)  # a few days are no wider than those of a week
+        around = max(0.6, (7 - len(days)) / 2)  # a few are no wider than seven
         axes.set_xlim(-around, len(days) - 1 + around)
         axes.set_ylim(0, max((value for value in values if value > 0), default=1) * 1.08)
         axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
@@ -66,23 +65,6 @@ def by_day(
         ticks, skeleton = _ticks(days)
         axes.set_xticks(ticks, [format_skeleton(skeleton, days[tick], locale=locale) for tick in ticks])
         axes.spines["bottom"].set_visible(True)
-        return _svg(figure)
-
-
-def ranking(names: Sequence[str], values: Sequence[float], said: Sequence[str], theme: Theme) -> bytes:
-    """Bars below each other, the first at the top; each has its name above it, so that a long one has room."""
-    with _style():
-        figure, axes = _figure(theme)
-        most = max(values)
-        axes.barh(range(len(names)), values, height=0.34, color=theme.series)
-        for row, (name, value, text) in enumerate(zip(names, values, said, strict=True)):
-            size = 8 if len(name) <= LONG_SKU else 6.5
-            axes.text(0, row - 0.27, name, color=theme.text, fontsize=size, va="bottom")
-            axes.text(value + most * 0.015, row, text, color=theme.quiet, fontsize=8, va="center")
-        axes.set_xlim(0, most * 1.42)
-        axes.set_ylim(max(len(names), FEWEST) - 0.7, -0.85)
-        axes.xaxis.set_visible(False)
-        axes.yaxis.set_visible(False)
         return _svg(figure)
 
 
@@ -115,9 +97,9 @@ def _figure(theme: Theme) -> tuple[Figure, Axes]:
 
 
 def _ticks(days: Sequence[date]) -> tuple[list[int], str]:
-    """Where to name days, four times at the most, and how: after half a year, the first of months with their year."""
-    is_long = len(days) > 180
-    places = [place for place, day in enumerate(days) if day.day == 1 or not is_long]
+    """Where to name days, four times at the most, and how: of a long time, the first of each month with its year."""
+    is_long = (days[-1] - days[0]).days > LONG_DAYS
+    places = [place for place, day in enumerate(days) if not is_long or (place and day.month != days[place - 1].month)]
     step = max(1, math.ceil(len(places) / 4))
     return places[(len(places) - 1) % step // 2 :: step], "yMMM" if is_long else "MMMd"
 

@@ -3,8 +3,9 @@
 import base64
 import io
 import math
+import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, date, timedelta
 from decimal import Decimal
@@ -24,6 +25,9 @@ from shared.money import format_money, format_short_money
 
 TABLE_ROWS = 200
 TOP = 8
+DAYS_APART = 120
+"""More days than these are drawn by week: day by day, a year is a saw."""
+Say = Callable[[float], str]
 _NAMES = [column.name for column in COLUMNS["sales-summary"]]
 
 WORDS: dict[str, dict[str, str]] = {
@@ -44,10 +48,13 @@ WORDS: dict[str, dict[str, str]] = {
         " cancelados.",
         "empty": "Nenhum pedido neste período.",
         "by_day": "Receita por dia ({currency})",
+        "by_week": "Receita por semana ({currency})",
         "top": "Produtos com maior receita ({currency})",
         "rejected_by_day": "Itens recusados por dia (% dos itens)",
+        "rejected_by_week": "Itens recusados por semana (% dos itens)",
         "about_days": "De {first} a {last}. Maior valor: {most}, em {day}.",
-        "about_top": "{sku}: {value}",
+        "about_weeks": "De {first} a {last}. Maior valor: {most}, na semana de {day}.",
+        "weeks": "As semanas começam na segunda-feira; a primeira e a última podem estar incompletas.",
         "products": "Por produto",
         "product": "Produto",
         "more": "e mais {number}",
@@ -71,10 +78,13 @@ WORDS: dict[str, dict[str, str]] = {
         " orders.",
         "empty": "No orders in this period.",
         "by_day": "Revenue per day ({currency})",
+        "by_week": "Revenue per week ({currency})",
         "top": "Products by revenue ({currency})",
         "rejected_by_day": "Rejected lines per day (% of lines)",
+        "rejected_by_week": "Rejected lines per week (% of lines)",
         "about_days": "From {first} to {last}. Highest: {most}, on {day}.",
-        "about_top": "{sku}: {value}",
+        "about_weeks": "From {first} to {last}. Highest: {most}, in the week of {day}.",
+        "weeks": "Weeks begin on Monday; the first and the last may be cut short.",
         "products": "By product",
         "product": "Product",
         "more": "and {number} more",
@@ -94,12 +104,12 @@ class Sold:
     rejected: int = 0
     revenue: Decimal = Decimal(0)
 
-    def add(self, row: dict[str, str]) -> None:
-        self.name = row["name"] or self.name
-        self.lines += int(row["orders"])
-        self.pieces += int(row["pieces"])
-        self.rejected += int(row["rejected_orders"])
-        self.revenue += Decimal(row["revenue"] or 0)
+    def add(self, other: "Sold") -> None:
+        self.name = other.name or self.name
+        self.lines += other.lines
+        self.pieces += other.pieces
+        self.rejected += other.rejected
+        self.revenue += other.revenue
 
     @property
     def share(self) -> float:
@@ -113,21 +123,52 @@ class Summary:
 
     total: Sold = field(default_factory=Sold)
     days: defaultdict[date, Sold] = field(default_factory=lambda: defaultdict(Sold))
+    """Whatever its currency: the revenue of these is no sum of anything."""
     products: defaultdict[tuple[str, str], Sold] = field(default_factory=lambda: defaultdict(Sold))
     revenue: defaultdict[str, Counter[date]] = field(default_factory=lambda: defaultdict(Counter))
 
     def add(self, row: dict[str, str]) -> None:
-        day = date.fromisoformat(row["day"])
-        for sold in (self.total, self.days[day], self.products[row["sku"], row["currency"]]):
-            sold.add(row)
-        self.revenue[row["currency"]][day] += Decimal(row["revenue"] or 0)  # type: ignore[assignment]
+        day, revenue = date.fromisoformat(row["day"]), Decimal(row["revenue"] or 0)
+        sold = Sold(row["name"], int(row["orders"]), int(row["pieces"]), int(row["rejected_orders"]), revenue)
+        for each in (self.total, self.days[day], self.products[row["sku"], row["currency"]]):
+            each.add(sold)
+        self.revenue[row["currency"]][day] += revenue  # type: ignore[assignment]
 
-    def calendar(self) -> list[date]:
-        """Every day from the first to the last, with those on which nothing was ordered."""
+    @property
+    def is_long(self) -> bool:
+        """Whether it is drawn by week."""
+        return bool(self.days) and (max(self.days) - min(self.days)).days >= DAYS_APART
+
+    def by_week(self) -> "Summary":
+        """The same with all that was sold in a week on its Monday."""
+        weekly = Summary(self.total, products=self.products)
+        for day, sold in self.days.items():
+            weekly.days[_monday(day)].add(sold)
+        for currency, days in self.revenue.items():
+            for day, revenue in days.items():
+                weekly.revenue[currency][_monday(day)] += revenue
+        return weekly
+
+    def calendar(self, step: int) -> list[date]:
+        """Every so many days from the first to the last, with those on which nothing was ordered."""
         if not self.days:
             return []
         first, last = min(self.days), max(self.days)
-        return [first + timedelta(days=number) for number in range((last - first).days + 1)]
+        return [first + timedelta(days=number) for number in range(0, (last - first).days + 1, step)]
+
+    def best(self, currency: str) -> list[tuple[str, str, Decimal]]:
+        """The products that brought the most, with their names."""
+        found = ((sku, sold) for (sku, paid_in), sold in self.products.items() if paid_in == currency and sold.revenue)
+        best = sorted(found, key=lambda item: (-item[1].revenue, item[0]))[:TOP]
+        names = Counter(sold.name for _, sold in best)
+        return [
+            (sku, sold.name if names[sold.name] == 1 and sold.name else f"{sold.name} {sku}".strip(), sold.revenue)
+            for sku, sold in best
+        ]
+
+
+def _monday(day: date) -> date:
+    return day - timedelta(days=day.weekday())
 
 
 def gather(parts: Iterable[bytes]) -> Summary:
@@ -163,6 +204,8 @@ def page(summary: Summary, wish: ReportWish) -> str:
         total=summary.total,
         revenue={currency: amount for currency, amount in revenue.items() if amount} or revenue,
         charts=_charts(summary, language, has_dark=wish.format == "html"),
+        rankings=_rankings(summary, language),
+        is_long=summary.is_long,
         products=products[:TABLE_ROWS],
         more=len(products) - TABLE_ROWS,
     )
@@ -231,70 +274,62 @@ class Chart:
 
 
 def _charts(summary: Summary, language: Language, has_dark: bool) -> list[Chart]:
-    """Two for each currency that has brought something, and the rejected share."""
+    """One for each currency that has brought something, and the rejected share."""
     from services.reports.templates import charts
 
-    days, words, drawn = summary.calendar(), language.words, []
+    if not summary.days:
+        return []
+    first, last = language.day(min(summary.days)), language.day(max(summary.days))
+    unit, step = ("week", 7) if summary.is_long else ("day", 1)
+    drawn_by = summary.by_week() if summary.is_long else summary
+    days, words = drawn_by.calendar(step), language.words
     themes = (charts.LIGHT, charts.DARK) if has_dark else (charts.LIGHT,)
 
-    def add(title: str, about: str, pictures: list[bytes]) -> None:
+    def chart(title: str, values: list[float], on_axis: Say, say: Say, colour: str) -> Chart:
+        pictures = [
+            charts.over_time(days, values, on_axis, language.locale, theme, getattr(theme, colour)) for theme in themes
+        ]
         uris = ["data:image/svg+xml;base64," + base64.b64encode(picture).decode() for picture in pictures]
-        drawn.append(Chart(title, uris[0], uris[-1], about))
+        most = max(value for value in values if not math.isnan(value))
+        best = language.day(days[values.index(most)])
+        about = words[f"about_{unit}s"].format(first=first, last=last, most=say(most), day=best)
+        return Chart(title, uris[0], uris[-1], about)
 
-    def about_days(best: date, most: str) -> str:
-        ends = {"first": language.day(days[0]), "last": language.day(days[-1])}
-        return words["about_days"].format(**ends, most=most, day=language.day(best))
+    found = [
+        chart(
+            words[f"by_{unit}"].format(currency=currency),
+            [float(revenue[day]) for day in days],
+            language.short_number,
+            lambda value, currency=currency: language.money(Decimal(str(value)), currency),  # type: ignore[misc]
+            "series",
+        )
+        for currency, revenue in sorted(drawn_by.revenue.items())
+        if any(revenue.values())
+    ]
+    shares = [drawn_by.days[day].share if day in drawn_by.days else math.nan for day in days]
+    title = words[f"rejected_by_{unit}"]
+    return [*found, chart(title, shares, language.short_percent, language.percent, "warning")]
 
-    for currency, revenue in sorted(summary.revenue.items()):
-        top = sorted(
-            ((sold.revenue, sku) for (sku, paid_in), sold in summary.products.items() if paid_in == currency),
-            key=lambda item: (-item[0], item[1]),
-        )
-        top = [(value, sku) for value, sku in top[:TOP] if value]
-        if not top:
-            continue
-        best = max(days, key=lambda day: revenue[day])
-        add(
-            words["by_day"].format(currency=currency),
-            about_days(best, language.money(Decimal(revenue[best]), currency)),
-            [
-                charts.by_day(
-                    days,
-                    [float(revenue[day]) for day in days],
-                    language.short_number,
-                    language.locale,
-                    theme,
-                    theme.series,
-                )
-                for theme in themes
-            ],
-        )
-        said = {value: language.short_money(value, currency) for value, _ in top}
-        add(
-            words["top"].format(currency=currency),
-            "; ".join(words["about_top"].format(sku=sku, value=said[value]) for value, sku in top),
-            [
-                charts.ranking(
-                    [sku for _, sku in top],
-                    [float(value) for value, _ in top],
-                    [said[value] for value, _ in top],
-                    theme,
-                )
-                for theme in themes
-            ],
-        )
-    if days:
-        shares = [summary.days[day].share if day in summary.days else math.nan for day in days]
-        best = max(summary.days, key=lambda day: (summary.days[day].share, -day.toordinal()))
-        add(
-            words["rejected_by_day"],
-            about_days(best, language.percent(summary.days[best].share)),
-            [
-                charts.by_day(days, shares, language.short_percent, language.locale, theme, theme.warning)
-                for theme in themes
-            ],
-        )
-    return drawn
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A product of a ranking; the best has the share 1."""
+
+    name: str
+    said: str
+    share: float
+
+
+def _rankings(summary: Summary, language: Language) -> dict[str, list[Bar]]:
+    """By their titles, one for each currency that has brought something. Text and boxes of the page, not a picture:
+    a name can be long, and in any script."""
+    return {
+        language.words["top"].format(currency=currency): [
+            Bar(name, language.short_money(revenue, currency), float(revenue / best[0][2])) for _, name, revenue in best
+        ]
+        for currency in sorted(summary.revenue)
+        if (best := summary.best(currency))
+    }
 
 
 def _write_pdf(parts: Iterable[bytes], wish: ReportWish, target: Path) -> None:
@@ -307,6 +342,7 @@ def _write_pdf(parts: Iterable[bytes], wish: ReportWish, target: Path) -> None:
         ) from error
     from weasyprint.urls import URLFetcher
 
+    os.environ["SOURCE_DATE_EPOCH"] = "0"  # fontTools would date a font of emojis by the clock
     html = HTML(string=page(gather(parts), wish), url_fetcher=URLFetcher(allowed_protocols=["data", "file"]))
     html.write_pdf(target, pdf_tags=True, pdf_identifier=b"malote")
 

@@ -111,12 +111,34 @@ def test_a_docker_client_without_an_engine_is_of_no_use(bare: Path) -> None:
     install.docker.cache_clear()
 
 
-def test_pango_is_installed_by_its_three_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+FONTS = ["fonts-noto-core", "fonts-wqy-microhei", "fonts-noto-color-emoji"]
+
+
+def test_pango_is_installed_by_its_three_packages_and_fonts_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     installed: list[str] = []
     monkeypatch.setattr(install, "package", lambda *names: installed.extend(names))
     monkeypatch.setattr("ctypes.util.find_library", lambda name: name if installed else None)
     assert install.pango()
-    assert installed == ["libpango-1.0-0", "libpangoft2-1.0-0", "libharfbuzz-subset0"]
+    assert installed == ["libpango-1.0-0", "libpangoft2-1.0-0", "libharfbuzz-subset0", *FONTS]
+
+
+@pytest.mark.parametrize(
+    ("there", "missing"), [(("th", "ko"), FONTS[2:]), (("ko", "und-zsye"), FONTS[:1]), ((), FONTS)]
+)
+def test_a_machine_with_pango_gets_the_fonts_that_it_lacks(
+    there: tuple[str, ...], missing: list[str], bare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed: list[str] = []
+    monkeypatch.setattr(install, "package", lambda *names: installed.extend(names))
+    monkeypatch.setattr("ctypes.util.find_library", lambda name: name)
+    assert install.pango()
+    assert not installed  # nobody knows which there are
+    put(bare, "fc-list")
+    (bare / "fc-list").write_text(
+        f"#!/bin/sh\ncase $1 in {'|'.join(f':lang={each}' for each in there) or 'none'}) echo Some Font ;; esac\n"
+    )
+    assert install.pango()
+    assert installed == missing
 
 
 def test_a_machine_without_pango_goes_on_without(monkeypatch: pytest.MonkeyPatch) -> None:
