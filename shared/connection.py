@@ -14,6 +14,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from shared import telemetry
 from shared.http import BODY_LIMIT, Problem, details_of
 from shared.room import Room
+from shared.stopping import Stopping
 from shared.tracing import QUIET
 
 HEAD_LIMIT = 32 * 1024
@@ -35,6 +36,12 @@ CROWDED = Problem(
 )
 LONG_HEAD = Problem(
     431, "headers_too_large", f"A request's headers have at most {HEAD_LIMIT} bytes.", headers={"Connection": "close"}
+)
+STOPPING = Problem(
+    503,
+    "stopping",
+    "This process is stopping, and has taken nothing of the request; send it again.",
+    headers={"Connection": "close", "Retry-After": "1"},
 )
 LONG = Problem(413, "too_large", f"A body has at most {BODY_LIMIT} bytes.")
 SLOW = Problem(408, "too_slow", f"A request has to be there within {REQUEST_SECONDS:g} seconds.")
@@ -62,11 +69,12 @@ for _why in (CROWDED.code, LONG_HEAD.code, LONG.code, SLOW.code, MALFORMED.code,
 
 
 class Connection(HttpToolsProtocol):
-    """One connection. `most` is how many of them this process may have, and `room` knows who has them."""
+    """One connection. `most` is how many of them this process may have, `room` knows who has them, and `stopping` is
+    told when they are to be closed."""
 
-    def __init__(self, *args: Any, most: int, room: Room, **more: Any) -> None:
+    def __init__(self, *args: Any, most: int, room: Room, stopping: Stopping, **more: Any) -> None:
         super().__init__(*args, **more)
-        self._most, self._room = most, room
+        self._most, self._room, self._stopping = most, room, stopping
         self._taken = 0  # bytes of the request that is coming
         self._in_head = self._in_body = False
         self._late: asyncio.TimerHandle | None = None
@@ -118,6 +126,8 @@ class Connection(HttpToolsProtocol):
             self.scope["refusal"] = LONG_HEAD  # type: ignore[typeddict-unknown-key]
         elif self._is_ambiguous():
             self.scope["refusal"] = MALFORMED  # type: ignore[typeddict-unknown-key]
+        elif self._stopping.has_begun:
+            self.scope["refusal"] = STOPPING  # type: ignore[typeddict-unknown-key]
         elif self._has_no_place():
             self.scope["refusal"] = CROWDED  # type: ignore[typeddict-unknown-key]
         elif self.parser.should_upgrade() and self._has_body():
@@ -192,6 +202,10 @@ class Connection(HttpToolsProtocol):
             return False
         shows_token = any(name == b"authorization" for name, _ in self.headers)
         return self._room.has_no_place_for(self, shows_token=shows_token)
+
+    def shutdown(self) -> None:
+        self._stopping.begin()
+        super().shutdown()
 
     # -- what goes ------------------------------------------------------------------------------------------------
 

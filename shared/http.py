@@ -27,6 +27,7 @@ from contracts.base import complaint
 from shared import telemetry
 from shared.database import is_outage
 from shared.openapi import ref
+from shared.stopping import Stopping
 from shared.tracing import QUIET, Tracing
 
 log = structlog.get_logger(__name__)
@@ -109,13 +110,13 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 """The answers that every route can give, for OpenAPI."""
 
 
-def install(app: FastAPI, service: str, tracing: Tracing) -> None:
+def install(app: FastAPI, service: str, tracing: Tracing, stopping: Stopping) -> None:
     """Give an application our errors and the `Edge` around it."""
     app.add_exception_handler(Problem, _on_problem)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(Exception, _on_error)
-    app.add_middleware(Edge, service=service, tracing=tracing)
+    app.add_middleware(Edge, service=service, tracing=tracing, stopping=stopping)
 
 
 def details_of(problem: Problem, instance: str = "", request_id: str = "") -> ProblemDetails:
@@ -171,14 +172,19 @@ async def _on_http(request: Request, error: Exception) -> JSONResponse:
     headers = dict(error.headers or {})
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         headers["Allow"] = ", ".join(_methods(request))
-    return problem_response(request, Problem(error.status_code, code, str(error.detail), headers=headers))
+    detail = str(error.detail)
+    if error.status_code == HTTPStatus.NOT_FOUND and request.url.path.endswith("/"):
+        detail = "There is nothing here: no address ends in a slash."
+    return problem_response(request, Problem(error.status_code, code, detail, headers=headers))
 
 
 def _methods(request: Request) -> list[str]:
-    """All that a path answers to: the router itself names only those of the first route that has the path."""
+    """All that a path answers to: the router itself names only those of the first route that has the path, and `Edge`
+    answers HEAD wherever GET is."""
     routes = [route for route in iter_route_contexts(request.app.routes) if route.path]
     found = [route for route in routes if compile_path(route.path or "")[0].match(request.scope["path"])]
-    return sorted({method for route in found for method in route.methods or ()})
+    methods = {method for route in found for method in route.methods or ()}
+    return sorted(methods | {"HEAD"} if "GET" in methods else methods)
 
 
 async def _on_error(request: Request, error: Exception) -> JSONResponse:
@@ -192,8 +198,8 @@ async def _on_error(request: Request, error: Exception) -> JSONResponse:
 class Edge:
     """Around every request: its id, its trace, a bound on its body, one log line and its metrics."""
 
-    def __init__(self, app: ASGIApp, service: str, tracing: Tracing) -> None:
-        self._app, self._service, self._tracing = app, service, tracing
+    def __init__(self, app: ASGIApp, service: str, tracing: Tracing, stopping: Stopping) -> None:
+        self._app, self._service, self._tracing, self._stopping = app, service, tracing, stopping
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -206,30 +212,46 @@ class Edge:
         request_id = given if _REQUEST_ID.fullmatch(given) else str(uuid7())
         scope["request_id"] = request_id
         scope["traceparent"] = self._tracing.of_request(headers.get(b"traceparent"), scope["query_string"])
+        method = scope["method"]
+        is_head = method == "HEAD"
+        if (
+            is_head
+        ):  # what is answered to GET, but for the body (RFC 9110, 9.3.2); the copy keeps the server's word for it
+            scope = {**scope, "method": "GET"}
         outside = structlog.contextvars.get_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
 
         async def answer(message: Message) -> None:
             nonlocal answered, status
+            if is_head and message["type"] == "http.response.body":
+                return
             if message["type"] == "http.response.start":
                 answered, status = time.perf_counter() - started, message["status"]
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
             await send(message)
+            if is_head:
+                await send({"type": "http.response.body"})  # now: a stream may say nothing for a while
 
         try:
-            refusal = scope.get("refusal") or _refusal(scope["method"], headers)
+            refusal = scope.get("refusal") or _refusal(method, headers)
             if refusal:
                 await problem_response(Request(scope), refusal)(scope, receive, answer)
             else:
                 await self._app(scope, _bounded(receive), answer)
+        except asyncio.CancelledError:
+            if not self._stopping.has_begun:
+                raise
+            log.warning("cut short: this process is stopping", method=method, path=scope["path"])
+            if not answered:
+                await problem_response(Request(scope), _cut_short(method))(scope, receive, answer)
         finally:
             took = time.perf_counter() - started
             route = getattr(scope.get("route"), "path", "unknown")
-            method = scope["method"] if scope["method"] in METHODS else "other"
+            known = method if method in METHODS else "other"
             seconds = (answered or took) - _asked_to_wait.get()
-            telemetry.of(telemetry.HTTP_SECONDS, self._service, method, route, str(status)).observe(seconds)
+            telemetry.of(telemetry.HTTP_SECONDS, self._service, known, route, str(status)).observe(seconds)
             if route not in QUIET:
-                about = {"method": scope["method"], "path": scope["path"], "status": status}
+                about = {"method": method, "path": scope["path"], "status": status}
                 log.info("http", **about, ms=round(took * 1000, 1), **_ids(scope))
             structlog.contextvars.clear_contextvars()  # a connection's next request may go on in this context
             structlog.contextvars.bind_contextvars(**outside)
@@ -255,6 +277,12 @@ def _refusal(method: str, headers: dict[bytes, str]) -> Problem | None:
     return None
 
 
+def _cut_short(method: str) -> Problem:
+    known = "it may have been accepted, and is done once if you send it again with the same Idempotency-Key"
+    what = "ask again" if method in ("GET", "HEAD") else known
+    return Problem(503, "stopping", f"This process is stopping and could not finish your request: {what}.")
+
+
 def _too_large() -> Problem:
     return Problem(413, "too_large", f"A body has at most {BODY_LIMIT} bytes.")
 
@@ -275,8 +303,9 @@ def _bounded(receive: Receive) -> Receive:
 
 
 class Events(Response):
-    """A stream of server-sent events that ends with `events` or with its client. Where those are None, nothing has
-    happened for a while: a comment says that the connection lives.
+    """A stream of server-sent events that ends with `events`, with its client, or with this process: a client then
+    goes on at another, after the last event that it had. Where `events` are None, nothing has happened for a while: a
+    comment says that the connection lives.
 
     FastAPI's own has three tasks and two queues a stream, and takes twice the memory.
     """
@@ -291,20 +320,22 @@ class Events(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        stopping: Stopping = scope["app"].state.service.stopping
+        leaving = asyncio.create_task(_gone(receive))
         try:
-            async with asyncio.timeout(None) as until_gone:
-                leaving = asyncio.create_task(_gone(receive))
+            async with stopping.wait() as until_gone:
                 leaving.add_done_callback(end := lambda _: until_gone.reschedule(0))
                 try:
                     async for event in self._events:
                         await send({"type": "http.response.body", "body": _event(event), "more_body": True})
-                    await send({"type": "http.response.body"})
                 finally:
                     leaving.remove_done_callback(end)
-                    leaving.cancel()
         except TimeoutError:
             if not until_gone.expired():
                 raise
+        finally:
+            leaving.cancel()
+        await send({"type": "http.response.body"})
 
 
 async def _gone(receive: Receive) -> None:

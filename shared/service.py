@@ -40,6 +40,7 @@ from shared.retry import Failures
 from shared.room import Room
 from shared.security import Tokens
 from shared.settings import ServiceSettings
+from shared.stopping import Stopping
 from shared.tracing import Tracing
 
 log = structlog.get_logger(__name__)
@@ -66,6 +67,7 @@ class Service:
         self.lanes = [self._lane(lane, found) for lane, found in lanes_of(self.name, handlers).items()]
         self.lanes += self._collectors(handlers)
         self.broker = self._declared_broker()
+        self.stopping = Stopping()
         self._parts: dict[str, asyncio.Task[None]] = {}
         self._attempt = asyncio.Lock()
         self._missed: str | None = None  # why the broker was not reached when it was last tried
@@ -224,7 +226,7 @@ class Service:
             "host": self.settings.host,
             "port": self.settings.port,
             "loop": "uvloop",
-            "http": partial(Connection, most=most, room=Room(most, self.settings.proxies)),
+            "http": partial(Connection, most=most, room=Room(most, self.settings.proxies), stopping=self.stopping),
             "proxy_headers": bool(self.settings.proxies),
             "forwarded_allow_ips": list(self.settings.proxies),
             "ws": "none",
@@ -244,6 +246,7 @@ class Service:
             version=VERSION,
             license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
             servers=[{"url": "/", "description": "Where this document comes from."}],
+            redirect_slashes=False,  # it would name the scheme and the host as a proxy left them
             lifespan=self.running,
             telemetry=self.tracing.fastapi,
             responses=http.PROBLEMS,
@@ -252,7 +255,7 @@ class Service:
         )
         app.state.service, app.state.tokens = self, Tokens(self.settings)
         app.state.limits = None  # a router's lifespan may set some: see shared.security.Limits
-        http.install(app, self.name, self.tracing)
+        http.install(app, self.name, self.tracing, self.stopping)
         app.include_router(_health)
         app.include_router(router)
         app.include_router(_documents)  # last: the gateway has the document of all services there

@@ -24,6 +24,7 @@ class Served:
 
     service: Service
     url: str
+    server: uvicorn.Server
 
     @contextlib.asynccontextmanager
     async def client(
@@ -51,7 +52,8 @@ async def serving(name: str, amqp_url: str, database_url: str, **more: Any) -> A
     task = asyncio.create_task(server.serve())
     try:
         await until(lambda: _is_started(server, task), f"{name} to listen")
-        yield Served(service, f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}")
+        url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        yield Served(service, url, server)
     finally:
         server.should_exit = True
         await task

@@ -23,9 +23,10 @@ from starlette.types import Receive, Scope, Send
 
 from services.gateway.settings import GatewaySettings
 from shared import telemetry, tracing
-from shared.http import Problem
+from shared.http import Events, Problem
 from shared.room import network
 from shared.security import Caller
+from shared.stopping import Stopping
 from shared.tls import Tls
 
 log = structlog.get_logger(__name__)
@@ -121,7 +122,7 @@ class Upstream:
         if answer.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR and answer.status_code != 503:
             await answer.aclose()
             raise self._failed(answer)
-        return _HandedThrough(answer)
+        return _HandedThrough(answer, request.app.state.service.stopping)
 
     def _step(self, method: str) -> contextlib.AbstractContextManager[Any]:
         url = self._client.base_url
@@ -141,26 +142,46 @@ class Upstream:
 
 
 class _HandedThrough(StreamingResponse):
-    """A stream that is closed with its client's: whoever goes away leaves nothing running behind the gateway."""
+    """A stream that is closed with its client's: whoever goes away leaves nothing running behind the gateway.
 
-    def __init__(self, answer: httpx.Response) -> None:
-        self._answer = answer
+    A file goes on while the process is stopping; events have no end to wait for, and end there.
+    """
+
+    def __init__(self, answer: httpx.Response, stopping: Stopping) -> None:
+        self._answer, self._stopping = answer, stopping
         headers = {name: value for name in STREAMED if (value := answer.headers.get(name))}
         super().__init__(self._chunks(), answer.status_code, headers)
 
     async def _chunks(self) -> AsyncIterator[bytes]:
+        chunks = self._answer.aiter_raw()
         try:
-            async for chunk in self._answer.aiter_raw():
+            async for chunk in _until(self._stopping, chunks) if self._has_no_end else chunks:
                 yield chunk
         except httpx.HTTPError as error:
             log.warning("upstream: stopped in the middle", why=repr(error))
             raise  # ends the connection: the client must not take what it has for all
+
+    @property
+    def _has_no_end(self) -> bool:
+        return bool(self._answer.headers.get("content-type", "").startswith(Events.media_type))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
             await self._answer.aclose()
+
+
+async def _until(stopping: Stopping, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    while True:
+        try:
+            async with stopping.wait():
+                chunk = await anext(chunks, None)
+        except TimeoutError:
+            return
+        if chunk is None:
+            return
+        yield chunk
 
 
 def _headers(request: Request, who: Caller | None) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """The public routes. What changes something becomes a job; what asks something is passed to whoever owns the answer."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from pathlib import Path as FilePath
 from string import Template
@@ -142,7 +142,11 @@ PLACED: dict[int | str, dict[str, Any]] = {
 
 
 class Start:
-    """How a route starts a job: as who asks, once for an idempotency key, and waiting for its end if that is wished."""
+    """How a route starts a job: as who asks, once for an idempotency key, and waiting for its end if that is wished.
+
+    A key comes before the state of what it is about: a request that comes again gets its first answer, also where the
+    first has made it impossible since. So what depends on a state is decided in here.
+    """
 
     def __init__(self, request: Request, who: Caller, key: str | None) -> None:
         self._request, self._who, self._key = request, who, idempotency_key(key)
@@ -150,24 +154,30 @@ class Start:
         self._intake: Intake = request.state.intake
 
     async def start(
-        self, command: Command, kind: str, resource_id: UUID | None = None, asked: BaseModel | None = None
+        self,
+        command: Command | Awaitable[Command],
+        kind: str,
+        resource_id: UUID | None = None,
+        asked: BaseModel | None = None,
     ) -> Response:
-        """Send a command. `asked` is the body that the client sent: with the same key it has to be the same."""
-        receipt = await self._intake.start(
-            command,
-            kind=kind,
-            owner=self._who.subject,
-            resource_id=resource_id,
-            traceparent=self._request.scope["traceparent"],
-            key=self._scoped(asked),
-        )
-        return await self._answer(receipt, kind)
-
-    async def earlier(self, kind: str, asked: BaseModel) -> Response | None:
-        """The answer, if the same was asked for before under the same key."""
+        """Send a command, or what an awaitable makes of the present state, which may raise `Problem`. `asked` is the
+        body that the client sent: with the same key it has to be the same."""
         key = self._scoped(asked)
-        receipt = await store.earlier(self._service.database, key) if key else None
-        return await self._answer(receipt, kind) if receipt else None
+        try:
+            receipt = await self._intake.start(
+                command if isinstance(command, Command) else await command,
+                kind=kind,
+                owner=self._who.subject,
+                resource_id=resource_id,
+                traceparent=self._request.scope["traceparent"],
+                key=key,
+            )
+        except Problem:
+            earlier = await store.earlier(self._service.database, key) if key else None
+            if earlier is None:
+                raise
+            receipt = earlier
+        return await self._answer(receipt, kind)
 
     def _scoped(self, asked: BaseModel | None) -> Key | None:
         if self._key is None:
@@ -179,13 +189,16 @@ class Start:
     async def _answer(self, receipt: Receipt, kind: str) -> Response:
         """What the job became by now, or in the time that the client waits."""
         headers = {"Idempotent-Replayed": "true"} if receipt.is_replay else {}
+        status = JobState.PENDING
         wait = domain.preferred_wait(",".join(self._request.headers.getlist("prefer")))
         if wait is not None:
             headers["Preference-Applied"] = f"wait={wait}"
-            job = await store.ended(self._service.database, receipt.job_id, wait)
-            if job and JobState(job.status).is_final:
-                return _finished(job, headers)
-        return _accepted(receipt, kind, headers)
+            job = await store.ended(self._service.database, receipt.job_id, wait, self._service.stopping)
+            if job:
+                status = JobState(job.status)
+                if status.is_final:
+                    return _finished(job, headers)
+        return _accepted(receipt, kind, status, headers)
 
 
 async def _job_start(request: Request, who: CallerOf, prefer: Preference = None, key: KeyHeader = None) -> Start:
@@ -230,11 +243,15 @@ async def show_order(order_id: UUID, request: Request, who: CallerOf) -> Respons
 @v1.post("/orders/{order_id}/cancel", status_code=202, responses=STARTED, tags=["orders"])
 async def cancel_order(order_id: UUID, request: Request, service: Running, who: CallerOf, job: JobStart) -> Response:
     """Cancel an order: a job of its own, which fails if it came too late."""
+    return await job.start(_order_cancellation(order_id, request, service, who), "order.cancel", order_id)
+
+
+async def _order_cancellation(order_id: UUID, request: Request, service: Service, who: Caller) -> CancelOrder:
     async with service.database.reading() as session:
         placing = await store.job_that_placed(session, order_id)
     if placing is None or not who.may_see(placing.owner) or placing.status in (JobState.FAILURE, JobState.CANCELLED):
         await _demand_cancellable(request, who, order_id)
-    return await job.start(CancelOrder(order_id=order_id), "order.cancel", order_id)
+    return CancelOrder(order_id=order_id)
 
 
 async def _demand_cancellable(request: Request, who: Caller, order_id: UUID) -> None:
@@ -295,7 +312,7 @@ async def wait_for_job(
     job: JobOf, service: Running, response: Response, query: Annotated[WaitQuery, Query()]
 ) -> JobView:
     """One job, as soon as it has ended; after `timeout` as it is then."""
-    found = await store.ended(service.database, job.id, query.timeout) or job
+    found = await store.ended(service.database, job.id, query.timeout, service.stopping) or job
     if not JobState(found.status).is_final:
         response.status_code = 202
         response.headers.update(SOON)
@@ -311,11 +328,17 @@ async def _one_stream(request: Request, who: CallerOf) -> AsyncIterator[None]:
 OneStream = Depends(_one_stream)
 
 
-@v1.get("/jobs/{job_id}/events", response_class=Response, responses=EVENTS, dependencies=[OneStream], tags=["jobs"])
+HISTORY = {**EVENTS, 204: {"description": "The job has ended, and you have all of it: do not come again."}}
+
+
+@v1.get("/jobs/{job_id}/events", response_class=Response, responses=HISTORY, dependencies=[OneStream], tags=["jobs"])
 async def follow_job(job: JobOf, service: Running, last_event_id: Annotated[str | None, Header()] = None) -> Response:
     """A job as it goes on: `timeline` for each message that moved it, then `state` with the whole job; `progress` where
     it only got further. The stream ends when the job has; `Last-Event-ID` goes on after an event."""
-    return Events(_events(service, job, Seen.read(last_event_id)))
+    seen = Seen.read(last_event_id)
+    if JobState(job.status).is_final and seen == _all_of(job):
+        return Response(status_code=204)  # a browser comes again whenever a stream ends, but not after this
+    return Events(_events(service, job, seen))
 
 
 async def _events(service: Service, job: Job, seen: Seen) -> AsyncIterator[ServerSentEvent | None]:
@@ -329,7 +352,7 @@ async def _events(service: Service, job: Job, seen: Seen) -> AsyncIterator[Serve
             if found.revision > seen.revision or is_final:
                 for happened in _news(found, seen):
                     yield happened
-                seen = Seen(found.revision, len(found.timeline))
+                seen = _all_of(found)
             if is_final:
                 return
             while not await change_or_pause(changed):
@@ -345,20 +368,24 @@ def _news(job: Job, seen: Seen) -> list[ServerSentEvent]:
     ]
     only_progress = seen.revision and not news and view.progress and not view.status.is_final
     last = ("progress", view.progress) if only_progress else ("state", view)
-    return [*news, ServerSentEvent(event=last[0], data=last[1], id=str(Seen(job.revision, len(job.timeline))))]
+    return [*news, ServerSentEvent(event=last[0], data=last[1], id=str(_all_of(job)))]
+
+
+def _all_of(job: Job) -> Seen:
+    return Seen(job.revision, len(job.timeline))
 
 
 @v1.post("/jobs/{job_id}/cancel", status_code=202, responses=STARTED, tags=["jobs"])
 async def cancel_job(job: JobOf, who: CallerOf, cancellation: JobStart) -> Response:
     """Cancel what a job is about, if it has not ended: by a job of its own."""
-    refusal = domain.refusal_to_cancel(job.kind, JobState(job.status))
-    if refusal:
-        raise Problem(409, "not_cancellable", refusal)
     kind = f"{job.kind.partition('.')[0]}.cancel"
     return await cancellation.start(_cancellation(job, who), kind, job.resource_id)
 
 
-def _cancellation(job: Job, who: Caller) -> Command:
+async def _cancellation(job: Job, who: Caller) -> Command:
+    refusal = domain.refusal_to_cancel(job.kind, JobState(job.status))
+    if refusal:
+        raise Problem(409, "not_cancellable", refusal)
     if job.resource_id is None:
         return CancelReplay(replay_id=job.id, by=who.subject)
     if domain.resource(job.kind) == "report":
@@ -514,7 +541,6 @@ class Link(BaseModel):
     signature: str | None = Field(default=None, description="With it, no token is needed.")
 
 
-@v1.head("/reports/{report_id}/download", include_in_schema=False)
 @v1.get(
     "/reports/{report_id}/download",
     response_class=Response,
@@ -641,8 +667,10 @@ async def show_letter(letter_id: IdOf, request: Request, who: OperatorOf) -> Res
 @v1.post("/dead-letters/{letter_id}/edit", status_code=202, responses=STARTED, tags=["dead letters"])
 async def edit_letter(letter_id: IdOf, wish: EditWish, request: Request, who: OperatorOf, job: JobStart) -> Response:
     """Send another message in a dead letter's place: with an id of its own, and naming the old one."""
-    if earlier := await job.earlier("dead_letters.edit", wish):  # whatever became of the letter by that
-        return earlier
+    return await job.start(_edit(letter_id, wish, request, who), "dead_letters.edit", asked=wish)
+
+
+async def _edit(letter_id: UUID, wish: EditWish, request: Request, who: Caller) -> EditLetter:
     answer = await _letters(request).ask(request, who, f"{LETTERS}/{letter_id}")
     letter = answer.json()
     if not answer.is_success:
@@ -654,8 +682,7 @@ async def edit_letter(letter_id: IdOf, wish: EditWish, request: Request, who: Op
         where = "; ".join(f"{pointer}: {detail}" for pointer, _, detail in problems[:3])
         errors = [FieldProblem(pointer=pointer, code=code, detail=detail) for pointer, code, detail in problems]
         raise Problem(422, "invalid_request", f"The lane {letter['lane']} cannot read it: {where}", errors=errors)
-    command = EditLetter(letter_id=letter_id, message=message, body=wish.body, by=who.subject)
-    return await job.start(command, "dead_letters.edit", asked=wish)
+    return EditLetter(letter_id=letter_id, message=message, body=wish.body, by=who.subject)
 
 
 # -- documents --------------------------------------------------------------------------------------------------------
@@ -742,10 +769,10 @@ router.include_router(v1)
 # -- below the routes -------------------------------------------------------------------------------------------------
 
 
-def _accepted(receipt: Receipt, kind: str, headers: dict[str, str]) -> Response:
+def _accepted(receipt: Receipt, kind: str, status: JobState, headers: dict[str, str]) -> Response:
     about = _about(kind, receipt.resource_id)
     links = _links(receipt.job_id, **about)
-    body = JobAccepted(job_id=receipt.job_id, **about, status=JobState.PENDING, links=links)
+    body = JobAccepted(job_id=receipt.job_id, **about, status=status, links=links)
     return _json(body, 202, headers | SOON | {"Location": links.job})
 
 

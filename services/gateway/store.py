@@ -29,6 +29,7 @@ from shared.http import Problem, asked_to_wait
 from shared.inbox import INSERTS
 from shared.outbox import Outbox
 from shared.publisher import Outgoing, outgoing
+from shared.stopping import Stopping
 from shared.table import TableModel
 
 log = structlog.get_logger(__name__)
@@ -397,8 +398,9 @@ changes = Changes(_revisions)
 """One for the process, by job: its lane announces, its requests wait."""
 
 
-async def ended(database: Database, job_id: UUID, seconds: float) -> Job | None:
-    """A job, as soon as it has ended; after so many seconds as it is then. None if it does not exist."""
+async def ended(database: Database, job_id: UUID, seconds: float, stopping: Stopping) -> Job | None:
+    """A job, as soon as it has ended; after so many seconds, or when this process is about to stop, as it is then.
+    None if it does not exist."""
     deadline = time.monotonic() + seconds
     with changes.of(job_id) as changed:
         while True:
@@ -406,8 +408,8 @@ async def ended(database: Database, job_id: UUID, seconds: float) -> Job | None:
             async with database.reading() as session:
                 found = await job(session, job_id)
             left = deadline - time.monotonic()
-            if found is None or JobState(found.status).is_final or left <= 0:
+            if found is None or JobState(found.status).is_final or left <= 0 or stopping.has_begun:
                 return found
             with suppress(TimeoutError), asked_to_wait():
-                async with asyncio.timeout(left):
+                async with stopping.wait(left):
                     await changed.wait()

@@ -149,7 +149,6 @@ class Link(BaseModel):
     signature: str | None = None
 
 
-@router.head("/reports/{report_id}/download", include_in_schema=False)
 @router.get("/reports/{report_id}/download", response_class=Response, tags=["reports"])
 async def download(
     report_id: IdOf, request: Request, service: Running, who: CallerOrLink, link: Annotated[Link, Query()]
@@ -191,8 +190,6 @@ async def _file(report: Report, request: Request, caching: str) -> Response:
     if wanted:
         headers["Content-Range"] = f"bytes {first}-{last}/{size}"
     status, media = (206 if wanted else 200), MEDIA_TYPES[report.wish["format"]]
-    if request.method == "HEAD":
-        return Response(status_code=status, headers=headers, media_type=media)
     chunks = exporter.storage.read(domain.result_name(report.id), first, last)
     return StreamingResponse(chunks, status, headers, media)
 

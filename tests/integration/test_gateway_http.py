@@ -372,6 +372,39 @@ async def test_without_a_broker_orders_are_taken_and_readiness_says_what_is_miss
     assert (await ana.get("/readyz?only=luck")).status_code == 422
 
 
+async def test_head_is_answered_as_get_is_but_for_the_body(ana: httpx.AsyncClient, operator: httpx.AsyncClient) -> None:
+    job = (await ana.post("/v1/orders", json=ORDER)).json()
+    document = (await ana.get("/openapi.json")).json()
+    asked = [path for path, operations in document["paths"].items() if "get" in operations]
+    about = {"{job_id}": job["job_id"], "{sku}": "A", "{service}": "orders"}
+    for path in ["/docs", "/docs/swagger-ui.css", "/openapi.json", *asked]:
+        for name, value in about.items():
+            path = path.replace(name, value)
+        path = re.sub(r"\{\w+\}", str(uuid7()), path)
+        head = await operator.head(path)
+        assert head.content == b""
+        if path != f"/v1/jobs/{job['job_id']}/events":  # which goes on
+            get = await operator.get(path)
+            assert head.status_code == get.status_code, path
+            assert head.headers["content-type"] == get.headers["content-type"]
+            if path not in ("/metrics", "/readyz") and get.is_success:
+                assert head.headers["content-length"] == str(len(get.content))
+    events = await ana.head(f"{job['links']['job']}/events")
+    assert events.status_code == 200
+    assert events.headers["content-type"].startswith("text/event-stream")
+    refused = await ana.delete("/v1/orders")
+    assert refused.headers["allow"] == "GET, HEAD, POST"
+    assert (await ana.head("/v1/nothing")).status_code == 404
+    assert (await ana.head("/v1/jobs/4711/cancel")).status_code == 405
+
+
+async def test_an_address_with_a_slash_too_many_is_not_found(gateway: Served, ana: httpx.AsyncClient) -> None:
+    for path in ("/v1/orders/", "/v1/jobs/", "/docs/", "/livez/", "/v1/orders//"):
+        problem = check(await ana.get(path), 404, "not_found")
+        assert "slash" in problem["detail"]
+    check(await ana.post("/v1/orders/", json=ORDER), 404, "not_found")
+
+
 async def test_the_docs_page_needs_no_other_server(gateway: Served) -> None:
     async with httpx.AsyncClient(base_url=gateway.url, trust_env=False) as client:
         page = (await client.get("/docs")).text

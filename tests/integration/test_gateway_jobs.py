@@ -179,6 +179,23 @@ async def test_cancelling_ends_two_jobs(broker: Broker, ana: httpx.AsyncClient) 
     assert (await ana.post(f"/v1/jobs/{wish['job_id']}/cancel")).status_code == 409
 
 
+async def test_the_same_key_gets_its_first_answer_after_the_cancellation_took_effect(
+    broker: Broker, ana: httpx.AsyncClient
+) -> None:
+    job, key = await placed(ana), {"Idempotency-Key": "once"}
+    paths = [f"/v1/jobs/{job['job_id']}/cancel", f"/v1/orders/{job['order_id']}/cancel"]
+    first = [(await ana.post(path, headers=key)).json() for path in paths]
+    known = confirmation(job).model_dump(exclude={"confirmed_at"})
+    cancelled = OrderCancelled(**known, cancelled_at="2026-01-01T00:00:01Z", order_job_id=job["job_id"])
+    await say(broker, cancelled, first[0])
+    assert (await ended(ana, job))["status"] == "CANCELLED"
+    for path, answer in zip(paths, first, strict=True):
+        again = await ana.post(path, headers=key)
+        assert (again.status_code, again.json()) == (202, answer)
+        assert again.headers["idempotent-replayed"] == "true"
+        assert (await ana.post(path, headers={"Idempotency-Key": "another"})).status_code in (409, 503)
+
+
 async def test_messages_of_jobs_that_are_not_ours_are_passed_over(broker: Broker, ana: httpx.AsyncClient) -> None:
     job = await placed(ana)
     for stranger in (str(uuid7()), "order-4711", "x" * 255):
@@ -252,6 +269,32 @@ async def test_events_tell_a_job_as_it_goes_on_and_end_with_it(broker: Broker, a
     assert json.loads(seen[-1]["data"])["status"] == "SUCCESS"
     again = [happened async for happened in events(ana, job, last=seen[2]["id"])]
     assert again == seen[3:]
+
+
+async def test_who_has_all_of_a_job_that_has_ended_is_told_to_come_no_more(
+    broker: Broker, ana: httpx.AsyncClient
+) -> None:
+    job = await placed(ana)
+    await say(broker, confirmation(job), job)
+    await ended(ana, job)
+    seen = [happened async for happened in events(ana, job)]
+    again = await ana.get(job["links"]["events"], headers={"Last-Event-ID": seen[-1]["id"]})
+    assert (again.status_code, again.content) == (204, b"")
+    assert [happened async for happened in events(ana, job, last=seen[-2]["id"])] == seen[-1:]
+
+
+async def test_a_repeat_that_waits_says_how_far_its_job_is(broker: Broker, ana: httpx.AsyncClient) -> None:
+    key = {"Idempotency-Key": "once"}
+    job = (await ana.post("/v1/orders", json=ORDER, headers=key)).json()
+    await say(broker, JobProgressed(done=1, total=4, unit="rows"), job)
+
+    async def status() -> Any:
+        return (await ana.get(job["links"]["job"])).json()
+
+    await until(lambda: _is(status, "STARTED"))
+    again = await ana.post("/v1/orders", json=ORDER, headers=key | {"Prefer": "wait=0"})
+    assert again.status_code == 202
+    assert again.json() == job | {"status": "STARTED"}
 
 
 async def test_what_many_gateways_and_copies_do_at_once_happens_once(
