@@ -78,24 +78,23 @@ async def adjust(
     """Add or take pieces by hand. Sent again with the same `Idempotency-Key`, it is not done again."""
     given = idempotency_key(key)
     adjustment_id = uuid5(NAMESPACE_URL, f"{who.subject}\n{given}") if given else uuid7()
+    wanted = Adjustment(id=adjustment_id, sku=sku, delta=wish.delta, reason=wish.reason, adjusted_by=who.subject)
     async with service.outbox.request(request.scope["traceparent"]) as unit:
+        earlier = await store.claim(unit.session, wanted)
+        if earlier and (earlier.sku, earlier.delta, earlier.reason) != (sku, wish.delta, wish.reason):
+            raise Problem(422, "idempotency_key_reused", "This Idempotency-Key came with another adjustment before.")
         row = await store.product(unit.session, sku, lock=True)
         if row is None:
             raise _unknown(sku)
-        earlier = await unit.session.get(Adjustment, adjustment_id)
-        if earlier is None:
+        if not earlier:
             before = domain.available(row)
             try:
                 row.on_hand = domain.adjusted(row, wish.delta)
             except domain.Impossible as error:
                 raise Problem(409, "impossible_level", f"{error}.") from error
-            done = Adjustment(id=adjustment_id, sku=sku, delta=wish.delta, reason=wish.reason, adjusted_by=who.subject)
-            unit.add(done)
-            unit.send(StockAdjusted(adjustment_id=done.id, **_adjustment(done)))
+            unit.send(StockAdjusted(adjustment_id=wanted.id, **_adjustment(wanted)))
             if warning := domain.low(row, before):
                 unit.send(warning)
-        elif (earlier.sku, earlier.delta, earlier.reason) != (sku, wish.delta, wish.reason):
-            raise Problem(422, "idempotency_key_reused", "This Idempotency-Key came with another adjustment before.")
     return _view(row)
 
 

@@ -95,6 +95,15 @@ async def touched(session: AsyncSession, facts: Sequence[OrderFact]) -> Iterable
     return [*reservations, *await load(session, Product, skus, lock=True)]
 
 
+async def claim(session: AsyncSession, wanted: Adjustment) -> Adjustment | None:
+    """Write an adjustment down; if there is one of its id already, that one. Another transaction that writes the same
+    id is waited for: call this before a product is locked, so that nobody waits here with one in hand."""
+    insert = INSERTS[session.get_bind().dialect.name](Adjustment).on_conflict_do_nothing()
+    if await session.scalar(insert.values(**wanted.model_dump()).returning(Adjustment.__table__.c.id)) is not None:  # type: ignore[attr-defined]
+        return None
+    return await session.get_one(Adjustment, wanted.id)
+
+
 async def product(session: AsyncSession, sku: str, *, lock: bool = False) -> Product | None:
     """One product."""
     return next(iter(await load(session, Product, [sku], lock=lock)), None)

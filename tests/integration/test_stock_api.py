@@ -1,5 +1,6 @@
 """Stock over HTTP: what operators can ask about the levels' past."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,6 +15,8 @@ from tests.integration.reserving import count
 from tests.running import Broker, an_order, until
 from tests.serving import Served, serving
 
+PRICE = {"amount": 100, "currency": "BRL"}
+
 
 @pytest.fixture
 async def stock(broker: Broker, database_url: str) -> AsyncIterator[Served]:
@@ -24,7 +27,7 @@ async def stock(broker: Broker, database_url: str) -> AsyncIterator[Served]:
 @pytest.fixture
 async def otto(stock: Served) -> AsyncIterator[httpx.AsyncClient]:
     async with stock.client("otto", "operator") as client:
-        product = {"name": "Coffee", "price": {"amount": 100, "currency": "BRL"}, "low_threshold": 0}
+        product = {"name": "Coffee", "price": PRICE, "low_threshold": 0}
         assert (await client.put("/v1/products/A", json=product)).status_code == 200
         yield client
 
@@ -49,6 +52,24 @@ async def test_an_adjustment_is_said_and_listed_once_however_often_it_is_sent(
     ]
     listed = (await otto.get("/v1/adjustments")).json()["data"]
     assert {entry.pop("id"): entry for entry in listed} == {event.pop("adjustment_id"): event for event in said}
+
+
+async def test_one_key_for_several_products_at_once_is_one_adjustment_and_refusals(otto: httpx.AsyncClient) -> None:
+    skus = ["A", "B", "C", "D"]
+    for sku in skus:
+        (await otto.put(f"/v1/products/{sku}", json={"name": sku, "price": PRICE})).raise_for_status()
+
+    async def adjusted(sku: str, key: int) -> int:
+        wish = {"delta": 1, "reason": "delivery"}
+        headers = {"Idempotency-Key": str(key)}
+        return (await otto.post(f"/v1/products/{sku}/adjustments", json=wish, headers=headers)).status_code
+
+    for key in range(15):
+        answers = await asyncio.gather(*(adjusted(sku, key) for sku in skus for _ in range(2)))
+        assert sorted(answers) == [200] * 2 + [422] * 6
+    assert await adjusted("NONE", 0) == 422, "the key comes before the product"
+    assert await adjusted("NONE", 99) == 404
+    assert sum([(await otto.get(f"/v1/products/{sku}")).json()["on_hand"] for sku in skus]) == 15
 
 
 async def test_adjustments_are_listed_in_pages(otto: httpx.AsyncClient) -> None:
