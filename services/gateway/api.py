@@ -1,7 +1,9 @@
 """The public routes. What changes something becomes a job; what asks something is passed to whoever owns the answer."""
 
+from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
+from hashlib import sha256
 from pathlib import Path as FilePath
 from string import Template
 from typing import Annotated, Any, cast
@@ -9,7 +11,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import FileResponse, HTMLResponse
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 from fastapi.sse import ServerSentEvent
 from pydantic import BaseModel, Field
 from uuid_utils.compat import uuid7
@@ -62,7 +64,7 @@ from shared.http import (
     paginate,
 )
 from shared.security import Caller, CallerOf, CallerOrLink, OperatorOf, operator
-from shared.service import Running, Service
+from shared.service import VERSION, Running, Service
 
 STATIC = FilePath(__file__).parent / "static"
 SWAGGER_FILES = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png")
@@ -683,6 +685,31 @@ async def _edit(letter_id: UUID, wish: EditWish, request: Request, who: Caller) 
         errors = [FieldProblem(pointer=pointer, code=code, detail=detail) for pointer, code, detail in problems]
         raise Problem(422, "invalid_request", f"The lane {letter['lane']} cannot read it: {where}", errors=errors)
     return EditLetter(letter_id=letter_id, message=message, body=wish.body, by=who.subject)
+
+
+# -- what is here -----------------------------------------------------------------------------------------------------
+
+HOME = Template((STATIC / "home.html").read_text(encoding="utf-8")).substitute(version=VERSION)
+_STYLE = HOME.partition("<style>")[2].partition("</style>")[0]
+HOME_MAY = (
+    f"default-src 'none'; style-src 'sha256-{b64encode(sha256(_STYLE.encode()).digest()).decode()}';"
+    " img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+LINKS = {
+    "openapi": "/openapi.json",
+    "docs": "/docs",
+    "asyncapi": "/asyncapi",
+    "live": "/livez",
+    "ready": "/readyz",
+}
+
+
+@router.get("/", include_in_schema=False)
+async def home(accept: Annotated[str, Header()] = "") -> Response:
+    """What is here: a page for people, links for programs."""
+    if "text/html" in accept:
+        return HTMLResponse(HOME, headers={"Vary": "Accept", "Content-Security-Policy": HOME_MAY})
+    return JSONResponse({"service": "malote", "version": VERSION, "links": LINKS}, headers={"Vary": "Accept"})
 
 
 # -- documents --------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import importlib
 import json
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ def document(service: str) -> dict[str, Any]:
     """What a service answers at /openapi.json."""
     handlers = importlib.import_module(f"services.{service}.handlers")
     router = importlib.import_module(f"services.{service}.api").router
-    return Service(settings_for(service, NO_BROKER, "sqlite:///unused.db"), handlers, router).app.openapi()
+    return Service(
+        settings_for(service, NO_BROKER, f"sqlite:///{tempfile.gettempdir()}/unused.db"), handlers, router
+    ).app.openapi()
 
 
 DOCUMENTS = {service: document(service) for service in SERVICES}

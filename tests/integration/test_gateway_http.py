@@ -405,6 +405,20 @@ async def test_an_address_with_a_slash_too_many_is_not_found(gateway: Served, an
     check(await ana.post("/v1/orders/", json=ORDER), 404, "not_found")
 
 
+async def test_the_root_says_what_is_here(gateway: Served) -> None:
+    async with httpx.AsyncClient(base_url=gateway.url, trust_env=False) as client:
+        links = (await client.get("/")).json()["links"]
+        page = await client.get("/", headers={"Accept": "text/html,*/*;q=0.8"})
+        assert page.headers["content-type"].startswith("text/html")
+        assert "default-src 'none'" in page.headers["content-security-policy"]
+        assert "unsafe" not in page.headers["content-security-policy"]
+        assert "//" not in page.text
+        found = set(re.findall(r'href="([^"]+)"', page.text))
+        assert set(links.values()) <= found
+        for path in found:
+            assert (await client.get(path)).status_code == (503 if path == "/readyz" else 200)
+
+
 async def test_the_docs_page_needs_no_other_server(gateway: Served) -> None:
     async with httpx.AsyncClient(base_url=gateway.url, trust_env=False) as client:
         page = (await client.get("/docs")).text

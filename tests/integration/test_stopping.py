@@ -36,6 +36,7 @@ class Clients:
         )
         self.answers: list[httpx.Response] = []
         self.unanswered = 0
+        self.asked = 0
         self.streams = 0
         self.is_open = True
 
@@ -49,8 +50,11 @@ class Clients:
             except httpx.TransportError:
                 self.unanswered += 1  # on a kept connection that was being closed
 
-    async def wait(self) -> httpx.Response:
-        return await self.http.post("/v1/orders", json=ORDER, headers={"Prefer": "wait=30"})
+    async def wait(self, path: str, **more: Any) -> httpx.Response:
+        return await self.http.post(path, **more, extensions={"trace": self._note})
+
+    async def _note(self, event: str, _: Any) -> None:
+        self.asked += event == "http11.send_request_body.complete"
 
     async def follow(self, path: str) -> str:
         """A stream of events from its beginning to its end. Raises `httpx.RemoteProtocolError` if it has no end."""
@@ -72,11 +76,13 @@ async def test_a_busy_gateway_that_is_told_to_end_answers_whoever_waits(fleet: P
     clients = Clients(gateway.url)
     job = (await clients.http.post("/v1/orders", json=ORDER)).json()["links"]["job"]
     placing = [asyncio.create_task(clients.place()) for _ in range(AT_ONCE)]
-    waiting = [asyncio.create_task(clients.wait()) for _ in range(5)]
-    waiting += [asyncio.create_task(clients.http.post(f"{job}/wait", params={"timeout": 30})) for _ in range(5)]
+    prefers = [clients.wait("/v1/orders", json=ORDER, headers={"Prefer": "wait=30"}) for _ in range(5)]
+    waits = [clients.wait(f"{job}/wait", params={"timeout": 30}) for _ in range(5)]
+    waiting = [asyncio.create_task(wait) for wait in prefers + waits]
     paths = [f"{job}/events", "/v1/notifications/events"]
     following = [asyncio.create_task(clients.follow(path)) for path in paths for _ in range(3)]
-    await until(lambda: _are(clients.streams == len(following) and len(clients.answers) > AT_ONCE), "all to be busy")
+    await until(lambda: _are(clients.asked == len(waiting) and clients.streams == len(following)), "all to wait")
+    await until(lambda: _are(len(clients.answers) > AT_ONCE), "orders to be taken meanwhile")
     began = asyncio.get_running_loop().time()
     stopping = asyncio.create_task(gateway.stop())
     waited = await asyncio.gather(*waiting)
@@ -105,8 +111,8 @@ def _is_told(answer: httpx.Response) -> bool:
 async def test_what_cannot_be_finished_in_time_is_a_problem_that_names_the_idempotency_key(tmp_path: Path) -> None:
     path = tmp_path / "gateway.db"
     async with serving("gateway", NO_BROKER, f"sqlite:///{path}") as gateway, gateway.client() as client:
-        lock = sqlite3.connect(path, isolation_level=None)
-        lock.execute("BEGIN IMMEDIATE")
+        lock = sqlite3.connect(path, isolation_level=None, timeout=30, check_same_thread=False)
+        await asyncio.to_thread(lock.execute, "BEGIN IMMEDIATE")
         asking = asyncio.create_task(client.post("/v1/orders", json=ORDER))
         await until(lambda: _are(bool(gateway.server.server_state.tasks)), "the request to be in hand")
         gateway.server.should_exit = True
