@@ -14,6 +14,7 @@ from contracts.orders import OrderState
 ReportKind = Literal["orders", "order-lines", "stock-movements", "sales-summary"]
 ReportFormat = Literal["csv", "jsonl", "parquet", "xlsx", "pdf", "html"]
 ReportStatus = Literal["RUNNING", "READY", "FAILED", "CANCELLED", "EXPIRED"]
+Role = Literal["customer", "operator"]
 DEFAULT_TIMEZONE = "America/Sao_Paulo"
 PAGES: tuple[str, ...] = ("pdf", "html")
 """The formats for people, with charts."""
@@ -210,6 +211,7 @@ class CreateReport(Command):
 
     report_id: UUID
     owner: Annotated[str, text(255)] = Field(examples=["ana"])
+    role: Role | None = Field(default=None, description="In which the owner asks; as a customer, one sees no other's.")
     email: Email | None = Field(default=None, description="Where to write when it ends, if the owner chose nothing.")
     wish: ReportWish
 

@@ -170,6 +170,7 @@ class Start:
                 command if isinstance(command, Command) else await command,
                 kind=kind,
                 owner=self._who.subject,
+                role=self._who.role,
                 resource_id=resource_id,
                 traceparent=self._request.scope["traceparent"],
                 key=key,
@@ -179,7 +180,17 @@ class Start:
             if earlier is None:
                 raise
             receipt = earlier
+        await self._demand_own(receipt)
         return await self._answer(receipt, kind)
+
+    async def _demand_own(self, receipt: Receipt) -> None:
+        """Raises `Problem` 422 for a customer whose key came from an operator of the same name before."""
+        if not receipt.is_replay or self._who.is_operator:
+            return
+        async with self._service.database.reading() as session:
+            job = await store.job(session, receipt.job_id)
+        if job and not self._who.may_see(job.owner, job.role):
+            raise Problem(422, "idempotency_key_reused", "This Idempotency-Key came with another request before.")
 
     def _scoped(self, asked: BaseModel | None) -> Key | None:
         if self._key is None:
@@ -251,7 +262,11 @@ async def cancel_order(order_id: UUID, request: Request, service: Running, who: 
 async def _order_cancellation(order_id: UUID, request: Request, service: Service, who: Caller) -> CancelOrder:
     async with service.database.reading() as session:
         placing = await store.job_that_placed(session, order_id)
-    if placing is None or not who.may_see(placing.owner) or placing.status in (JobState.FAILURE, JobState.CANCELLED):
+    if (
+        placing is None
+        or not who.may_see(placing.owner, placing.role)
+        or placing.status in (JobState.FAILURE, JobState.CANCELLED)
+    ):
         await _demand_cancellable(request, who, order_id)
     return CancelOrder(order_id=order_id)
 
@@ -272,7 +287,7 @@ async def _demand_cancellable(request: Request, who: Caller, order_id: UUID) -> 
 async def _visible(job_id: UUID, service: Running, who: CallerOf) -> Job:
     async with service.database.reading() as session:
         found = await store.job(session, job_id)
-    if found is None or not who.may_see(found.owner):
+    if found is None or not who.may_see(found.owner, found.role):
         raise Problem(404, "job_not_found", f"There is no job {job_id}.")
     return found
 
@@ -479,7 +494,7 @@ async def create_report(wish: ReportWish, who: CallerOf, job: JobStart) -> Respo
     """Ask for a report."""
     if not who.is_operator:
         wish = _about_oneself(wish, who)
-    command = CreateReport(report_id=uuid7(), owner=who.subject, email=who.email, wish=wish)
+    command = CreateReport(report_id=uuid7(), owner=who.subject, role=who.role, email=who.email, wish=wish)
     return await job.start(command, store.REPORT, command.report_id, wish)
 
 

@@ -58,6 +58,7 @@ class Base(TableModel, registry=registry()):
 class Job(Base, table=True):
     """What a client asked for. Times are epoch milliseconds; `revision` counts the changes.
 
+    `role` is the one in which its owner asked: as a customer, somebody does not see what it asked for as an operator.
     `resource_id` is the id of the order or the report that it is about: `kind` says which.
     `timeline` has the messages that moved it: `at` in ISO 8601, `message`, `service`.
     """
@@ -67,6 +68,7 @@ class Job(Base, table=True):
     id: UUID = Field(primary_key=True)
     kind: str = Field(max_length=64)
     owner: str = Field(max_length=255)
+    role: str = Field(default="customer", max_length=16)
     resource_id: UUID | None = None
     status: str = Field(max_length=16)
     progress: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
@@ -114,11 +116,11 @@ async def job(session: AsyncSession, job_id: UUID) -> Job | None:
     return next(iter(await load(session, Job, [job_id])), None)
 
 
-def owned(owner: str | None, status: JobState | None) -> Any:
-    """The jobs of one owner or of all, in one status or in any."""
+def owned(customer: str | None, status: JobState | None) -> Any:
+    """The jobs of one customer or of all, in one status or in any."""
     query: Any = select(Job)
-    if owner is not None:
-        query = query.where(_jobs.c.owner == owner)
+    if customer is not None:
+        query = query.where(_jobs.c.owner == customer, _jobs.c.role == "customer")
     return query.where(_jobs.c.status == status) if status else query
 
 
@@ -248,7 +250,15 @@ class Intake:
         self._work: asyncio.Task[None] | None = None
 
     async def start(
-        self, command: Command, *, kind: str, owner: str, resource_id: UUID | None, traceparent: str, key: Key | None
+        self,
+        command: Command,
+        *,
+        kind: str,
+        owner: str,
+        role: str,
+        resource_id: UUID | None,
+        traceparent: str,
+        key: Key | None,
     ) -> Receipt:
         """Make a command a job. Raises `Problem` 422 if its key came with another payload before, 429 if it wants a
         report and its owner has too many in the making, and 503 if too much waits for the broker."""
@@ -257,7 +267,7 @@ class Intake:
         receipt = Receipt(UUID(sent.envelope.message_id), resource_id)
         about = {f"{domain.resource(kind)}_id": str(resource_id)} if resource_id else {}
         structlog.contextvars.bind_contextvars(correlation_id=sent.envelope.correlation_id, **about)
-        wish = _Wish(receipt, _new_job(receipt, kind, owner, sent.envelope), sent, key)
+        wish = _Wish(receipt, _new_job(receipt, kind, (owner, role), sent.envelope), sent, key)
         self._waiting.append(wish)
         if self._work is None or self._work.done():
             self._work = asyncio.create_task(self._write_all())
@@ -291,12 +301,14 @@ class Intake:
         return outcomes | {wish: wish.receipt for wish in new}
 
 
-def _new_job(receipt: Receipt, kind: str, owner: str, envelope: Envelope) -> dict[str, Any]:
+def _new_job(receipt: Receipt, kind: str, who: tuple[str, str], envelope: Envelope) -> dict[str, Any]:
     at = now()
+    owner, role = who
     return {
         "id": receipt.job_id,
         "kind": kind,
         "owner": owner,
+        "role": role,
         "resource_id": receipt.resource_id,
         "status": JobState.PENDING,
         "timeline": [_line(envelope)],

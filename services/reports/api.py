@@ -218,8 +218,8 @@ async def _demand_stored(report: Report) -> None:
 async def list_notifications(service: Running, who: CallerOf, cursor: CursorOf) -> NotificationPage:
     """What the caller was told, newest first, and how much of it is unread."""
     async with service.database.reading() as session:
-        rows, has_more = await paginate(session, store.notifications(who.subject), Notification.id, cursor)
-        unread = await store.unread(session, who.subject)
+        rows, has_more = await paginate(session, store.notifications(_reader(who)), Notification.id, cursor)
+        unread = await store.unread(session, _reader(who))
     return NotificationPage(data=tuple(map(_notice, rows)), has_more=has_more, unread=unread)
 
 
@@ -227,7 +227,7 @@ async def list_notifications(service: Running, who: CallerOf, cursor: CursorOf) 
 async def read_all(service: Running, who: CallerOf) -> None:
     """Mark all that the caller was told as read."""
     async with service.database.transaction() as session:
-        await store.read_all(session, who.subject)
+        await store.read_all(session, _reader(who))
 
 
 @router.post("/notifications/{notification_id}/read", tags=["notifications"])
@@ -235,7 +235,7 @@ async def read_one(notification_id: IdOf, service: Running, who: CallerOf) -> No
     """Mark one as read. The time is that of the first time."""
     async with service.database.transaction() as session:
         row = await session.get(Notification, notification_id)
-        if row is None or row.reader != who.subject:
+        if row is None or row.reader != _reader(who):
             raise Problem(404, "notification_not_found", f"There is no notification {notification_id}.")
         row.read_at = row.read_at or now()
     return _notice(row)
@@ -244,7 +244,7 @@ async def read_one(notification_id: IdOf, service: Running, who: CallerOf) -> No
 async def _seen(service: Running, who: CallerOf, last_event_id: Annotated[str | None, Header()] = None) -> Seen:
     """Known before the stream begins, so that whoever has its headers misses nothing."""
     async with service.database.reading() as session:
-        return await store.seen(session, who.subject, last_event_id)
+        return await store.seen(session, _reader(who), last_event_id)
 
 
 @router.get("/notifications/events", response_class=Response, responses=EVENTS, tags=["notifications"])
@@ -254,11 +254,11 @@ async def follow_notifications(service: Running, who: CallerOf, seen: Annotated[
 
 
 async def _events(service: Service, who: Caller, seen: Seen) -> AsyncIterator[ServerSentEvent | None]:
-    with store.news.of(who.subject) as changed:
+    with store.news.of(_reader(who)) as changed:
         while True:
             changed.clear()
             async with service.database.reading() as session:
-                news, seen = await store.told_since(session, who.subject, seen)
+                news, seen = await store.told_since(session, _reader(who), seen)
             for row in news:
                 yield ServerSentEvent(event="notification", data=_notice(row), id=str(row.id))
             while not news and not await change_or_pause(changed):
@@ -269,7 +269,7 @@ async def _events(service: Service, who: Caller, seen: Seen) -> AsyncIterator[Se
 async def show_choice(service: Running, who: CallerOf) -> NoticeChoice:
     """How the caller wants to be told; without a choice, in every way that there is."""
     async with service.database.reading() as session:
-        row = await session.get(Choice, who.subject)
+        row = await session.get(Choice, _reader(who))
     if row is None:
         return NoticeChoice(mail=bool(who.email))
     return NoticeChoice.model_validate(row.model_dump(exclude={"reader"}))
@@ -281,15 +281,19 @@ async def choose(choice: NoticeChoice, service: Running, who: CallerOf) -> Notic
     if choice.mail and not (choice.email or who.email):
         raise Problem(422, "no_address", "Mail needs an address: give `email`, or a token with one.")
     async with service.database.transaction() as session:
-        await store.keep_choice(session, who.subject, choice)
+        await store.keep_choice(session, _reader(who), choice)
     return choice
 
 
 # -- below the routes -------------------------------------------------------------------------------------------------
 
 
+def _reader(who: Caller) -> str:
+    return domain.reader(who.subject, who.role)
+
+
 def _theirs(report: Report | None, who: Caller) -> Report:
-    if report is None or not who.may_see(report.owner):
+    if report is None or not who.may_see(report.owner, report.role):
         raise Problem(404, "report_not_found", "There is no such report.")
     return report
 

@@ -17,6 +17,7 @@ from contracts.jobs import JobProgressed
 from contracts.orders import OrderCancelled, OrderConfirmed, OrderPlaced, OrderRejected
 from contracts.reports import (
     AssembleReport,
+    CreateReport,
     ExportChunk,
     FetchPage,
     ProjectPage,
@@ -122,6 +123,16 @@ def filename(wish: ReportWish, report_id: UUID, created: datetime) -> str:
     """What a download is called: `orders-2026-11-02-4d5e6f.csv`."""
     day = created.astimezone(ZoneInfo(wish.timezone)).date()
     return f"{wish.kind}-{day}-{report_id.hex[-6:]}.{wish.format}"
+
+
+def role_of(command: CreateReport) -> str:
+    """In which role a report is asked for. Who does not say so is a customer if it asks for its own orders alone."""
+    return command.role or ("customer" if command.wish.filters.customer_id == command.owner else "operator")
+
+
+def reader(subject: str, role: str) -> str:
+    """Who is told: the same name is somebody else as an operator than as a customer. No subject has this character."""
+    return f"\x1f{subject}" if role == "operator" else subject
 
 
 def folder(report_id: UUID) -> str:

@@ -234,10 +234,11 @@ def _fail(report: Report | None, reason: str, detail: str, unit: UnitOfWork) -> 
 
 def _tell(report: Report, said: ReportReady | ReportFailed, unit: UnitOfWork) -> list[Message]:
     """Tell the owner in the ways that it chose; without a choice, in every way that we know of."""
-    choice = unit.get(Choice, report.owner) or Choice(reader=report.owner, mail=True, in_app=True, locale="pt-BR")
+    reader = domain.reader(report.owner, report.role)
+    choice = unit.get(Choice, reader) or Choice(reader=reader, mail=True, in_app=True, locale="pt-BR")
     if choice.in_app:
         unit.add(new_notification(report, said))
-        news.announce(unit.session, report.owner)
+        news.announce(unit.session, reader)
     address = choice.email or report.email
     if not (choice.mail and address):
         return []

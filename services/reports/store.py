@@ -169,6 +169,7 @@ class Report(Base, table=True):
     id: UUID = Field(primary_key=True)
     job_id: str = Field(max_length=255, index=True)
     owner: str = Field(max_length=255)
+    role: str = Field(default="customer", max_length=16)
     email: str | None = Field(default=None, max_length=254)
     wish: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
     revision: int = Field(sa_type=BigInteger)
@@ -187,12 +188,13 @@ class Report(Base, table=True):
 
 
 class Notification(Base, table=True):
-    """Something that its reader should know; `content` is what `contracts.http.NotificationView` shows of it."""
+    """Something that its reader (see `domain.reader`) should know; `content` is what `contracts.http.NotificationView`
+    shows of it."""
 
     __tablename__ = "notifications"
 
     id: UUID = Field(primary_key=True)
-    reader: str = Field(max_length=255)
+    reader: str = Field(max_length=256)
     content: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
     created_at: int = Field(sa_type=BigInteger)
     read_at: int | None = Field(default=None, sa_type=BigInteger)
@@ -203,7 +205,7 @@ class Choice(Base, table=True):
 
     __tablename__ = "choices"
 
-    reader: str = Field(primary_key=True, max_length=255)
+    reader: str = Field(primary_key=True, max_length=256)
     mail: bool
     in_app: bool
     email: str | None = Field(default=None, max_length=254)
@@ -433,7 +435,7 @@ async def asked(session: AsyncSession, commands: Sequence[CreateReport]) -> Iter
     """The revision that the read model has, the reports that exist already, and how to tell who asks."""
     model = await load(session, ReadModel, [1])
     known = await load(session, Report, (command.report_id for command in commands), lock=True)
-    return [*model, *known, *await load(session, Choice, (command.owner for command in commands))]
+    return [*model, *known, *await load(session, Choice, (domain.reader(c.owner, domain.role_of(c)) for c in commands))]
 
 
 async def theirs(session: AsyncSession, commands: Sequence[ExportChunk | AssembleReport]) -> Iterable[SQLModel]:
@@ -461,7 +463,7 @@ async def failing(session: AsyncSession, job_ids: Collection[str]) -> Iterable[S
 
 
 async def _with_choices(session: AsyncSession, reports: Sequence[Report]) -> Iterable[SQLModel]:
-    return [*reports, *await load(session, Choice, (report.owner for report in reports))]
+    return [*reports, *await load(session, Choice, (domain.reader(report.owner, report.role) for report in reports))]
 
 
 def new_report(command: CreateReport, revision: int, chunk_rows: int, job_id: str) -> Report:
@@ -471,6 +473,7 @@ def new_report(command: CreateReport, revision: int, chunk_rows: int, job_id: st
         id=command.report_id,
         job_id=job_id,
         owner=command.owner,
+        role=domain.role_of(command),
         email=command.email,
         wish=command.wish.model_dump(mode="json"),
         revision=revision,
@@ -503,7 +506,7 @@ def new_notification(report: Report, said: ReportReady | ReportFailed) -> Notifi
     """What its owner sees of a report's end."""
     ends = {"rows": report.rows, "bytes": report.bytes, "detail": report.detail}
     content = {"message": said.key, **about(report), "report_id": str(report.id), **ends}
-    return Notification(id=uuid7(), reader=report.owner, content=content, created_at=now())
+    return Notification(id=uuid7(), reader=domain.reader(report.owner, report.role), content=content, created_at=now())
 
 
 async def stored_bytes(session: AsyncSession, owner: str) -> int:
@@ -614,11 +617,11 @@ async def report(session: AsyncSession, report_id: UUID) -> Report | None:
     return next(iter(await load(session, Report, [report_id], lock=True)), None)
 
 
-def reports(owner: str | None, status: str | None) -> Any:
-    """The reports of one owner or of all, in one status or in any."""
+def reports(customer: str | None, status: str | None) -> Any:
+    """The reports of one customer or of all, in one status or in any."""
     query: Any = select(Report)
-    if owner is not None:
-        query = query.where(Report.owner == owner)
+    if customer is not None:
+        query = query.where(Report.owner == customer, Report.role == "customer")
     return query.where(Report.status == status) if status else query
 
 

@@ -1,0 +1,19 @@
+"""Jobs say in which role they were asked for."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "gateway_0003"
+down_revision = "gateway_0002"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    # The default is for processes of the version before, which may still write while this is done.
+    op.add_column("jobs", sa.Column("role", sa.String(16), nullable=False, server_default="customer"))
+    op.execute("UPDATE jobs SET role = 'operator' WHERE kind NOT LIKE 'order.%' AND kind NOT LIKE 'report.%'")
+
+
+def downgrade() -> None:
+    op.execute("ALTER TABLE jobs DROP COLUMN role")
