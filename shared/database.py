@@ -81,7 +81,7 @@ class Database:
     def __init__(self, url: str, tls: Tls | None = None) -> None:
         self.url, secure = address(url, tls)
         if self.is_sqlite:
-            _make_private(self.url)
+            _make_folder(self.url)
             self._writer = sqlite_engine(self.url, "BEGIN IMMEDIATE", pool_size=1)
             self._reader = sqlite_engine(self.url, "BEGIN", pool_size=4)
         else:
@@ -237,6 +237,7 @@ def sqlite_engine(url: URL, begin: str, pool_size: int) -> AsyncEngine:
 
     @event.listens_for(engine.sync_engine, "connect")
     def configure(connection: Any, _: Any) -> None:
+        _make_private(url)  # only now: a database that nobody connects to is no file
         connection.isolation_level = None  # the driver would begin too late to take the write lock first
         cursor = connection.cursor()
         locked = f"busy_timeout={LOCKED_SECONDS * 1000}"
@@ -298,11 +299,20 @@ async def one_process_at_a_time(session: AsyncSession, names: Iterable[str]) -> 
             await session.execute(select(func.pg_advisory_xact_lock(number)))
 
 
+def _make_folder(url: URL) -> Path | None:
+    """Where a SQLite file is, with a folder around it; None where the address is no path."""
+    if not url.database or url.database.startswith(("file:", ":memory:")):
+        return None
+    path = Path(url.database)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path
+
+
 def _make_private(url: URL) -> None:
     """A SQLite file is its owner's alone, whatever it was before: it has what customers said. SQLite gives the files
     beside it the same rights."""
-    path = Path(url.database or "")
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not (path := _make_folder(url)):
+        return
     with suppress(OSError):  # what is wrong with it is said by whoever uses it
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         for each in (path, *(path.with_name(f"{path.name}-{more}") for more in ("wal", "shm"))):

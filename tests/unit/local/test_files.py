@@ -60,6 +60,15 @@ async def test_a_services_own_database_is_its_owners_alone(tmp_path: Path) -> No
     assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o700
 
 
+async def test_a_database_that_nobody_connects_to_makes_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    await Database("sqlite:///file:/tmp/x.db?mode=ro&uri=true").dispose()
+    await Database("sqlite:///x.db").dispose()
+    assert [*tmp_path.iterdir()] == []
+
+
 async def test_the_mail_sinks_log_has_no_addresses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     envelope = Envelope()
     envelope.rcpt_tos, envelope.content = ["ana@shop.example"], b"Subject: Ana\nMessage-ID: <1@malote.example>\n\nAna"
