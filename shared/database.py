@@ -136,7 +136,8 @@ class Database:
             try:
                 await session.connection()
             except OSError as error:  # drivers let the socket's own errors through while connecting
-                raise Outage(f"no connection to the database {self.place}: {str(error) or 'no answer in time'}") from error
+                why = str(error) or "no answer in time"
+                raise Outage(f"no connection to the database {self.place}: {why}") from error
             yield session
 
     @contextmanager

@@ -31,7 +31,10 @@ _STATES = {
     # connection lost, rollback by deadlock or serialization, out of resources, operator intervention, system error,
     # configuration file, login refused; no such database, not in the right state, lock not available, a transaction
     # ended for its age; prepared statements of another session, as behind a PgBouncer that shares sessions
-    Trouble.AWAY: ("08", "40", "53", "57", "58", "F0", "28", "3D000", "55000", "55P03", "25P03", "25P04", "26", "42P05"),
+    Trouble.AWAY: (
+        *("08", "40", "53", "57", "58", "F0", "28"),
+        *("3D000", "55000", "55P03", "25P03", "25P04", "26", "42P05"),
+    ),
     # no such table, column, object, schema; no constraint for an ON CONFLICT
     Trouble.LACKS: ("42P01", "42703", "42704", "3F000", "42P10"),
     # no privilege; read-only (a standby after a failover)
