@@ -5,7 +5,7 @@ from typing import cast
 
 from contracts.flow import COLLECTOR
 from shared import telemetry
-from shared.consumer import Lane, Lost
+from shared.intake import Intake, Lost
 from shared.outbox import Outbox
 from shared.retry import Failures
 from shared.unit import UnitOfWork
@@ -14,7 +14,7 @@ from shared.wire import Raw, is_lost
 Collect = Callable[[Sequence[Raw], str, UnitOfWork], Awaitable[None]]
 
 
-class Collector(Lane):
+class Collector(Intake):
     """Hands what arrived to one function, a batch in one transaction, and acknowledges it after the commit."""
 
     def __init__(self, name: str, collect: Collect, outbox: Outbox, batch_limit: int) -> None:
@@ -32,7 +32,7 @@ class Collector(Lane):
         if any(map(is_lost, raws)):
             raise Lost
         await self._steadily(raws[0], self._keep, raws)
-        await self._acknowledge(raws[-1], multiple=True)
+        await self._acknowledge(raws)
 
     async def _keep(self, raws: Sequence[Raw]) -> None:
         async with self._outbox.unit() as unit:

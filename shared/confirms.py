@@ -6,12 +6,12 @@ cost. What it keeps to match the broker's answers is public, and is used here fo
 
 import asyncio
 import functools
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import pamqp.frame
 from aiormq.abc import ChannelFrame
+from aiormq.exceptions import PublishError
 from pamqp.body import ContentBody
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader
@@ -53,15 +53,18 @@ async def publish(channel: Any, messages: Sequence[Publish], seconds: float) -> 
 
 
 def _apart(messages: Sequence[Publish]) -> list[list[int]]:
-    """The messages' places, those of the same id one after the other: by it alone the broker says what it returns."""
+    """The messages' places, those of the same id to different places one after the other: by the id alone the broker
+    says what it returns. To one place all of them are returned, or none."""
     rounds: list[list[int]] = []
-    seen: Counter[str] = Counter()
+    targets: dict[str, list[tuple[str, str]]] = {}
     for place, message in enumerate(messages):
         message.properties.message_id = id_ = message.properties.message_id or uuid4().hex
-        if seen[id_] == len(rounds):
+        known, target = targets.setdefault(id_, []), (message.exchange, message.routing_key)
+        if target not in known:
+            known.append(target)
+        if (number := known.index(target)) == len(rounds):
             rounds.append([])
-        rounds[seen[id_]].append(place)
-        seen[id_] += 1
+        rounds[number].append(place)
     return rounds
 
 
@@ -96,11 +99,13 @@ async def _write(channel: Any, messages: Sequence[Publish], answers: "_Answers")
     if frames:
         await channel.write_queue.put(ChannelFrame(b"".join(frames.values()), should_close=False))
     # Counted now that nothing keeps it from being sent, or the broker's count would no longer be ours.
+    twins: dict[str, list[int]] = {}
     for place in frames:
         message_id = messages[place].properties.message_id or ""
+        twins.setdefault(message_id, []).append(place)
         tag = channel.delivery_tag = channel.delivery_tag + 1
         channel.message_id_delivery_tag[message_id] = tag
-        channel.confirmations[tag] = _Confirmation(answers, place, channel, message_id, tag)
+        channel.confirmations[tag] = _Confirmation(answers, place, twins[message_id], channel, message_id, tag)
 
 
 def _frames(channel: Any, message: Publish) -> bytes:
@@ -131,6 +136,9 @@ class _Answers:
             self.complete.set_result(None)
 
     def put(self, place: int, answer: Answer) -> None:
+        """The first answer counts: what the broker returned is confirmed after it."""
+        if place not in self._open:
+            return
         self._found[place] = answer
         self._open.discard(place)
         if not self._open and not self.complete.done():
@@ -144,10 +152,13 @@ class _Answers:
 class _Confirmation:
     """What aiormq keeps for each delivery tag, and tells the answer to, in place of a future."""
 
-    __slots__ = ("_answers", "_channel", "_is_done", "_message_id", "_place", "_tag")
+    __slots__ = ("_answers", "_channel", "_is_done", "_message_id", "_place", "_tag", "_twins")
 
-    def __init__(self, answers: _Answers, place: int, channel: Any, message_id: str, tag: int) -> None:
+    def __init__(
+        self, answers: _Answers, place: int, twins: Sequence[int], channel: Any, message_id: str, tag: int
+    ) -> None:
         self._answers, self._place, self._is_done = answers, place, False
+        self._twins = twins  # all that have the same id: what the broker returns of one of them is said of each
         self._channel, self._message_id, self._tag = channel, message_id, tag
 
     def done(self) -> bool:
@@ -160,6 +171,9 @@ class _Confirmation:
         self._end(None)
 
     def set_exception(self, error: BaseException) -> None:
+        if isinstance(error, PublishError):
+            for place in self._twins:
+                self._answers.put(place, error)
         self._end(error)
 
     def _end(self, answer: Answer) -> None:

@@ -124,10 +124,17 @@ async def begin_attempts(session: AsyncSession, lane: str, ids: Collection[str],
     return {row.message_id: Attempt(row.tries, row.before) for row in (await session.execute(begin)).all()}
 
 
+async def tries(session: AsyncSession, lane: str, ids: Collection[str], owner: str) -> dict[str, int]:
+    """What `begin_attempts` by the process `owner` would find for those of these messages that were tried before."""
+    here = (attempts.c.lane == lane, among(session, attempts.c.message_id, ids))
+    rows = await session.execute(select(attempts.c.message_id, attempts.c.tries, attempts.c.owner).where(*here))
+    return {row.message_id: row.tries + (row.owner != owner) for row in rows.all()}
+
+
 async def give_back(session: AsyncSession, lane: str, ids: Collection[str], owner: str) -> None:
     """Undo `begin_attempts` of the process `owner`: it does not try them now, or is cut short as it stops."""
     here = (among(session, attempts.c.message_id, ids), attempts.c.lane == lane, attempts.c.owner == owner)
-    before = func.coalesce(attempts.c.before, attempts.c.owner)
+    before = func.coalesce(attempts.c.before, "")  # or its next try would not count
     await session.execute(update(attempts).where(*here).values(owner=before, tries=attempts.c.tries - 1, before=None))
 
 

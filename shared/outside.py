@@ -2,7 +2,7 @@
 
 Such work has no place in a transaction. Its messages run concurrently, each by itself; the attempt is committed before
 the work and the outcome after it, both for as many messages at once as there are. Those that were in hand when a
-process died are tried one by one, beside the others: the one that killed it is then found by its own attempts.
+process died are tried a few at a time and then one by one, beside the others: see `shared.suspects`.
 
 Where the work has no server to be done at, the handler raises `Outage`. That is no message's fault, so no attempt is
 counted: the message comes again later, the circuit opens, and one message at a time tries whether the server is back.
@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from contracts.flow import service_of
-from shared import inbox, telemetry, tracing
-from shared.consumer import LONE_ATTEMPTS, Lane, Lost, killer, load, log, send, uncancelled
+from shared import inbox, suspects, telemetry, tracing
 from shared.database import Backoff, Outage
 from shared.handler import Handler, Poison, Replies
+from shared.intake import Intake, Lost, acknowledge, load, log, send, uncancelled
 from shared.outbox import Outbox
 from shared.retry import Failures, settle
 from shared.unit import UnitOfWork
@@ -30,8 +30,12 @@ class Busy(Exception):
     """A living process is trying the same message at this moment."""
 
 
-class OneByOne(Exception):
+class Suspect(Exception):
     """A process died while it tried this message, perhaps of it: it waits for its turn to be tried again."""
+
+    def __init__(self, tries: int) -> None:
+        super().__init__()
+        self.tries = tries
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,7 @@ class Finished:
     began: float = 0.0
 
 
-class OutsideLane(Lane):
+class OutsideLane(Intake):
     """Runs up to `concurrency` messages at a time; a slow one holds up nobody but itself, and those that a process may
     have died of one another."""
 
@@ -53,8 +57,9 @@ class OutsideLane(Lane):
     ) -> None:
         super().__init__(name, handlers, outbox, failures, concurrency)
         self._in_flight: dict[str, list[Raw]] = {}  # each with the copies of it that came meanwhile
-        self._suspect: str | None = None  # of those whose process died, the one that is being tried
-        self._suspects: deque[Delivery] = deque()  # those that wait for that; they are in flight, too
+        # Those whose process died, each with how many of them may be tried at a time: they are in flight, too.
+        self._suspects: deque[tuple[int, Delivery]] = deque()  # these wait for their turn
+        self._on_trial: dict[str, int] = {}  # and these have it
         self._finished: list[Finished] = []
         self._has_finished, self._has_room = asyncio.Event(), asyncio.Event()
         self._backoff = Backoff()
@@ -75,7 +80,8 @@ class OutsideLane(Lane):
         try:
             await self._run_in_a_group()
         except asyncio.CancelledError:
-            await self._give_back()
+            # Much of it has only waited for its turn, and a few restarts must not look like as many deaths.
+            await self._give_back(self._in_flight)
             raise
 
     async def _run_in_a_group(self) -> None:
@@ -86,16 +92,6 @@ class OutsideLane(Lane):
                 await self._wait_for_room()
                 await super()._run_until_stopped()  # the copies that waited for the end of their message
             recorder.cancel()
-
-    async def _give_back(self) -> None:
-        """Uncount what is cut short at the end of the grace time: much of it has only waited for its turn, and a few
-        restarts must not look like as many deaths."""
-        if self._in_flight:
-            try:
-                async with self._outbox.unit() as unit:
-                    await inbox.give_back(unit.session, self.name, self._in_flight, self._outbox.owner)
-            except Exception as error:
-                log.warning("lane: cannot give back what was cut short", lane=self.name, why=repr(error))
 
     async def _room(self) -> int:
         while (at_work := len(self._in_flight) - len(self._suspects)) >= self._at_once or (
@@ -118,15 +114,24 @@ class OutsideLane(Lane):
         await self._has_room.wait()
 
     async def _work(self, raws: Sequence[Raw]) -> None:
+        readable, copies = self._read(raws)
         begun: list[Delivery] = []
-        for delivery in [delivery for raw in raws if (delivery := await self._read_alone(raw))]:
+        for delivery in readable:
             if (message_id := delivery.envelope.message_id) in self._in_flight:
                 self._in_flight[message_id].append(delivery.raw)
             else:
                 self._in_flight[message_id] = [delivery.raw]
                 begun.append(delivery)
+        self._at_work = [copy.raw for copy in copies]
         if begun:
             await self._start(begun)
+        await self._give_up(copies)
+
+    async def _acknowledge(self, raws: Sequence[Raw]) -> None:
+        """Each by itself: what is in flight was delivered before and after it."""
+        self._at_work = [raw for raw in self._at_work if raw not in raws]
+        for raw in raws:
+            await acknowledge(raw)
 
     async def _start(self, begun: Sequence[Delivery]) -> None:
         """Begin a batch of work. If it cannot be begun, halve it: what cannot be begun by itself has failed."""
@@ -151,20 +156,11 @@ class OutsideLane(Lane):
                 if self._circuit:
                     self._probes.add(delivery.envelope.message_id)
                 self._group.create_task(self._do(delivery, unit))
-            elif isinstance(unit, OneByOne):
-                self._suspects.append(delivery)
+            elif isinstance(unit, Suspect):
+                self._suspects.append((suspects.together(unit.tries, self._at_once), delivery))
             else:
                 self._end(Finished(delivery, None, unit))
-        self._try_next_suspect()
-
-    async def _read_alone(self, raw: Raw) -> Delivery | None:
-        """Read a delivery; what is lost comes again by itself, what nobody can read is done with."""
-        with contextlib.suppress(Lost):
-            delivery = await self._read(raw)
-            if delivery is None:
-                await self._acknowledge(raw)
-            return delivery
-        return None
+        self._try_suspects()
 
     async def _begin(self, deliveries: Sequence[Delivery]) -> dict[str, UnitOfWork | Exception | None]:
         """Commit the attempts of those that are ours to do: for each its unit, or why not; None if it is done."""
@@ -181,11 +177,11 @@ class OutsideLane(Lane):
                     found[message_id] = None
                 elif attempt.before and await self._outbox.is_living(unit.session, attempt.before):
                     found[message_id] = Busy(f"process {attempt.before} is at it")
-                elif attempt.tries > LONE_ATTEMPTS:
-                    found[message_id] = killer()
-                elif attempt.tries > 1 and message_id != self._suspect:
-                    found[message_id] = OneByOne()
-            not_now = [message_id for message_id, why in found.items() if isinstance(why, Busy | OneByOne)]
+                elif suspects.is_killer(attempt.tries):
+                    found[message_id] = suspects.killer()
+                elif attempt.tries > 1 and message_id not in self._on_trial:
+                    found[message_id] = Suspect(attempt.tries)
+            not_now = [message_id for message_id, why in found.items() if isinstance(why, Busy | Suspect)]
             if not_now:
                 await inbox.give_back(unit.session, self.name, not_now, self._outbox.owner)
             ours = [delivery for message_id, delivery in by_id.items() if message_id not in found]
@@ -266,10 +262,9 @@ class OutsideLane(Lane):
         try:
             if isinstance(error, Outage):
                 await self._steadily(delivery.raw, self._forget_attempt, delivery.envelope.message_id)
-            if isinstance(error, Busy | Outage):
-                await self._steadily(delivery.raw, self._failures.postpone, delivery)
-            else:
-                await self._give_up(delivery, error)
+            is_put_off = isinstance(error, Busy | Outage)
+            copy = self._failures.postponed(delivery) if is_put_off else self._failures.failed(delivery, error)
+            await self._give_up([copy])
         except Lost:
             self._leave(delivery)
         except Exception:
@@ -277,7 +272,7 @@ class OutsideLane(Lane):
             await self._backoff.wait()
             self._leave(delivery, delivery.raw)
         else:
-            await self._settle(delivery)
+            self._leave(delivery)
 
     async def _forget_attempt(self, message_id: str) -> None:
         async with self._outbox.unit() as unit:
@@ -285,7 +280,7 @@ class OutsideLane(Lane):
 
     async def _settle(self, delivery: Delivery) -> None:
         with contextlib.suppress(Lost):
-            await self._acknowledge(delivery.raw)
+            await self._acknowledge([delivery.raw])
         self._leave(delivery)
 
     def _leave(self, delivery: Delivery, *again: Raw) -> None:
@@ -296,17 +291,22 @@ class OutsideLane(Lane):
         self._taken.extend(raw for raw in (*again, *copies) if not is_lost(raw))
         self._arrived.set()
         self._has_room.set()
-        if message_id == self._suspect:
-            self._suspect = None
-            self._try_next_suspect()
+        if self._on_trial.pop(message_id, None):
+            self._try_suspects()
 
-    def _try_next_suspect(self) -> None:
-        """One at a time, so that the one that kills is the only one that is tried when it does. Those that the broker
-        has taken back, and all of them when the process ends, are left to it."""
-        while self._suspects and self._suspect is None:
-            following = self._suspects.popleft()
+    def _try_suspects(self) -> None:
+        """So few at a time that the one that kills is the only one in the end that is tried when it does. Those that
+        the broker has taken back, and all of them when the process ends, are left to it."""
+        turn: list[Delivery] = []
+        while self._suspects:
+            most, following = self._suspects[0]
+            if len(self._on_trial) >= min([most, *self._on_trial.values()]):
+                break
+            self._suspects.popleft()
             if self._stopping or is_lost(following.raw):
                 self._leave(following)
             else:
-                self._suspect = following.envelope.message_id
-                self._group.create_task(self._start([following]))
+                self._on_trial[following.envelope.message_id] = most
+                turn.append(following)
+        if turn:
+            self._group.create_task(self._start(turn))

@@ -223,13 +223,10 @@ class Publisher:
             telemetry.of(telemetry.PUBLISHED, self._name, message, "confirmed").inc(number - missed[key])
             telemetry.of(telemetry.PUBLISHED, self._name, message, "refused").inc(missed[key])
 
-    async def forward(self, body: bytes, exchange: str, key: str, properties: Properties) -> None:
-        """Send one message on, such as to a retry queue; it must arrive somewhere. Raises `Outage`."""
-        send = Publish(body, exchange, key, properties, True)
-        [error] = await confirms.publish(await self._underlay(), [send], CONFIRM_SECONDS)
-        with gone_is_outage(f"publishing to {exchange!r} failed"):
-            if error:
-                raise error
+    async def forward(self, sends: Sequence[Publish]) -> list[BaseException | None]:
+        """Send messages on, such as to a retry queue, each of which must arrive somewhere; say for each what is wrong.
+        Raises `Outage` if there is no connection."""
+        return await confirms.publish(await self._underlay(), sends, CONFIRM_SECONDS)
 
     async def _underlay(self) -> aiormq.abc.AbstractChannel:
         if not self.is_connected or self._channel is None:

@@ -8,24 +8,26 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 import structlog
 
 from contracts.base import Command, Envelope, Message
 from contracts.broker import DEAD_LETTERS, retry_exchange
-from contracts.flow import service_of
+from contracts.flow import BY_KEY, service_of
 from contracts.jobs import JobFailed, JobRetrying, LetterSettled
 from shared import inbox, telemetry, tracing
+from shared.confirms import Publish
 from shared.handler import Poison
 from shared.outbox import Outbox
-from shared.publisher import Properties, Publisher
+from shared.publisher import Properties, Publisher, gone_is_outage
 from shared.settings import seconds
 from shared.unit import UnitOfWork
-from shared.wire import PROBLEM, Delivery, Raw, comes_back, is_shops, key_of, reason_of, replay_of
+from shared.wire import PROBLEM, Delivery, Raw, comes_back, is_shops, key_of, reason_of, replay_of, sent_at
 
 log = structlog.get_logger(__name__)
 
@@ -44,7 +46,31 @@ RETRIES_SECONDS = 120.0
 """How long a retry is spoken of: longer than most steps of a ladder, so that what goes on failing stays in sight."""
 FEW_RETRIES = 2
 """So many in that time are everyday life, such as two messages that overtook each other."""
+BYTES_AT_ONCE = 4 * 1024 * 1024
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _ADDRESS = re.compile(r"[^\s<>\"'(]+@[^\s<>\"'),;]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A message on its way out of its lane, to a retry queue or to the dead letters, with more headers.
+
+    It has no envelope if nobody can read it, and no outcome if the message is only put off; `tells` is the envelope
+    under which its job is told what `follow` says.
+    """
+
+    raw: Raw
+    envelope: Envelope | None
+    exchange: str
+    headers: dict[str, Any]
+    outcome: Literal["retried", "dead_lettered"] | None = None
+    about: dict[str, str] = field(default_factory=dict)
+    tells: Envelope | None = None
+    follow: Message | None = None
+
+    def properties(self) -> Properties:
+        """Its own, as far as they can be believed, and the headers."""
+        return copied(self.raw, self.envelope, self.headers)
 
 
 class Failures:
@@ -64,53 +90,78 @@ class Failures:
             return None
         return f"retried {number} times within the last {RETRIES_SECONDS:g} s, lastly because of: {self._why}"
 
-    async def fail(self, delivery: Delivery, error: Exception) -> Message:
-        """Send a message to the next retry queue, or after the last to the dead letters; return what its job is told.
-
-        `record` must follow, as a step of its own: tried again together, they would send the message on twice.
-        """
-        envelope = delivery.envelope
-        if isinstance(error, Poison) or envelope.attempt > len(self._ladder):
-            reason = reason_of(error) if isinstance(error, Poison) else f"failed {envelope.attempt} times"
-            await self.bury(delivery.raw, envelope, reason, error, **delivery.subject())
-            return JobFailed(reason="dead_lettered", detail=_line(reason_of(error)) or type(error).__name__)
+    def failed(self, delivery: Delivery, error: Exception) -> Copy:
+        """What to send on of a message that failed: to the next retry queue, or after the last to the dead letters."""
+        envelope, why = delivery.envelope, f"failed {delivery.envelope.attempt} times"
+        is_lost = isinstance(error, Poison) or envelope.attempt > len(self._ladder)
+        reason = reason_of(error) if isinstance(error, Poison) else why
+        headers = self._headers(delivery.raw, envelope, reason if is_lost else why, error)
+        about = delivery.subject() | {"error": reason_of(error)}
+        starts_job = isinstance(delivery.message, Command) and envelope.message_id == envelope.correlation_id
+        tells = envelope if starts_job or delivery.message.carries_job else None
+        if is_lost:
+            follow: Message = job_failed(reason_of(error), error)
+            about |= {"reason": reason}
+            return Copy(delivery.raw, envelope, DEAD_LETTERS, headers, "dead_lettered", about, tells, follow)
         step = self._ladder[envelope.attempt - 1]
-        headers = self._headers(delivery.raw, envelope, f"failed {envelope.attempt} times", error)
-        await self._forward(delivery.raw, envelope, retry_exchange(step), headers | {"attempt": envelope.attempt + 1})
-        self._retried.append(time.monotonic())
-        self._why = _ADDRESS.sub("<address>", _line(reason_of(error))) or type(error).__name__
-        tell(self._lane, "retried", envelope, error=reason_of(error), retry_in=step, **delivery.subject())
-        return JobRetrying(attempt=envelope.attempt, retry_in=seconds(step))
+        follow = JobRetrying(attempt=envelope.attempt, retry_in=seconds(step))
+        headers |= {"attempt": envelope.attempt + 1}
+        about |= {"retry_in": step}
+        return Copy(delivery.raw, envelope, retry_exchange(step), headers, "retried", about, tells, follow)
 
-    async def record(self, delivery: Delivery, follow: Message) -> None:
-        """The message's lone attempts had an outcome; if a job stands or falls with it, tell the job."""
-        envelope, message = delivery.envelope, delivery.message
-        async with self._outbox.unit() as unit:
-            await inbox.end_attempts(unit.session, self._lane, [envelope.message_id])
-            starts_job = isinstance(message, Command) and envelope.message_id == envelope.correlation_id
-            if starts_job or message.carries_job:
-                unit.cause = envelope
-                unit.send(follow)
-
-    async def postpone(self, delivery: Delivery) -> None:
-        """Let a message come again after the shortest wait. No attempt is counted."""
-        envelope = delivery.envelope
-        await self._forward(delivery.raw, envelope, retry_exchange(self._ladder[0]), {"attempt": envelope.attempt})
-
-    async def bury(self, raw: Raw, envelope: Envelope | None, reason: str, error: BaseException, **about: str) -> None:
-        """Send a message to the dead letters; it has no envelope if it cannot be read."""
-        await self._forward(raw, envelope, DEAD_LETTERS, self._headers(raw, envelope, reason, error))
+    def unreadable(self, raw: Raw, reason: str, error: BaseException) -> Copy:
+        """What to send to the dead letters of a message that nobody can read. A job that it would have moved fails."""
+        headers = self._headers(raw, None, reason, error)
         ids = {"message_id": raw.message_id, "correlation_id": _job_of(raw)}
-        about = _order_in(raw) | about | {name: found for name, found in ids.items() if found}
-        tell(self._lane, "dead_lettered", envelope, reason=reason, error=reason_of(error), **about)
+        about = {name: found for name, found in ids.items() if found} | _order_in(raw)
+        about |= {"reason": reason, "error": reason_of(error)}
+        return Copy(raw, None, DEAD_LETTERS, headers, "dead_lettered", about, _cause_of(raw), job_failed(reason, error))
+
+    def postponed(self, delivery: Delivery) -> Copy:
+        """What to send on of a message that is to come again after the shortest wait. No attempt is counted."""
+        envelope = delivery.envelope
+        return Copy(delivery.raw, envelope, retry_exchange(self._ladder[0]), {"attempt": envelope.attempt})
+
+    async def send(self, copies: list[Copy]) -> None:
+        """Publish copies with few waits for the broker; those that it has confirmed are taken off the list.
+
+        Raises `Outage` while some are left. `record` must follow as a step of its own: tried again together, they would
+        send the messages on twice.
+        """
+        while copies:
+            some = _first(copies)
+            sends = [Publish(copy.raw.body, copy.exchange, self._lane, copy.properties(), True) for copy in some]
+            errors = await self._publisher.forward(sends)
+            confirmed = [copy for copy, error in zip(some, errors, strict=True) if error is None]
+            copies[: len(some)] = [copy for copy, error in zip(some, errors, strict=True) if error]
+            for copy in confirmed:
+                self._tell(copy)
+            if error := next(filter(None, errors), None):
+                with gone_is_outage(f"publishing to {some[0].exchange!r} failed"):
+                    raise error
+
+    async def record(self, copies: Sequence[Copy]) -> None:
+        """The attempts of these messages had an outcome; the jobs that stand or fall with them are told."""
+        ended = {copy.envelope.message_id for copy in copies if copy.envelope and copy.outcome}
+        told = [copy for copy in copies if copy.tells and copy.follow]
+        if not ended and not told:
+            return
+        async with self._outbox.unit() as unit:
+            await inbox.end_attempts(unit.session, self._lane, ended)
+            for copy in told:
+                unit.cause = copy.tells
+                unit.send(*filter(None, [copy.follow]))
 
     def _headers(self, raw: Raw, envelope: Envelope | None, reason: str, error: BaseException) -> dict[str, Any]:
         attempt = envelope.attempt if envelope else 1
         return failure_headers(_without_claims(raw), reason, error, attempt, service_of(self._lane), self._version)
 
-    async def _forward(self, raw: Raw, envelope: Envelope | None, exchange: str, more: dict[str, Any]) -> None:
-        """Publish a message's copy under the lane's name, confirmed, with its own properties and more headers."""
-        await self._publisher.forward(raw.body, exchange, self._lane, copied(raw, envelope, more))
+    def _tell(self, copy: Copy) -> None:
+        if copy.outcome == "retried":
+            self._retried.append(time.monotonic())
+            self._why = _ADDRESS.sub("<address>", _line(copy.about["error"])) or copy.headers["failure_exception"]
+        if copy.outcome:
+            tell(self._lane, copy.outcome, copy.envelope, **copy.about)
 
 
 def copied(raw: Raw, envelope: Envelope | None = None, more: Mapping[str, Any] = MappingProxyType({})) -> Properties:
@@ -126,6 +177,30 @@ def copied(raw: Raw, envelope: Envelope | None = None, more: Mapping[str, Any] =
         delivery_mode=2,
         headers=sendable(_without_claims(raw)) | dict(more),
     )
+
+
+def job_failed(why: str, error: BaseException) -> JobFailed:
+    """What a job is told whose message was given up."""
+    return JobFailed(reason="dead_lettered", detail=_line(why) or type(error).__name__)
+
+
+def _first(copies: Sequence[Copy]) -> Sequence[Copy]:
+    """As many as are put into one write to the broker."""
+    size = 0
+    for number, copy in enumerate(copies):
+        size += len(copy.raw.body)
+        if number and size > BYTES_AT_ONCE:
+            return copies[:number]
+    return copies[:]
+
+
+def _cause_of(raw: Raw) -> Envelope | None:
+    """The envelope of a message that cannot be read, if a job stands or falls with it; jobs have UUIDs."""
+    contract, message_id, job = BY_KEY.get(key_of(raw)), raw.message_id or "", _job_of(raw) or ""
+    is_known = contract and ((issubclass(contract, Command) and message_id == job) or contract.carries_job)
+    if not is_known or not _UUID.fullmatch(job) or "\x00" in message_id:
+        return None
+    return Envelope(message_id, job, key_of(raw), raw.app_id or "", sent_at(raw))
 
 
 def settle(delivery: Delivery, unit: UnitOfWork) -> None:

@@ -31,6 +31,7 @@ from shared.connection import KEEP_ALIVE_SECONDS, RESERVED, Connection
 from shared.consumer import Lane
 from shared.database import Backoff, Database
 from shared.handler import Handler, collector_of, lanes_of
+from shared.intake import Intake
 from shared.openapi import Application
 from shared.outages import Trouble
 from shared.outbox import Outbox
@@ -73,13 +74,13 @@ class Service:
         self._missed: str | None = None  # why the broker was not reached when it was last tried
         self.app = self._application(router or APIRouter())
 
-    def _lane(self, name: str, handlers: dict[str, Handler]) -> Lane:
+    def _lane(self, name: str, handlers: dict[str, Handler]) -> Intake:
         failures = Failures(name, self.outbox, self.publisher, self.settings.retry_ladder, VERSION)
         if concurrency := next(iter(handlers.values())).concurrency:
             return OutsideLane(name, handlers, self.outbox, failures, concurrency)
         return Lane(name, handlers, self.outbox, failures, self.settings.batch_limit)
 
-    def _collectors(self, handlers: ModuleType) -> list[Lane]:
+    def _collectors(self, handlers: ModuleType) -> list[Intake]:
         if not (collect := collector_of(handlers)):
             return []
         return [Collector(f"{lane}.dlq", collect, self.outbox, self.settings.batch_limit) for lane in LANES]

@@ -19,9 +19,9 @@ from uuid_utils.compat import uuid7
 
 from contracts.base import Envelope, Message
 from contracts.flow import BY_KEY
-from shared.consumer import load, send
 from shared.database import Database
 from shared.handler import Handler
+from shared.intake import load, send
 from shared.unit import UnitOfWork
 from shared.wire import Delivery
 

@@ -72,12 +72,16 @@ class Broker:
         """Messages in a queue that are ready to be delivered."""
         return (await self.queue(name)).declaration_result.message_count or 0
 
-    async def take(self, name: str) -> aio_pika.abc.AbstractIncomingMessage:
+    async def take(self, name: str, seconds: float = 20.0) -> aio_pika.abc.AbstractIncomingMessage:
         """Wait for a queue's next message, and remove it."""
         found = await self.queue(name)
-        message = await until(lambda: found.get(fail=False), f"a message in {name}")
+        message = await until(lambda: found.get(fail=False), f"a message in {name}", seconds)
         await message.ack()
         return message
+
+    async def another(self) -> aio_pika.abc.AbstractConnection:
+        """A connection of its own that may do everything; close it."""
+        return await aio_pika.connect(self.url)
 
     async def spy(self, *keys: tuple[str, str]) -> "Spy":
         """Listen to (exchange, key) pairs from now on."""

@@ -18,6 +18,9 @@ from tests.chaos.processes import program, stock_process
 from tests.integration.reserving import RESERVED, on_order_placed
 from tests.running import Broker, Spy, an_order, module_of, running, until
 
+STARTS_SECONDS = 90.0
+"""Generous: a process is started half a dozen times, beside other tests."""
+
 
 async def count(database_url: str, table: Any) -> int:
     database = Database(database_url)
@@ -63,7 +66,7 @@ async def test_a_message_that_kills_its_process_goes_to_the_dead_letters_alone(
     messages = [*orders[:137], killer, *orders[137:]]
     await asyncio.gather(*(broker.publish(order, id_=str(order.order_id)) for order in messages))
     async with stock_process(broker.url, database_url, "supervised"):
-        letter = await broker.take("stock.dlq")
+        letter = await broker.take("stock.dlq", STARTS_SECONDS)
         assert letter.message_id == str(killer.order_id)
         assert letter.headers["failure_reason"] == "its process died the last 3 times that it was tried"
         await until(lambda: _counts(database_url, Reservation, 500), "all effects")
@@ -83,7 +86,7 @@ async def test_a_mail_that_kills_its_process_goes_to_the_dead_letters_alone(brok
     killer = mails[6]
     await asyncio.gather(*(broker.publish(mail, id_=str(mail.mail_id)) for mail in mails))
     async with program("email", broker.url, database_url, str(killer.mail_id)):
-        letter = await broker.take("email.outgoing.dlq")
+        letter = await broker.take("email.outgoing.dlq", STARTS_SECONDS)
         assert letter.message_id == str(killer.mail_id)
         await until(lambda: _counts(database_url, inbox, 12), "the others")
         await until(lambda: _is_empty(database_url, attempts), "all attempts to be over")

@@ -17,11 +17,12 @@ from contracts.stock import StockReserved
 from services.email.store import Mail, MailStatus
 from services.stock.store import Reservation
 from shared import inbox as inbox_of
-from shared.consumer import LONE_ATTEMPTS
+from shared import suspects
 from shared.handler import on
 from shared.inbox import attempts, inbox
 from shared.outbox import outbox
 from shared.service import Service
+from shared.suspects import LONE_ATTEMPTS
 from shared.unit import Unit
 from tests.integration.hostile import publish_raw, short, table, table_of
 from tests.integration.reserving import RESERVED, count, on_order_placed
@@ -261,19 +262,20 @@ def one_at_a_gate(sent: list[Any], gate: asyncio.Event, waits: DeliverMail) -> M
     return module_of(on_deliver_mail)
 
 
-async def were_in_hand_at_a_death(service: Service, mails: list[DeliverMail]) -> None:
+async def were_in_hand_at_deaths(service: Service, mails: list[DeliverMail], number: int = 2) -> None:
     async with service.database.transaction() as session:
-        await inbox_of.begin_attempts(session, "email.outgoing", [str(m.mail_id) for m in mails], "a process that died")
+        for dead in range(number):
+            await inbox_of.begin_attempts(session, "email.outgoing", [str(m.mail_id) for m in mails], f"process {dead}")
 
 
-async def test_what_was_in_hand_at_a_death_is_tried_one_by_one_and_holds_up_nothing_new(
+async def test_what_was_in_hand_at_two_deaths_is_tried_one_by_one_and_holds_up_nothing_new(
     broker: Broker, database_url: str
 ) -> None:
     sent: list[Any] = []
     gate = asyncio.Event()
     new, first, *others = mails = [DeliverMail(mail_id=uuid7()) for _ in range(6)]
     async with running("email", broker.url, database_url, one_at_a_gate(sent, gate, first)) as email:
-        await were_in_hand_at_a_death(email, [first, *others])
+        await were_in_hand_at_deaths(email, [first, *others])
         for mail in (first, *others, new):
             await broker.publish(mail, id_=str(mail.mail_id))
         await until(lambda: _counts(email, inbox, 1), "what is new to be done")
@@ -285,6 +287,26 @@ async def test_what_was_in_hand_at_a_death_is_tried_one_by_one_and_holds_up_noth
     assert await broker.depth("email.outgoing") == 0
 
 
+async def test_what_was_in_hand_at_one_death_is_tried_a_few_at_a_time(
+    broker: Broker, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suspects, "FEW", 2)
+    sent: list[Any] = []
+    gate = asyncio.Event()
+    mails = [DeliverMail(mail_id=uuid7()) for _ in range(5)]
+    async with running("email", broker.url, database_url, outside(sent, gate)) as email:
+        await were_in_hand_at_deaths(email, mails, 1)
+        for mail in mails:
+            await broker.publish(mail, id_=str(mail.mail_id))
+        [lane] = email.lanes
+        await until(lambda: _has(lane._suspects, 3), "the others to wait")  # type: ignore[attr-defined]
+        await until(lambda: _has(sent, 2), "two to be tried")
+        gate.set()
+        await until(lambda: _counts(email, inbox, len(mails)), "all to be done")
+    assert len(sent) == len(mails)
+    assert await broker.depth("email.outgoing.dlq") == 0
+
+
 async def test_what_waits_for_its_turn_at_the_end_of_a_process_is_left_to_the_next(
     broker: Broker, database_url: str
 ) -> None:
@@ -292,7 +314,7 @@ async def test_what_waits_for_its_turn_at_the_end_of_a_process_is_left_to_the_ne
     gate = asyncio.Event()
     first, *others = mails = [DeliverMail(mail_id=uuid7()) for _ in range(4)]
     async with running("email", broker.url, database_url, one_at_a_gate(sent, gate, first)) as email:
-        await were_in_hand_at_a_death(email, mails)
+        await were_in_hand_at_deaths(email, mails)
         for mail in mails:
             await broker.publish(mail, id_=str(mail.mail_id))
         [lane] = email.lanes
@@ -312,7 +334,7 @@ async def test_one_that_ends_while_the_next_is_put_aside_does_not_leave_it_aside
     first, other = mails = [DeliverMail(mail_id=uuid7()) for _ in range(2)]
     async with running("email", broker.url, database_url, one_at_a_gate(sent, gate, first)) as email:
         [lane] = email.lanes
-        await were_in_hand_at_a_death(email, mails)
+        await were_in_hand_at_deaths(email, mails)
         await broker.publish(first, id_=str(first.mail_id))
         await until(lambda: _has(sent, 1), "the first to be tried")
         give_back = inbox_of.give_back

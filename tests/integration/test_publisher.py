@@ -7,6 +7,8 @@ from urllib.parse import urlsplit
 
 import pytest
 from aiormq.abc import ChannelFrame
+from aiormq.exceptions import PublishError
+from pamqp.commands import Basic
 from pamqp.heartbeat import Heartbeat
 from structlog.testing import capture_logs
 from uuid_utils.compat import uuid7
@@ -158,4 +160,17 @@ async def test_what_the_broker_gives_no_answer_to_in_time_is_an_outage(
         await publisher.publish([message])
     monkeypatch.undo()
     assert await publisher.publish([message]) == [True], "the late answer to the first is nothing to the second"
+    await publisher.close()
+
+
+async def test_what_no_queue_takes_is_said_of_all_that_have_its_id_and_of_no_other(broker: Broker) -> None:
+    """The broker names what it returns by the message's id."""
+    publisher, channel, message = await connected(broker)
+    lost, kept = (Publish(message.body, "", to, message.marked(), True) for to in ("no-such-queue", "stock"))
+    other = kept._replace(properties=Basic.Properties(message_id="another"))
+    answers = await confirms.publish(channel, [lost, kept, lost, other, kept, lost], 10.0)
+    assert [isinstance(answer, PublishError) for answer in answers] == [True, False, True, False, False, True]
+    assert [answer for answer in answers if not isinstance(answer, PublishError)] == [None] * 3
+    assert await broker.depth("stock") == 3
+    assert await confirms.publish(channel, [kept], 10.0) == [None]
     await publisher.close()

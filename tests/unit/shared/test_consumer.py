@@ -12,9 +12,10 @@ from uuid_utils.compat import uuid7
 from contracts.base import Envelope
 from contracts.jobs import LetterSettled
 from shared import inbox
-from shared.consumer import Lane, Lost
+from shared.consumer import Lane
 from shared.database import Database
 from shared.handler import lanes_of
+from shared.intake import Lost
 from shared.outbox import Outbox
 from shared.wire import Delivery
 from tests.integration.reserving import on_order_placed
@@ -58,7 +59,7 @@ async def test_of_what_was_done_before_every_copy_is_settled_and_no_attempt_is_l
     async with database.transaction() as session:
         await inbox.claim(session, "stock", ["m-1"])
         await inbox.begin_attempts(session, "stock", ["m-1"], "a process that died")
-    assert await lane._done([Delivery(raw, envelope, order, handlers[order.key]) for raw in raws]) == {"m-1"}
+    assert await lane._look_up([Delivery(raw, envelope, order, handlers[order.key]) for raw in raws]) == ({"m-1"}, {})
     assert [LetterSettled.read(message.body).letter_id for message in outbox._hand] == letters
     async with database.reading() as session:
         assert not (await session.scalars(select(inbox.attempts.c.message_id))).all()

@@ -1,5 +1,6 @@
 """What a failed message says about itself."""
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ from pamqp import encode
 from structlog.testing import capture_logs
 
 from contracts.orders import Customer, OrderPlaced, PlaceOrder
+from shared.confirms import Publish
 from shared.handler import Poison
 from shared.publisher import Properties
 from shared.retry import HEADER_BYTES, HEADERS_BYTES, Failures, failure_headers, sendable
@@ -117,12 +119,14 @@ async def buried(raw: Any) -> Properties:
     sent: list[Properties] = []
 
     class Publisher:
-        async def forward(self, body: bytes, exchange: str, key: str, properties: Properties) -> None:
-            sent.append(properties)
+        async def forward(self, sends: Sequence[Publish]) -> list[None]:
+            sent.extend(send.properties for send in sends)
+            return [None for _ in sends]
 
     unused: Any = None
     to: Any = Publisher()
-    await Failures("orders", unused, to, ("1s",), "1").bury(raw, None, "not JSON", ValueError("no"))
+    failures = Failures("orders", unused, to, ("1s",), "1")
+    await failures.send([failures.unreadable(raw, "not JSON", ValueError("no"))])
     return sent[0]
 
 

@@ -1,0 +1,194 @@
+"""What goes to the dead letters goes there once and in batches, and what is good goes past it."""
+
+import asyncio
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from contracts.orders import OrderPlaced
+from contracts.stock import StockReserved
+from services.stock.store import Reservation
+from shared import confirms, inbox
+from shared.consumer import Lane
+from shared.handler import Poison, on
+from shared.retry import Failures
+from shared.unit import Unit
+from shared.wire import Delivery
+from tests.integration.reserving import RESERVED, count, on_order_placed
+from tests.running import Broker, an_order, module_of, reserved, running, until
+
+
+async def redelivered(broker: Broker, queue: str) -> None:
+    """What waits there has been in somebody's hand before."""
+    connection = await broker.another()
+    channel = await connection.channel()
+    taken = await channel.get_queue(queue)
+    number = await broker.depth(queue)
+    for _ in range(number):
+        await taken.get()
+    await connection.close()
+    await until(lambda: _waits(broker, queue, number), "all to be given back")
+
+
+async def _waits(broker: Broker, queue: str, number: int) -> bool:
+    return await broker.depth(queue) == number
+
+
+async def only_letter(broker: Broker, queue: str = "stock.dlq") -> Any:
+    letter = await broker.take(queue)
+    assert await broker.depth(queue) == 0
+    return letter
+
+
+# -- one letter -------------------------------------------------------------------------------------------------------
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, times: int) -> list[int]:
+    """Let an asynchronous function of the kernel's own fail so many times."""
+    left, original = [1] * times, getattr(owner, name)
+
+    async def fail(*arguments: Any) -> Any:
+        if left:
+            left.pop()
+            raise RuntimeError("an error of the kernel's own")
+        return await original(*arguments)
+
+    monkeypatch.setattr(owner, name, fail)
+    return left
+
+
+async def test_an_error_of_the_kernels_own_after_a_letter_was_sent_sends_no_second_one(
+    broker: Broker, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spy = await broker.spy(RESERVED)
+    left = failing(monkeypatch, Failures, "record", 3)
+    async with running("stock", broker.url, f"sqlite:///{tmp_path}/s.db", module_of(on_order_placed)):
+        await broker.publish(an_order([("POISON", 1)]), id_="poison")
+        await broker.publish(an_order())
+        await spy.collect(1)
+        assert (await broker.take("stock.dlq")).message_id == "poison"
+        await until(lambda: _waits(broker, "stock", 0), "an empty lane")
+    assert not left
+    assert await broker.depth("stock.dlq") == 0
+
+
+async def test_an_error_of_the_kernels_own_over_others_of_a_batch_buries_what_cannot_be_read_once(
+    broker: Broker, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await broker.send(b"{", "orders", OrderPlaced.key, message_id="unreadable")
+    await broker.publish(an_order())
+    await redelivered(broker, "stock")
+    left = failing(monkeypatch, inbox, "done", 3)
+    async with running("stock", broker.url, f"sqlite:///{tmp_path}/s.db", module_of(on_order_placed)) as stock:
+        await until(lambda: _counts(stock, Reservation, 1), "the good one to be done")
+        await until(lambda: _has(broker, "stock.dlq", 1), "the letter")
+    assert not left
+    assert await broker.depth("stock") == 0
+    await only_letter(broker)
+
+
+async def _counts(service: Any, table: Any, number: int) -> bool:
+    return await count(service, table) == number
+
+
+async def _has(broker: Broker, queue: str, number: int) -> bool:
+    return await broker.depth(queue) >= number
+
+
+def with_one_at_a_gate(gate: asyncio.Event, began: asyncio.Event) -> ModuleType:
+    @on(OrderPlaced)
+    async def on_order_placed(order: OrderPlaced, unit: Unit) -> StockReserved:
+        if order.lines[0].sku == "POISON":
+            raise Poison("nobody can reserve this")
+        if order.lines[0].sku == "SLOW":
+            began.set()
+            await gate.wait()
+        return reserved(order.order_id)
+
+    return module_of(on_order_placed)
+
+
+async def test_a_lane_that_is_cut_short_again_and_again_sends_each_letter_once_and_counts_nothing(
+    broker: Broker, database_url: str
+) -> None:
+    """Each time while a good message of the same batch is at work, and from the second time on as a redelivered one."""
+    await broker.send(b"{", "orders", OrderPlaced.key, message_id="unreadable")
+    await broker.publish(an_order([("POISON", 1)]), id_="poison")
+    await broker.publish(an_order([("SLOW", 1)]), id_="slow")
+    gate = asyncio.Event()
+    for _ in range(4):
+        began = asyncio.Event()
+        handlers = with_one_at_a_gate(gate, began)
+        async with running("stock", broker.url, database_url, handlers, grace_seconds=0.01) as stock:
+            await asyncio.wait_for(began.wait(), 20)
+        assert await tries_of(stock.settings.database, "slow") <= 0, "no process died of it"
+    gate.set()
+    async with running("stock", broker.url, database_url, handlers):
+        await until(lambda: _waits(broker, "stock", 0), "an empty lane")
+    assert {(await broker.take("stock.dlq")).message_id for _ in range(2)} == {"unreadable", "poison"}
+    assert await broker.depth("stock.dlq") == 0
+
+
+async def tries_of(url: str, message_id: str) -> int:
+    from sqlalchemy import select
+
+    from shared.database import Database
+
+    database = Database(url)
+    async with database.reading() as session:
+        found = select(inbox.attempts.c.tries).where(inbox.attempts.c.message_id == message_id)
+        tries = await session.scalar(found) or 0
+    await database.dispose()
+    return int(tries)
+
+
+# -- many letters -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_flood_of_poison_is_buried_in_batches_whatever_ids_it_has_and_what_is_good_gets_through(
+    broker: Broker, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds: list[int] = []
+    original = confirms._publish
+
+    async def publish(channel: Any, messages: Sequence[Any], seconds: float) -> Any:
+        if messages[0].exchange == "dead-letters":
+            rounds.append(len(messages))
+        return await original(channel, messages, seconds)
+
+    monkeypatch.setattr(confirms, "_publish", publish)
+    spy = await broker.spy(RESERVED)
+    bad = an_order([("POISON", 1)]).model_dump_json().encode()
+    sends = [broker.send(b"{", "orders", OrderPlaced.key, message_id="the-same") for _ in range(200)]
+    sends += [broker.send(b"{", "orders", OrderPlaced.key) for _ in range(100)]
+    sends += [broker.send(bad, "orders", OrderPlaced.key, message_id=f"m{number}") for number in range(100)]
+    await asyncio.gather(*sends)
+    await broker.publish(an_order())
+    async with running("stock", broker.url, f"sqlite:///{tmp_path}/s.db", module_of(on_order_placed)):
+        await spy.collect(1)
+        await until(lambda: _has(broker, "stock.dlq", 400), "all letters")
+    assert await broker.depth("stock") == 0
+    assert await broker.depth("stock.dlq") == sum(rounds) == 400
+    assert len(rounds) < 20
+
+
+async def test_good_messages_among_many_bad_ones_cost_one_more_try_of_their_batch(
+    broker: Broker, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    committed: list[int] = []
+    commit = Lane._commit
+
+    async def counted(lane: Lane, deliveries: Sequence[Delivery]) -> None:
+        await commit(lane, deliveries)
+        committed.append(len(deliveries))
+
+    monkeypatch.setattr(Lane, "_commit", counted)
+    for number in range(100):
+        await broker.publish(an_order([("POISON" if number % 2 else "A", 1)]))
+    async with running("stock", broker.url, f"sqlite:///{tmp_path}/s.db", module_of(on_order_placed)):
+        await until(lambda: _has(broker, "stock.dlq", 50), "all letters")
+        await until(lambda: _waits(broker, "stock", 0), "an empty lane")
+    assert sum(committed) == 50
+    assert len(committed) < 10, "one commit for what came together, and not one for each"
