@@ -22,8 +22,8 @@ from contracts.stock import StockLow
 from services.email.adapters import mailer
 from services.email.store import Mail, MailStatus
 from shared import database
-from shared.consumer import LONE_ATTEMPTS
 from shared.service import Service
+from shared.suspects import LONE_ATTEMPTS
 from tests.integration.test_metrics import value
 from tests.running import Broker, an_order, is_ready, running, settings_for, until
 
