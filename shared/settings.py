@@ -9,7 +9,7 @@ from functools import cached_property
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import Field, HttpUrl, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
@@ -55,6 +55,19 @@ def port_in(address: str) -> int | None:
         raise ValueError("its port is none (1 to 65535)") from error  # the reason has the whole address in it
     demand_port(port)
     return port
+
+
+def demand_broker(address: str) -> None:
+    """Raises ValueError, without the address, which has a password in it, unless it is one that a broker can have."""
+    if address.count("://") > 1 or "," in urlsplit(address).netloc.rpartition("@")[2] or ";" in address:
+        raise ValueError("it has several addresses: write one, which a cluster of brokers has in front of its nodes")
+    url = urlsplit(address)
+    if url.scheme not in ("amqp", "amqps") or not url.hostname or any(map(str.isspace, url.netloc)):
+        raise ValueError("write amqp://user:password@host/, or amqps:// for TLS")
+    port_in(address)
+    heartbeat = parse_qs(url.query).get("heartbeat", ["0"])[-1]
+    if not (heartbeat.isascii() and heartbeat.isdecimal()):
+        raise ValueError("its heartbeat is not a whole number of seconds")
 
 
 def is_loopback(host: str | None) -> bool:
@@ -164,10 +177,7 @@ class ServiceSettings(BaseSettings):
     @field_validator("amqp_url")
     @classmethod
     def _is_a_broker(cls, value: SecretStr) -> SecretStr:
-        url = urlsplit(value.get_secret_value())
-        if url.scheme not in ("amqp", "amqps") or not url.hostname:
-            raise ValueError("write amqp://user:password@host/, or amqps:// for TLS")
-        port_in(value.get_secret_value())
+        demand_broker(value.get_secret_value())
         return value
 
     @field_validator("tls_ca_file")

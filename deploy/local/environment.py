@@ -18,7 +18,7 @@ from deploy.local.files import alone, write_private
 from deploy.local.ports import HOST
 from deploy.local.rabbitmq import ADMINISTRATOR, RabbitNode
 from shared import secret_files
-from shared.settings import ServiceSettings, read_ladder
+from shared.settings import ServiceSettings, demand_broker, read_ladder
 from shared.tls import Tls
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -118,8 +118,13 @@ class Environment:
     @property
     def amqp_url(self) -> str:
         """The broker's administrator."""
-        node = self.broker()
-        return node.amqp_url if node else self.variables["AMQP_URL"]
+        if node := self.broker():
+            return node.amqp_url
+        try:
+            demand_broker(self.variables["AMQP_URL"])
+        except ValueError as error:
+            raise Misconfigured(f"AMQP_URL: {error}") from error
+        return self.variables["AMQP_URL"]
 
     @property
     def management_url(self) -> str:

@@ -104,6 +104,19 @@ def test_a_port_that_is_none_is_refused_by_its_variables_name(monkeypatch: pytes
         Environment().claimed_ports()
 
 
+@pytest.mark.parametrize(
+    "url", ["amqp://a:hunter2@one:1,two:2/", "amqp://one/,amqp://two/", "http://one/", "amqp://:5/"]
+)
+def test_a_brokers_address_that_cannot_be_used_is_named_and_not_shown(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AMQP_URL", url)
+    for look in (lambda: Environment().amqp_url, lambda: Environment().management_url):
+        with pytest.raises(Misconfigured, match=r"^AMQP_URL: ") as refused:
+            look()
+        assert "hunter2" not in str(refused.value)
+
+
 def test_a_port_given_twice_names_both_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     port = free_port()
     monkeypatch.setenv("ORDERS_PORT", str(port))
