@@ -18,7 +18,7 @@ from contracts.deadletters import (
     ReplayFailed,
     ReplayLetters,
 )
-from contracts.email import DeliverMail, MailReport
+from contracts.email import DeliverMail, MailDigest, MailReport
 from contracts.jobs import JobFailed, JobProgressed, JobRetrying, LetterSettled
 from contracts.orders import (
     CancelOrder,
@@ -109,6 +109,8 @@ FLOW: dict[type[Message], tuple[str, ...]] = {
     LetterEdited:        ("gateway",),
     LetterEditRefused:   ("gateway",),
     LettersPurged:       ("gateway",),
+    # and operators are told of them
+    MailDigest:          ("email",),
     # the kernel speaks of jobs, in whichever service it runs
     JobRetrying:         ("gateway",),
     JobFailed:           ("gateway", "reports"),
@@ -120,6 +122,7 @@ SENDERS: dict[type[Command], tuple[str, ...]] = {
     CancelOrder:       ("gateway",),
     DeliverMail:       ("email",),
     MailReport:        ("reports",),
+    MailDigest:        ("deadletters",),
     CreateReport:      ("gateway",),
     CancelReport:      ("gateway",),
     ExportChunk:       ("reports",),

@@ -131,6 +131,12 @@ async def tries(session: AsyncSession, lane: str, ids: Collection[str], owner: s
     return {row.message_id: row.tries + (row.owner != owner) for row in rows.all()}
 
 
+async def owned(session: AsyncSession, lane: str, ids: Collection[str], owner: str) -> set[str]:
+    """Those of the messages whose attempt is still that of the process `owner`: nobody took it over or ended it."""
+    here = (attempts.c.lane == lane, among(session, attempts.c.message_id, ids), attempts.c.owner == owner)
+    return set((await session.scalars(select(attempts.c.message_id).where(*here))).all())
+
+
 async def give_back(session: AsyncSession, lane: str, ids: Collection[str], owner: str) -> None:
     """Undo `begin_attempts` of the process `owner`: it does not try them now, or is cut short as it stops."""
     here = (among(session, attempts.c.message_id, ids), attempts.c.lane == lane, attempts.c.owner == owner)

@@ -148,6 +148,10 @@ class Outbox:
             self._hand.extend(unit.outgoing)
         self._wake.set()
 
+    def reading(self) -> AbstractAsyncContextManager[AsyncSession]:
+        """A session that only reads, in no transaction of the outbox's."""
+        return self._database.reading()
+
     async def _write(self, session: AsyncSession, messages: Sequence[Outgoing], settled: list[str]) -> int:
         """Return how many rows were added."""
         rows = [_to_row(message, self.owner) for message in messages if not message.transient]

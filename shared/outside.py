@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from contracts.flow import service_of
 from shared import inbox, suspects, telemetry, tracing
@@ -21,6 +22,7 @@ from shared.database import Backoff, Outage
 from shared.handler import Handler, Poison, Replies
 from shared.intake import Intake, Lost, acknowledge, load, log, send, uncancelled
 from shared.outbox import Outbox
+from shared.ownership import Ownership
 from shared.retry import Failures, settle
 from shared.unit import UnitOfWork
 from shared.wire import Delivery, Raw, is_lost
@@ -63,6 +65,7 @@ class OutsideLane(Intake):
         self._finished: list[Finished] = []
         self._has_finished, self._has_room = asyncio.Event(), asyncio.Event()
         self._backoff = Backoff()
+        self._ownership = Ownership(name, outbox)
         self._circuit: str | None = None  # why it is open; None while it is closed
         self._probes: set[str] = set()  # what was begun since it opened, and has no end yet
         self._probe_backoff = Backoff()
@@ -186,7 +189,16 @@ class OutsideLane(Intake):
                 await inbox.give_back(unit.session, self.name, not_now, self._outbox.owner)
             ours = [delivery for message_id, delivery in by_id.items() if message_id not in found]
             await load(unit, ours)
-        return found | {delivery.envelope.message_id: unit.apart(delivery.envelope) for delivery in ours}
+        for delivery in ours:
+            apart = unit.apart(delivery.envelope, partial(self._demand_ours, delivery))
+            found[delivery.envelope.message_id] = apart
+        return found
+
+    async def _demand_ours(self, delivery: Delivery) -> None:
+        """Raises `Busy` if another process has taken a message over: one that was frozen, or cut off from the database
+        and the broker, was waited for and is no longer expected. Waits out an outage; raises `Lost` as `_steadily`."""
+        if not await self._steadily(delivery.raw, self._ownership.holds, delivery.envelope.message_id):
+            raise Busy("another process has taken it over")
 
     async def _do(self, delivery: Delivery, unit: UnitOfWork) -> None:
         outcome: Replies | Exception
@@ -260,6 +272,8 @@ class OutsideLane(Intake):
 
     async def _fail(self, delivery: Delivery, error: Exception) -> None:
         try:
+            if isinstance(error, Lost):
+                raise error
             if isinstance(error, Outage):
                 await self._steadily(delivery.raw, self._forget_attempt, delivery.envelope.message_id)
             is_put_off = isinstance(error, Busy | Outage)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Annotated, Any, TypeVar, cast
 
 from faststream import Context
@@ -15,6 +15,7 @@ from contracts.base import Envelope, Message
 from shared.publisher import Outgoing, outgoing
 
 Row = TypeVar("Row", bound=SQLModel)
+Demand = Callable[[], Awaitable[None]]
 
 
 class UnitOfWork:
@@ -31,6 +32,8 @@ class UnitOfWork:
             None  # of work apart: the rows that it asked for
         )
         self._changes: list[tuple[SQLModel, dict[str, Any]]] | None = None
+        self.demand_ours: Demand = _nobody_else
+        """In work apart, right before what cannot be undone: raises if another process has taken the message over."""
 
     @property
     def job_id(self) -> str:
@@ -60,10 +63,11 @@ class UnitOfWork:
         self._rows[type(row), getattr(row, key)] = row
         self.session.add(row)
 
-    def apart(self, cause: Envelope) -> UnitOfWork:
+    def apart(self, cause: Envelope, demand_ours: Demand) -> UnitOfWork:
         """The same rows for work outside any transaction. What it changes in them is saved by `take_up`."""
         own = UnitOfWork(cast(AsyncSession, None), self._service)
         own.cause, own._rows, own._used = cause, self._rows, {}
+        own.demand_ours = demand_ours
         return own
 
     def take_up(self, work: UnitOfWork) -> None:
@@ -83,6 +87,10 @@ class UnitOfWork:
         for message in messages:
             self.outgoing.append(outgoing(message, self._service, self.cause, self._traceparent))
         return self.outgoing[-1].envelope
+
+
+async def _nobody_else() -> None:
+    """What a transaction has locked, nobody takes over."""
 
 
 def _changes_of(row: SQLModel) -> dict[str, Any]:

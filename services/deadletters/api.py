@@ -26,6 +26,7 @@ from shared.service import Running, Service
 log = structlog.get_logger(__name__)
 
 STEP_SECONDS = 0.25
+TELL_SECONDS = 2.0
 MEASURE_SECONDS = 5.0
 TIDY_SECONDS = 60.0
 
@@ -34,7 +35,7 @@ TIDY_SECONDS = 60.0
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """What goes on in the background."""
     service: Service = app.state.service
-    works = ((STEP_SECONDS, _step), (MEASURE_SECONDS, _measure), (TIDY_SECONDS, _tidy))
+    works = ((STEP_SECONDS, _step), (TELL_SECONDS, _tell), (MEASURE_SECONDS, _measure), (TIDY_SECONDS, _tidy))
     async with service.background(
         **{work.__name__.strip("_"): _every(seconds, work, service) for seconds, work in works}
     ):
@@ -61,6 +62,13 @@ async def _step(service: Service) -> None:
         running = await store.running(session)
     for action_id in running:
         await _try(handlers.step, service.outbox, action_id, service.settings.retry_ladder)
+
+
+async def _tell(service: Service) -> None:
+    async with service.database.reading() as session:
+        if not await store.has_news(session):
+            return
+    await handlers.tell_operators(service.outbox)
 
 
 async def _measure(service: Service) -> None:

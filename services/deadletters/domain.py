@@ -18,6 +18,11 @@ AT_ONCE = 500
 BURST_SECONDS = 1.0
 """A replay that was held up makes up for so much of it, and no more."""
 
+GATHER_MILLISECONDS = 10_000
+"""How long letters are gathered before operators are told: what fails together is told together."""
+DIGEST_MILLISECONDS = 300_000
+"""How far apart two mails to the operators are at least."""
+
 _BROKERS_WORDS = {
     "delivery_limit": "its consumers died or vanished again and again, until the broker gave it up",
     "rejected": "a consumer rejected it",
@@ -172,6 +177,17 @@ def _moment(text: str) -> int | None:
 def _milliseconds(at: datetime) -> int:
     """Raises OverflowError for what is not in the years 1 to 9999 any more, once it is in UTC."""
     return int((at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC).timestamp() * 1000)
+
+
+# -- telling operators ------------------------------------------------------------------------------------------------
+
+
+def is_due(since: int, told_at: int | None, now: int) -> bool:
+    """Whether operators are to be told now of what has come since then. A time to come was written by a clock that ran
+    ahead: nobody waits for it."""
+    gathers = 0 <= now - since < GATHER_MILLISECONDS
+    was_just_told = told_at is not None and 0 <= now - told_at < DIGEST_MILLISECONDS
+    return not gathers and not was_just_told
 
 
 # -- a replay ---------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from contracts.deadletters import (
     EditLetter,
     LetterEdited,
     LetterEditRefused,
+    LetterFilter,
     LettersPurged,
     LettersReplayed,
     PurgeLetters,
@@ -23,17 +24,21 @@ from contracts.deadletters import (
     ReplayFailed,
     ReplayLetters,
 )
+from contracts.email import DigestGroup, MailDigest
 from contracts.flow import LANES
 from contracts.jobs import JobProgressed, LetterSettled
 from services.deadletters import adapters, domain, store
 from services.deadletters.adapters import Found
 from services.deadletters.store import REMOVED_AT_ONCE, Action, Content, Letter, touched
 from shared import inbox
-from shared.clock import now
+from shared.clock import moment, now
 from shared.handler import NotYet, on, on_dead_letters
 from shared.outbox import Outbox
 from shared.unit import Unit, UnitOfWork
 from shared.wire import Raw
+
+TOLD = 10
+"""Groups that a mail to the operators names: the largest."""
 
 # -- collecting -------------------------------------------------------------------------------------------------------
 
@@ -55,6 +60,7 @@ async def collect(raws: Sequence[Raw], queue: str, unit: Unit) -> None:
     for (id_, number), one in returned:
         if id_ in known and (known[id_].state, known[id_].number) == ("SENT", number):  # not late, and not twice
             _take_back(known[id_], carried[id_], one, replays.get(known[id_].action_id))
+    await store.count_new(unit.session, [one.letter for one in strangers])
 
 
 def _take_back(letter: Letter, content: Content, found: Found, replay: Action | None) -> None:
@@ -67,6 +73,32 @@ def _take_back(letter: Letter, content: Content, found: Found, replay: Action | 
     if replay:
         replay.failed += 1
         replay.detail = replay.detail if replay.ended_at else letter.reason
+
+
+# -- telling operators ------------------------------------------------------------------------------------------------
+
+
+async def tell_operators(outbox: Outbox) -> None:
+    """Have operators told of letters that came, if it is time. Who is told, email knows: perhaps nobody."""
+    async with outbox.unit() as unit:
+        gathered, told_at = await store.news(unit.session)
+        if not gathered or not domain.is_due(gathered[0].since, told_at, at := now()):
+            return
+        for digest in gathered:
+            digest.sent_at = at
+        found, _, waiting = await store.groups(unit.session, LetterFilter())
+        if not found:  # all of them were dealt with meanwhile
+            return
+        unit.cause = gathered[0].envelope()
+        unit.send(
+            MailDigest(
+                new=sum(digest.letters for digest in gathered),
+                since=moment(gathered[0].since),
+                waiting=waiting,
+                groups=tuple(DigestGroup(**one["group"].model_dump(), count=one["count"]) for one in found[:TOLD]),
+                more_groups=max(0, len(found) - TOLD),
+            )
+        )
 
 
 # -- what becomes of those that were sent again -----------------------------------------------------------------------

@@ -4,21 +4,24 @@ Lists, groups and searches of a hundred thousand letters read no `contents`: wha
 """
 
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import JSON, BigInteger, Column, LargeBinary, Text, delete, func, insert, or_, select
+from sqlalchemy import JSON, BigInteger, Column, LargeBinary, Text, delete, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
+from uuid_utils.compat import uuid7
 
 from contracts.base import Envelope
 from contracts.deadletters import CancelReplay, LetterFilter, Selection
+from contracts.email import DeliverMail, MailDigest
 from contracts.flow import LANES
 from contracts.jobs import LetterSettled
 from services.deadletters.domain import Standing
 from shared.clock import moment, now
-from shared.database import Database, load
+from shared.database import Database, load, one_process_at_a_time
 from shared.inbox import INSERTS
 from shared.table import TableModel
 
@@ -142,11 +145,27 @@ class Action(Base, table=True):
         return Envelope(id_, id_, key, "gateway", moment(self.at), traceparent=self.traceparent)
 
 
+class Digest(Base, table=True):
+    """A mail to the operators. While `sent_at` is None it counts the letters that have come since the last one, the
+    first of them at `since`. Its id is the `correlation_id` of all that sends it."""
+
+    __tablename__ = "digests"
+
+    id: UUID = Field(primary_key=True)
+    letters: int
+    since: int = Field(sa_type=BigInteger)
+    sent_at: int | None = Field(default=None, sa_type=BigInteger, index=True)
+
+    def envelope(self) -> Envelope:
+        return Envelope(str(self.id), str(self.id), MailDigest.key, "deadletters", moment(self.since))
+
+
 metadata = Base.metadata
 _letters: Any = Letter.__table__  # type: ignore[attr-defined]
 _contents: Any = Content.__table__  # type: ignore[attr-defined]
 _groups: Any = Group.__table__  # type: ignore[attr-defined]
 _actions: Any = Action.__table__  # type: ignore[attr-defined]
+_digests: Any = Digest.__table__  # type: ignore[attr-defined]
 
 
 # -- collecting -------------------------------------------------------------------------------------------------------
@@ -165,6 +184,46 @@ async def name_groups(session: AsyncSession, groups: Iterable[Group]) -> None:
     if rows:  # in one order in all processes, so that no two of them wait for each other crosswise
         name = INSERTS[session.get_bind().dialect.name](_groups).on_conflict_do_nothing()
         await session.execute(name, [rows[id_] for id_ in sorted(rows)])
+
+
+# -- telling operators ------------------------------------------------------------------------------------------------
+
+
+async def count_new(session: AsyncSession, letters: Sequence[Letter]) -> None:
+    """Count letters for the next digest, but for those of a digest: one that cannot be sent must not cause another."""
+    mails = [letter for letter in letters if letter.message in (MailDigest.key, DeliverMail.key)]
+    of_digests = {str(row.id) for row in await load(session, Digest, jobs_of(mails))}
+    if not (number := sum(letter.correlation_id not in of_digests for letter in letters)):
+        return
+    add = update(_digests).where(_digests.c.sent_at.is_(None)).values(letters=_digests.c.letters + number)
+    if not (await session.execute(add)).rowcount:  # type: ignore[attr-defined]
+        session.add(Digest(id=uuid7(), letters=number, since=now()))
+
+
+async def has_news(session: AsyncSession) -> bool:
+    """Whether letters have come that nobody was told of."""
+    return (await session.scalars(_unsent().limit(1))).first() is not None
+
+
+async def news(session: AsyncSession) -> tuple[Sequence[Digest], int | None]:
+    """What is gathered, locked, one process at a time (two that began at once leave two rows); and when a digest was
+    sent last."""
+    await one_process_at_a_time(session, ["digest"])
+    gathered = (await session.scalars(_unsent().order_by(_digests.c.id).with_for_update())).all()
+    return gathered, await session.scalar(select(func.max(_digests.c.sent_at)))
+
+
+def _unsent() -> Any:
+    return select(Digest).where(_digests.c.sent_at.is_(None))
+
+
+def jobs_of(letters: Iterable[Letter]) -> set[UUID]:
+    """What letters belong to, where that is an id as we give them."""
+    found = set()
+    for letter in letters:
+        with suppress(ValueError):
+            found.add(UUID(letter.correlation_id or ""))
+    return found
 
 
 # -- looking ----------------------------------------------------------------------------------------------------------
@@ -327,6 +386,7 @@ async def forget(database: Database, keep_days: float) -> int:
     async with database.transaction() as session:
         ids = (await session.scalars(query)).all()
         await remove(session, ids)
+        await session.execute(delete(_digests).where(_digests.c.sent_at < old))
     return len(ids)
 
 

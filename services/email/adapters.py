@@ -10,15 +10,17 @@ from functools import lru_cache
 
 from aiosmtplib import SMTP, SMTPException, SMTPResponseException
 
-from services.email.domain import Stage, answer, is_final
+from services.email.domain import Stage, answer, is_about_us, is_final
 from services.email.settings import EmailSettings
 from services.email.store import Mail
 from shared import tracing
 from shared.clock import moment
 from shared.database import Outage
+from shared.unit import Demand
 
 CONNECTIONS = 16
-"""How many mails are at the server at once. Many servers take no more from one client than 20."""
+"""How many mails are in hand at once, each on a connection of its own from before it is sent until its outcome is
+committed: a process that dies leaves no more of them in doubt. Many servers take no more from one client than 20."""
 
 IDLE_SECONDS = 30.0
 """How long a connection is kept for the next mail."""
@@ -56,30 +58,28 @@ class Mailer:
         self.settings = settings
         self._tls = None if settings.smtp_tls == "none" else settings.tls.context
         self._idle: list[tuple[SMTP, asyncio.TimerHandle]] = []
-        self._turn = asyncio.Semaphore(CONNECTIONS)
 
     @property
     def _server(self) -> str:
         return f"{self.settings.smtp_host}:{self.settings.smtp_port}"
 
-    async def deliver(self, mail: Mail) -> str:
-        """Send a mail; return the server's answer. Raises `Refused`, `NotSent` or `NoSession`."""
+    async def deliver(self, mail: Mail, demand_ours: Demand) -> str:
+        """Send a mail; return the server's answer. Raises `Refused`, `NotSent` or `NoSession`, and what `demand_ours`
+        raises: it is asked last of all, for a mail that the server has can be taken back by nobody."""
         content = to_bytes(mail, self.settings.sender)
         where = {"server.address": self.settings.smtp_host, "server.port": self.settings.smtp_port}
-        async with self._turn:
-            with tracing.step("smtp send", {"network.protocol.name": "smtp", **where}):
-                client = await self._ready_for(mail.recipient)
-                with _judged(client, "DATA"):
-                    response = await client.data(content, timeout=DATA_SECONDS)
-            self._keep(client)
+        with tracing.step("smtp send", {"network.protocol.name": "smtp", **where}):
+            client = await self._ready_for(mail.recipient)
+            with _judged(client, "DATA"):
+                await demand_ours()
+                response = await client.data(content, timeout=DATA_SECONDS)
+        self._keep(client)
         return answer(response.code, response.message)
 
     async def _ready_for(self, recipient: str) -> SMTP:
         """A connection on which the server has taken sender and recipient."""
         if self._idle:
-            with contextlib.suppress(
-                NotSent, NoSession
-            ):  # closed meanwhile, or the server has had enough of it: take a new one
+            with contextlib.suppress(NotSent, NoSession):  # closed meanwhile, or no longer wanted: take a new one
                 return await self._announce(self._take(), recipient)
         return await self._announce(await self._connect(), recipient)
 
@@ -88,10 +88,19 @@ class Mailer:
             with _judged(client, "MAIL"):
                 await client.mail(self.settings.sender_address)
         except NotSent as error:  # it knows nothing yet but who we are
-            raise NoSession(f"no mail is taken at {self._server}: {error}") from error
-        with _judged(client, "RCPT"):
-            await client.rcpt(recipient)
+            raise self._taken_from_nobody(error) from error
+        try:
+            with _judged(client, "RCPT"):
+                await client.rcpt(recipient)
+        except NotSent as error:
+            said = error.__cause__
+            if isinstance(said, SMTPResponseException) and is_about_us(said.code, said.message):
+                raise self._taken_from_nobody(error) from error
+            raise
         return client
+
+    def _taken_from_nobody(self, error: NotSent) -> NoSession:
+        return NoSession(f"no mail is taken at {self._server}: {error}")
 
     async def _connect(self) -> SMTP:
         settings, password = self.settings, self.settings.smtp_password

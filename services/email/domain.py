@@ -59,17 +59,25 @@ _RELAYING = {"5.7.0", "5.7.1"}
 _STATUS = re.compile(r"5\.\d{1,3}\.\d{1,3}(?!\d)")
 
 
+def is_about_us(code: int, said: str) -> bool:
+    """Whether an SMTP answer says that the server takes no mail from us, whichever it is."""
+    return code in _SESSION_CODES or (500 <= code < 600 and _status(said) in _SESSION_STATUSES)
+
+
 def is_final(code: int, said: str, stage: Stage) -> bool:
     """Whether an SMTP answer says that this mail will never be taken. What is about us or passes later is not final.
 
     At MAIL the server knows nothing but who we are. At RCPT, 5.7.0 and 5.7.1 are what a relay says to somebody whom it
     does not know; after DATA they are said of a text.
     """
-    if not 500 <= code < 600 or code in _SESSION_CODES or stage == "MAIL":
+    if not 500 <= code < 600 or is_about_us(code, said) or stage == "MAIL":
         return False
+    return not (stage == "RCPT" and _status(said) in _RELAYING)
+
+
+def _status(said: str) -> str:
     found = _STATUS.match(said.lstrip())
-    status = found[0] if found else ""
-    return status not in _SESSION_STATUSES and not (stage == "RCPT" and status in _RELAYING)
+    return found[0] if found else ""
 
 
 def answer(code: int, text: str) -> str:

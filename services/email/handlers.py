@@ -5,11 +5,11 @@ from typing import Any
 import structlog
 from uuid_utils.compat import uuid7
 
-from contracts.email import DeliverMail, MailReport
+from contracts.email import DeliverMail, MailDigest, MailReport
 from contracts.orders import OrderCancelled, OrderConfirmed, OrderPlaced, OrderRejected
 from contracts.stock import StockLow
 from services.email import domain
-from services.email.adapters import Refused, mailer
+from services.email.adapters import CONNECTIONS, Refused, mailer
 from services.email.store import Mail, MailStatus, due
 from services.email.templates import Kind, render
 from shared.clock import now
@@ -17,10 +17,6 @@ from shared.handler import Poison, on
 from shared.unit import Unit, UnitOfWork
 
 log = structlog.get_logger(__name__)
-
-AT_ONCE = 64
-"""How many mails are in hand at once, most of them waiting for their turn at the server: what begins or ends meanwhile
-is written down in one transaction."""
 
 
 @on(OrderPlaced)
@@ -49,12 +45,14 @@ async def on_order_cancelled(order: OrderCancelled, unit: Unit) -> DeliverMail:
 
 @on(StockLow)
 async def on_stock_low(stock: StockLow, unit: Unit) -> list[DeliverMail]:
-    """Tell each operator, in a mail of its own: one bad address must not keep it from the others."""
-    operators, locale = mailer.settings.operators, mailer.settings.operators_locale
-    return [
-        _write(unit, "low_stock", recipient, locale, copy=copy, stock=stock)
-        for copy, recipient in enumerate(operators, start=1)
-    ]
+    """Tell each operator."""
+    return _write_to_operators("low_stock", unit, stock=stock)
+
+
+@on(MailDigest)
+async def on_mail_digest(digest: MailDigest, unit: Unit) -> list[DeliverMail]:
+    """Tell each operator that messages were given up."""
+    return _write_to_operators("dead_letters", unit, digest=digest)
 
 
 @on(MailReport)
@@ -64,7 +62,7 @@ async def on_mail_report(report: MailReport, unit: Unit) -> DeliverMail:
     return _write(unit, kind, report.recipient, report.locale, report=report)
 
 
-@on(DeliverMail, loads=due, concurrency=AT_ONCE)
+@on(DeliverMail, loads=due, concurrency=CONNECTIONS)
 async def on_deliver_mail(command: DeliverMail, unit: Unit) -> None:
     """Send a mail once and record what the server said. What may pass later is raised, and tried again."""
     mail = unit.get(Mail, command.mail_id)
@@ -74,7 +72,7 @@ async def on_deliver_mail(command: DeliverMail, unit: Unit) -> None:
         return
     about = {"kind": mail.kind, "to": mail.recipient.rpartition("@")[2]}
     try:
-        mail.smtp_answer = await mailer.deliver(mail)
+        mail.smtp_answer = await mailer.deliver(mail, unit.demand_ours)
     except Refused as refused:
         mail.status, mail.smtp_answer = MailStatus.FAILED, str(refused)
         log.warning("mail refused", **about, answer=mail.smtp_answer)
@@ -88,6 +86,14 @@ def _write_to_customer(
 ) -> DeliverMail:
     customer = order.customer
     return _write(unit, kind, customer.email, customer.locale, order_id=order.order_id, order=order)
+
+
+def _write_to_operators(kind: Kind, unit: UnitOfWork, **about: Any) -> list[DeliverMail]:
+    """To each in a mail of its own: one bad address must not keep it from the others."""
+    operators, locale = mailer.settings.operators, mailer.settings.operators_locale
+    return [
+        _write(unit, kind, recipient, locale, copy=copy, **about) for copy, recipient in enumerate(operators, start=1)
+    ]
 
 
 def _write(

@@ -40,7 +40,7 @@ class EmailSettings(ServiceSettings):
     )
     operators: Annotated[tuple[Email, ...], NoDecode] = Field(
         default=(),
-        description="Who is told of low stock and of what is wrong: addresses with commas between them; empty: nobody.",
+        description="Who is told of low stock, dead letters and what is wrong: addresses with commas; empty: nobody.",
     )
     operators_locale: Locale = Field(default="pt-BR", description="The language of the operators' mail.")
     timezone: str = Field(default="America/Sao_Paulo", description="The zone of the times in mails, as IANA names it.")

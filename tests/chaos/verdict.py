@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 
 from contracts.orders import OrderCancelled, OrderCancelRefused, OrderConfirmed, OrderRejected
 from services.deadletters.store import Content, Letter
-from services.email.handlers import AT_ONCE
+from services.email.adapters import CONNECTIONS
 from services.email.store import Mail, MailStatus
 from services.gateway.store import Job
 from services.orders.store import ListPrice, Order
@@ -186,7 +186,7 @@ def _mails(world: World, orders: list[Order], mails: list[Mail]) -> Iterable[str
         "mails came again, though no process of email died when they came first",
         [id_ for id_, moment in again if not any(since <= moment <= end for since, end in world.email_deaths)],
     )
-    if len(again) > (most := AT_ONCE * len(world.email_deaths)):
+    if len(again) > (most := CONNECTIONS * len(world.email_deaths)):
         yield f"{len(again)} mails came again; {len(world.email_deaths)} deaths of email explain {most} at the most"
 
 

@@ -15,13 +15,15 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from sqlalchemy import select
+from sqlalchemy import insert, select, update
 
 from contracts.orders import OrderConfirmed
 from contracts.stock import StockLow
 from services.email.adapters import mailer
 from services.email.store import Mail, MailStatus
-from shared import database
+from shared import database, inbox
+from shared.inbox import attempts
+from shared.outbox import processes
 from shared.service import Service
 from shared.suspects import LONE_ATTEMPTS
 from tests.integration.test_metrics import value
@@ -36,8 +38,10 @@ class Server:
         self.to_sender: list[str] = []
         self.to_recipient: list[str] = []
         self.to_data: list[str] = []
-        self.open = asyncio.Event()
+        self.open, self.door = asyncio.Event(), asyncio.Event()
         self.open.set()
+        self.door.set()
+        self.at_door = 0
         self.waiting = 0
         self.sessions: list[SMTP] = []
         self.logins: list[str] = []
@@ -51,6 +55,8 @@ class Server:
     async def handle_RCPT(  # noqa: N802
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
+        self.at_door += 1
+        await self.door.wait()
         said = self.to_recipient.pop(0) if self.to_recipient else "250 OK"
         if said.startswith("2"):
             envelope.rcpt_tos.append(address)
@@ -89,6 +95,7 @@ class Server:
             yield listener.sockets[0].getsockname()[1]
         finally:
             self.open.set()
+            self.door.set()
             listener.close()
             self.hang_up()
 
@@ -337,6 +344,30 @@ async def test_a_slow_server_holds_up_nobody_else(broker: Broker, database_url: 
         await settled(service, 40)
     assert len(server.taken) == len(set(server.message_ids())) == 40
     assert len(server.sessions) <= 16
+
+
+@pytest.mark.parametrize("what", ["is sending it", "has sent it"])
+async def test_a_mail_that_a_successor_took_over_meanwhile_is_not_handed_to_the_server(
+    broker: Broker, database_url: str, what: str
+) -> None:
+    """As for a process that was frozen while the server looked at the recipient."""
+    server = Server()
+    server.door.clear()
+    async with server.listening() as port, email(broker, database_url, port) as service:
+        await broker.publish(an_order())
+        await until(lambda: _is(server.at_door == 1), "the mail to be at the server's door")
+        async with service.database.transaction() as session:
+            if what == "is sending it":
+                await session.execute(insert(processes).values(id="a successor", host="", seen_at=0.0))
+                await session.execute(update(attempts).values(owner="a successor"))
+            else:
+                command = (await session.scalars(select(attempts.c.message_id))).one()
+                await inbox.end_attempts(session, "email.outgoing", [command])
+                await inbox.claim(session, "email.outgoing", [command])
+        server.door.set()
+        lane = next(lane for lane in service.lanes if lane.name == "email.outgoing")
+        await until(lambda: _is(not lane._in_hand()), "the mail to be let go")
+        assert server.taken == []
 
 
 async def test_low_stock_goes_to_each_operator(broker: Broker, database_url: str) -> None:

@@ -26,7 +26,9 @@ from contracts.reports import ReportKind
 from services.email.domain import greeted, one_line, order_number
 from shared.money import format_money
 
-Kind = Literal["placed", "confirmed", "rejected", "cancelled", "low_stock", "report_ready", "report_failed"]
+Kind = Literal[
+    "placed", "confirmed", "rejected", "cancelled", "low_stock", "dead_letters", "report_ready", "report_failed"
+]  # fmt: skip
 REPORTS: dict[str, dict[ReportKind, str]] = {
     "pt-BR": {
         "orders": "pedidos",
@@ -58,7 +60,8 @@ class Content:
 
 
 def render(kind: Kind, locale: str, *, shop: str, timezone: str, **about: Any) -> Content:
-    """Write a mail. `about` is the message that it tells of, as the templates name it: `order`, `stock` or `report`."""
+    """Write a mail. `about` is the message that it tells of, as the templates name it: `order`, `stock`, `digest`
+    or `report`."""
     html, text = _TEMPLATES[locale, kind]
     about |= {"shop": shop, "zone": ZoneInfo(timezone)}
     subject, _, body = text.render(about).partition("\n")

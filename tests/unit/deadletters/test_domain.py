@@ -221,3 +221,22 @@ def test_letters_are_selected_in_exactly_one_way(given: dict[str, Any]) -> None:
 def test_a_filter_that_says_something_selects() -> None:
     assert Selection(filter=LetterFilter(lane="stock")).filter
     assert Selection(all=True).all
+
+
+NOON = 1_700_000_000_000
+MINUTE = 60_000
+
+
+@pytest.mark.parametrize(
+    ("since", "told_at", "is_due"),
+    [
+        (NOON - 1_000, None, False),  # what fails together is told together
+        (NOON - MINUTE, None, True),
+        (NOON - MINUTE, NOON - 4 * MINUTE, False),
+        (NOON - MINUTE, NOON - 6 * MINUTE, True),
+        (NOON - MINUTE, NOON + 3 * 24 * 60 * MINUTE, True),  # told by a clock that ran ahead
+        (NOON + 24 * 60 * MINUTE, None, True),
+    ],
+)
+def test_operators_are_told_at_most_every_five_minutes(since: int, told_at: int | None, is_due: bool) -> None:
+    assert domain.is_due(since, told_at, NOON) is is_due

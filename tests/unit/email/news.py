@@ -5,7 +5,7 @@ from typing import Any
 from uuid import UUID
 
 from contracts.base import Locale, Money
-from contracts.email import MailReport
+from contracts.email import DigestGroup, MailDigest, MailReport
 from contracts.orders import (
     Customer,
     OrderCancelled,
@@ -70,6 +70,11 @@ def rejected(reason: RejectionReason, *lines: RejectedLine, who: Customer | None
 
 def low(name: str = "Caneca rara", available: int = 2) -> StockLow:
     return StockLow(sku="MUG-RARE", name=name, available=available, threshold=10)
+
+
+def digest(new: int = 3, reason: str = "RuntimeError: no price for <n>", more_groups: int = 0) -> MailDigest:
+    group = DigestGroup(id="0f1e2d3c4b5a", lane="stock", message="order.placed.v1", reason=reason, count=new)
+    return MailDigest(new=new, since=AT, waiting=1250, groups=(group,), more_groups=more_groups)
 
 
 def report(**about: Any) -> MailReport:

@@ -1,6 +1,7 @@
 """What email writes and sends, without a broker or an SMTP server."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from uuid_utils.compat import uuid7
@@ -52,6 +53,14 @@ async def test_each_operator_is_told_of_low_stock_in_a_mail_of_its_own() -> None
         assert first.order_id is None
 
 
+async def test_each_operator_is_told_of_dead_letters_under_the_job_of_the_digest() -> None:
+    async with Harness(handlers, Mail) as email:
+        assert len(await email.when(news.digest(), job="the-digest")) == 2
+        mails = await email.rows(Mail)
+        assert {mail.recipient for mail in mails} == {"ops@example.com", "boss@example.com"}
+        assert {mail.correlation_id for mail in mails} == {"the-digest"}
+
+
 async def test_whoever_asked_for_a_report_is_told_how_it_ended() -> None:
     async with Harness(handlers, Mail) as email:
         ready, failed = news.report(locale="en"), news.report(reason="too_many_rows", recipient="bia@example.com")
@@ -69,7 +78,7 @@ async def test_whoever_asked_for_a_report_is_told_how_it_ended() -> None:
 async def test_a_mail_that_the_server_takes_is_sent_and_not_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = []
 
-    async def deliver(mail: Mail) -> str:
+    async def deliver(mail: Mail, demand_ours: Any) -> str:
         taken.append(mail.id)
         return "250 OK"
 
@@ -88,7 +97,7 @@ async def test_a_mail_that_the_server_takes_is_sent_and_not_sent_again(monkeypat
 async def test_a_refused_mail_has_failed_and_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     tries = []
 
-    async def deliver(mail: Mail) -> str:
+    async def deliver(mail: Mail, demand_ours: Any) -> str:
         tries.append(mail.id)
         raise Refused("550 no such user")
 
@@ -104,7 +113,7 @@ async def test_a_refused_mail_has_failed_and_is_not_tried_again(monkeypatch: pyt
 
 
 async def test_what_may_pass_later_is_raised_for_the_ladder(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def deliver(mail: Mail) -> str:
+    async def deliver(mail: Mail, demand_ours: Any) -> str:
         raise NotSent("451 later")
 
     monkeypatch.setattr(mailer, "deliver", deliver)

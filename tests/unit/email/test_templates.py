@@ -17,10 +17,11 @@ ALL: dict[Kind, Message] = {
     "cancelled": news.cancelled(),
     "rejected": news.rejected("out_of_stock", RejectedLine(sku="MUG-RARE", quantity=5, available=3)),
     "low_stock": news.low(),
+    "dead_letters": news.digest(more_groups=2),
     "report_ready": news.report(),
     "report_failed": news.report(reason="too_many_rows"),
 }
-ABOUT = {"low_stock": "stock", "report_ready": "report", "report_failed": "report"}
+ABOUT = {"low_stock": "stock", "dead_letters": "digest", "report_ready": "report", "report_failed": "report"}
 EVERY = [(kind, locale) for kind in get_args(Kind) for locale in get_args(Locale)]
 
 
@@ -126,6 +127,20 @@ def test_no_name_can_break_a_subject_line() -> None:
     content = written("low_stock", "en", news.low(name="Mug\u2028Bcc: x@evil.example\x85=?utf-8?q?=0aX:_y?="))
     assert len(content.subject.splitlines()) == 1
     assert "=?" not in content.subject
+
+
+def test_operators_are_told_what_was_given_up_and_how_to_look_and_to_send_it_again() -> None:
+    portuguese, english = written("dead_letters", "pt-BR"), written("dead_letters", "en")
+    assert (portuguese.subject, english.subject) == ("3 mensagens falharam", "3 messages were given up")
+    assert written("dead_letters", "en", news.digest(new=1)).subject == "A message was given up"
+    assert "3 messages have come to the dead letters since 10:30 PM on November 21, 2026" in flat(english.text)
+    assert "desde 22:30 de 21 de novembro de 2026; 1.250 esperam lá agora" in flat(portuguese.text)
+    for content in (portuguese, english):
+        assert "3 \N{MULTIPLICATION SIGN} order.placed.v1 @ stock [0f1e2d3c4b5a]" in flat(content.text)
+        for command in ("malote dlq list --group 0f1e2d3c4b5a", "malote dlq replay --group 0f1e2d3c4b5a"):
+            assert command in content.text
+            assert command in content.html
+        assert "RuntimeError: no price for &lt;n&gt;" in content.html
 
 
 def test_a_report_that_is_ready_says_how_large_it_is_and_until_when_the_link_is_good() -> None:
