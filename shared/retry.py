@@ -27,7 +27,7 @@ from shared.outbox import Outbox
 from shared.publisher import Properties, Publisher, gone_is_outage
 from shared.settings import seconds
 from shared.unit import UnitOfWork
-from shared.wire import PROBLEM, Delivery, Raw, comes_back, is_shops, key_of, reason_of, replay_of, sent_at
+from shared.wire import PROBLEM, Delivery, Oversized, Raw, comes_back, is_shops, key_of, reason_of, replay_of, sent_at
 
 log = structlog.get_logger(__name__)
 
@@ -173,7 +173,7 @@ def copied(raw: Raw, envelope: Envelope | None = None, more: Mapping[str, Any] =
         message_type=envelope.key if envelope else key_of(raw),
         app_id=raw.app_id,
         timestamp=raw.timestamp,
-        content_type=raw.content_type or "application/json",
+        content_type="application/json" if isinstance(raw.body, Oversized) else raw.content_type or "application/json",
         delivery_mode=2,
         headers=sendable(_without_claims(raw)) | dict(more),
     )
@@ -182,6 +182,10 @@ def copied(raw: Raw, envelope: Envelope | None = None, more: Mapping[str, Any] =
 def job_failed(why: str, error: BaseException) -> JobFailed:
     """What a job is told whose message was given up."""
     return JobFailed(reason="dead_lettered", detail=_line(why) or type(error).__name__)
+
+
+def _content_type(raw: Raw) -> str:
+    return "application/json" if isinstance(raw.body, Oversized) else raw.content_type or "application/json"
 
 
 def _first(copies: Sequence[Copy]) -> Sequence[Copy]:

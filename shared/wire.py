@@ -7,13 +7,18 @@ Instead the message arrives without properties and says what was wrong.
 """
 
 import contextlib
+import hashlib
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
 import aio_pika
+import aiormq
+from aiormq.abc import DeliveredMessage
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 from pydantic import ValidationError
@@ -27,7 +32,15 @@ Raw = aio_pika.abc.AbstractIncomingMessage
 PROBLEM = "malote-unreadable"
 """The header that says what was wrong."""
 _REPLAY = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})/([1-9][0-9]{0,8})")
-_unmarshal = ContentHeader.unmarshal
+_unmarshal, _read_content = ContentHeader.unmarshal, aiormq.Channel._read_content
+
+MESSAGE_LIMIT = 1024 * 1024
+"""Bytes of a message's body at the most. Of a larger one nothing but its size and its hash is kept, whatever the broker
+lets through."""
+
+
+class Oversized(bytes):
+    """What stands for a body above `MESSAGE_LIMIT`: JSON. A type of its own, as any body can have such content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +63,9 @@ def decode(raw: Raw, lane: str, handlers: Mapping[str, Handler]) -> Delivery:
     """Read a delivery and find its handler. Raises `Poison` with what is wrong, for people."""
     if problem := raw.headers.get(PROBLEM):
         raise Poison(f"its properties or headers cannot be read: {problem!s}")
+    if isinstance(raw.body, Oversized):
+        size = json.loads(raw.body)["oversized"]["bytes"]
+        raise Poison(f"too large: {size:,} bytes, where a message has at most {MESSAGE_LIMIT:,}")
     key = key_of(raw)
     contract = BY_KEY.get(key)
     if contract is None:
@@ -155,4 +171,18 @@ def _unmarshal_whatever_comes(header: ContentHeader, data: bytes) -> None:
         header.properties = Basic.Properties(headers={PROBLEM: str(error) or type(error).__name__})
 
 
+async def _read_bounded(channel: Any, frame: Any, header: ContentHeader) -> DeliveredMessage:
+    """Take what is too large off the wire a frame at a time, and keep none of it."""
+    if header.body_size <= MESSAGE_LIMIT:
+        return await _read_content(channel, frame, header)
+    digest, taken = hashlib.sha256(), 0
+    while taken < header.body_size:
+        content = await channel._Channel__get_content_frame()
+        digest.update(content.value)
+        taken += len(content.value)
+    stub = json.dumps({"oversized": {"bytes": taken, "sha256": digest.hexdigest()}})
+    return DeliveredMessage(delivery=frame, header=header, body=Oversized(stub.encode()), channel=channel)
+
+
+aiormq.Channel._read_content = _read_bounded  # type: ignore[method-assign,assignment]
 ContentHeader.unmarshal = _unmarshal_whatever_comes  # type: ignore[method-assign,assignment]

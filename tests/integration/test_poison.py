@@ -1,6 +1,8 @@
 """What goes to the dead letters goes there once and in batches, and what is good goes past it."""
 
 import asyncio
+import hashlib
+import json
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -15,7 +17,7 @@ from shared.consumer import Lane
 from shared.handler import Poison, on
 from shared.retry import Failures
 from shared.unit import Unit
-from shared.wire import Delivery
+from shared.wire import MESSAGE_LIMIT, Delivery
 from tests.integration.reserving import RESERVED, count, on_order_placed
 from tests.running import Broker, an_order, module_of, reserved, running, until
 
@@ -24,7 +26,7 @@ async def redelivered(broker: Broker, queue: str) -> None:
     """What waits there has been in somebody's hand before."""
     connection = await broker.another()
     channel = await connection.channel()
-    taken = await channel.get_queue(queue)
+    taken = await channel.get_queue((await broker.queue(queue)).name)
     number = await broker.depth(queue)
     for _ in range(number):
         await taken.get()
@@ -192,3 +194,47 @@ async def test_good_messages_among_many_bad_ones_cost_one_more_try_of_their_batc
         await until(lambda: _waits(broker, "stock", 0), "an empty lane")
     assert sum(committed) == 50
     assert len(committed) < 10, "one commit for what came together, and not one for each"
+
+
+# -- large ones -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("queue", ["stock", "stock.dlq"])
+async def test_a_message_that_is_too_large_is_kept_as_its_size_and_hash(
+    broker: Broker, tmp_path: Any, queue: str
+) -> None:
+    """By the lane, and by whoever collects what the broker itself has put among the dead letters."""
+    body = b'{"order_id": "' + b"x" * 3 * MESSAGE_LIMIT
+    kept = {"oversized": {"bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}}
+    if queue == "stock.dlq":
+        received = await broker.queue(queue)
+        await broker.send(body, "dead-letters", "stock", message_id="large")
+        message = await until(lambda: received.get(fail=False), "the letter")
+        assert json.loads(message.body) == kept
+        return
+    spy = await broker.spy(RESERVED)
+    async with running("stock", broker.url, f"sqlite:///{tmp_path}/s.db", module_of(on_order_placed)):
+        for _ in range(2):
+            await broker.send(body, "orders", OrderPlaced.key, message_id="large", headers={"till": "7"})
+        await broker.publish(an_order())
+        await spy.collect(1)
+        for _ in range(2):
+            letter = await broker.take("stock.dlq")
+            assert (
+                letter.headers["failure_reason"]
+                == f"too large: {len(body):,} bytes, where a message has at most 1,048,576"
+            )
+            assert (letter.message_id, letter.headers["till"], letter.content_type) == (
+                "large",
+                "7",
+                "application/json",
+            )
+            assert json.loads(letter.body) == kept
+
+
+async def test_the_largest_message_that_is_allowed_is_read(broker: Broker, tmp_path: Any) -> None:
+    spy = await broker.spy(RESERVED)
+    body = an_order().model_dump_json().encode()
+    async with running("stock", broker.url, f"sqlite:///{tmp_path}/s.db", module_of(on_order_placed)):
+        await broker.send(body.ljust(MESSAGE_LIMIT), "orders", OrderPlaced.key, message_id="large")
+        await spy.collect(1)

@@ -13,7 +13,7 @@ from pamqp.heartbeat import Heartbeat
 from structlog.testing import capture_logs
 from uuid_utils.compat import uuid7
 
-from contracts.broker import RETURNS
+from contracts.broker import RETURNS, queue_of
 from contracts.flow import COLLECTOR, SERVICES, SHOP
 from contracts.orders import CancelOrder
 from contracts.stock import StockReleased
