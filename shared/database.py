@@ -136,14 +136,8 @@ class Database:
             try:
                 await session.connection()
             except OSError as error:  # drivers let the socket's own errors through while connecting
-<<<<<<< HEAD
                 why = str(error) or "no answer in time"
                 raise Outage(f"no connection to the database {self.place}: {why}") from error
-=======
-                raise Outage(
-                    f"no connection to the database {self.place}: {str(error) or 'no answer in time'}"
-                ) from error
->>>>>>> 9ef0ceb (Keep no more of a message that is too large than its size and its hash, whatever the broker lets through)
             yield session
 
     @contextmanager

@@ -166,7 +166,7 @@ async def test_what_the_broker_gives_no_answer_to_in_time_is_an_outage(
 async def test_what_no_queue_takes_is_said_of_all_that_have_its_id_and_of_no_other(broker: Broker) -> None:
     """The broker names what it returns by the message's id."""
     publisher, channel, message = await connected(broker)
-    lost, kept = (Publish(message.body, "", to, message.marked(), True) for to in ("no-such-queue", "stock"))
+    lost, kept = (Publish(message.body, "", to, message.marked(), True) for to in ("no-such-queue", queue_of("stock")))
     other = kept._replace(properties=Basic.Properties(message_id="another"))
     answers = await confirms.publish(channel, [lost, kept, lost, other, kept, lost], 10.0)
     assert [isinstance(answer, PublishError) for answer in answers] == [True, False, True, False, False, True]
