@@ -84,6 +84,7 @@ class Intake:
         telemetry.of(telemetry.LANE_PAUSED, *self._labels).set_function(lambda: float(self.paused is not None))
         telemetry.of(telemetry.LANE_IN_HAND, *self._labels).set_function(lambda: len(self._in_hand()))
         telemetry.of(telemetry.LANE_OLDEST_SECONDS, *self._labels).set_function(self._oldest)
+        telemetry.of(telemetry.LANE_RETRYING, *self._labels).set_function(self._failures.waiting)
 
     def _in_hand(self) -> Sequence[Raw]:
         """What was delivered and has no outcome yet."""

@@ -2,11 +2,12 @@
 
 import contextlib
 import json
+import math
 import re
 import socket
 import time
 import traceback
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -81,6 +82,13 @@ class Failures:
         self._ladder, self._version = ladder, version
         self._retried: deque[float] = deque(maxlen=1_000)  # when, by the monotonic clock
         self._why = ""
+        self._waiting: Counter[int] = Counter()  # by the second of that clock in which their wait ends
+
+    def waiting(self) -> int:
+        """Messages that this process has sent up the ladder and whose wait is not over."""
+        for end in [end for end in self._waiting if end < time.monotonic()]:
+            del self._waiting[end]
+        return self._waiting.total()
 
     def warning(self) -> str | None:
         """That messages of the lane fail and are tried again, and why the last of them; None while hardly one does."""
@@ -159,6 +167,7 @@ class Failures:
     def _tell(self, copy: Copy) -> None:
         if copy.outcome == "retried":
             self._retried.append(time.monotonic())
+            self._waiting[math.ceil(time.monotonic() + seconds(copy.about["retry_in"]))] += 1
             self._why = _ADDRESS.sub("<address>", _line(copy.about["error"])) or copy.headers["failure_exception"]
         if copy.outcome:
             tell(self._lane, copy.outcome, copy.envelope, **copy.about)

@@ -56,6 +56,11 @@ LANE_OLDEST_SECONDS = Gauge(
     "Since the oldest of those was sent; 0 without one. What still waits in the queue was mostly sent later.",
     ["service", "lane"],
 )
+LANE_RETRYING = Gauge(
+    "malote_lane_retrying",
+    "Messages that this process sent up the retry ladder and whose wait is not over.",
+    ["service", "lane"],
+)
 LANE_PAUSED = Gauge(
     "malote_lane_paused",
     "1 while a lane waits for its database, its broker or the server that its work is done at.",

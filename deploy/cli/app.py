@@ -10,7 +10,9 @@ from deploy.cli import (
     asyncapi,
     demo,
     dlq,
+    events,
     jobs,
+    lanes,
     logs,
     mail,
     migrate,
@@ -19,6 +21,7 @@ from deploy.cli import (
     populate,
     products,
     reports,
+    restart,
     status,
     token,
     topology,
@@ -43,10 +46,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for single in (up, status, demo, logs, populate, token, migrate, asyncapi):
+for single in (up, status, restart, lanes, events, demo, logs, populate, token, migrate, asyncapi):
     app.add_typer(single.app)
 app.add_typer(orders.app, name="orders", help="Place, show, list and cancel orders.")
-app.add_typer(jobs.app, name="jobs", help="What became of a request: show, list, watch live.")
+app.add_typer(jobs.app, name="jobs", help="What became of a request: show, list, watch live, cancel.")
 app.add_typer(reports.app, name="reports", help="Exports of orders, lines and movements; sales summaries.")
 app.add_typer(notifications.app, name="notifications", help="What became of reports, and how to be told.")
 app.add_typer(products.app, name="products", help="The catalogue.")

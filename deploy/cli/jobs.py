@@ -1,4 +1,4 @@
-"""malote jobs: show, list, watch."""
+"""malote jobs: show, list, watch, cancel."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ from uuid import UUID
 import typer
 
 from deploy.cli.errors import Failed
-from deploy.cli.output import Json, Limit, at, console, plain, print_json, state, table, visible
+from deploy.cli.output import Json, Limit, Wait, at, console, end_of_job, plain, print_json, state, table, visible
 
 app = typer.Typer(no_args_is_help=True)
 JobId = Annotated[UUID, typer.Argument(metavar="JOB_ID", show_default=False)]
@@ -54,6 +54,16 @@ def watch(job_id: JobId, as_json: Json = False) -> None:
         job = asyncio.run(_follow(job_id, _Lines()))
     if job["status"] != "SUCCESS":
         raise Failed(f"the job ended as {job['status']}{reason(job)}")
+
+
+@app.command()
+def cancel(job_id: JobId, wait: Wait = 0, as_json: Json = False) -> None:
+    """Ask for the end of what a job is about: an order, a report, a replay. The request is a job of its own.
+
+    With --wait, exit status 1 if it came too late."""
+    from deploy.cli.client import ask
+
+    end_of_job(ask(lambda gateway: gateway.cancel_job(job_id, wait=wait)), as_json, wait > 0)
 
 
 def picture(job: dict[str, Any]) -> Any:

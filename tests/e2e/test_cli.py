@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from contracts.flow import SERVICES
+from contracts.flow import LANES, SERVICES
 from tests.e2e.conftest import ROOT, Fleet
 
 
@@ -72,6 +72,42 @@ def test_a_job_is_watched_to_its_end(fleet: Fleet) -> None:
     bad = asked(fleet, "orders", "place", "--sku", "NO-SUCH-THING")["job_id"]
     assert "unknown_sku" in refused(fleet, "jobs", "watch", bad, "--json", expect=1)
     assert bad in {job["id"] for job in asked(fleet, "jobs", "list", "--status", "FAILURE")["data"]}
+
+
+def test_a_job_that_has_ended_is_not_cancelled_any_more(fleet: Fleet) -> None:
+    placed = asked(fleet, "orders", "place", "--sku", "MUG-BLUE", "--wait", "20")
+    assert "The job has ended" in refused(fleet, "jobs", "cancel", placed["job_id"], expect=4)
+
+
+def test_lanes_are_shown_with_what_they_have_to_do(fleet: Fleet) -> None:
+    found = {lane["lane"]: lane for lane in asked(fleet, "lanes")["data"]}
+    assert set(found) == set(LANES)
+    assert all((lane["consumers"], lane["paused"]) == (1, None) for lane in found.values())
+    assert all(
+        isinstance(lane[name], int | float) for lane in found.values() for name in ("retrying", "oldest_seconds")
+    )
+
+
+def test_a_service_is_restarted_and_its_warnings_are_in_the_logs_without_an_id(fleet: Fleet) -> None:
+    restarted = asked(fleet, "restart", "stock")
+    assert restarted["pid"] != restarted["before"]
+    lines = [
+        json.loads(said) for said in fleet.malote("logs", "--service", "stock", "--since", "2m", "--json").splitlines()
+    ]
+    assert {line["service"] for line in lines} == {"stock"}
+    assert "consuming" in {line["event"] for line in lines}
+    assert "stock ended" in fleet.malote("logs", "--service", "supervisor", "--level", "warning", "--since", "2m")
+    assert "nobody" in refused_usage(fleet, "restart", "nobody")
+
+
+def refused_usage(fleet: Fleet, *arguments: str) -> str:
+    """What is said of a wrong command line."""
+    done = subprocess.run(
+        [".venv/bin/malote", *arguments],
+        cwd=ROOT, env=fleet.environment, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2
+    return done.stderr
 
 
 def test_products_and_levels_are_set(fleet: Fleet) -> None:

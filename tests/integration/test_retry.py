@@ -62,6 +62,7 @@ async def test_a_lane_whose_messages_are_tried_again_is_ready_and_warns_of_it(br
             answer = await client.get("/readyz")
             assert answer.status_code == 200
             assert answer.json()["warnings"] == stock.warnings()
+            assert 'malote_lane_retrying{lane="stock",service="stock"}' in (await client.get("/metrics")).text
             assert (await client.get("/readyz?only=database")).json()["warnings"] == {}
 
 

@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from deploy.cli.app import app
 from deploy.cli.errors import Failed
-from deploy.cli.logs import Story
+from deploy.cli.recent import Recent
+from deploy.cli.story import Story
 
 ORDER, OTHER = "01890000-0000-7000-8000-0000a1b2c3d4", "01890000-0000-7000-8000-0000ffffffff"
 PLACING, CANCELLING, SHOPS = "job-placing", "job-cancelling", "job-of-the-shops"
@@ -134,7 +135,7 @@ def test_people_read_the_time_the_service_and_what_happened(files: list[str]) ->
         ([ORDER, "--from", "/nowhere.log"], 1, "cannot read /nowhere.log: No such file or directory"),
         ([ORDER, "--since", "yesterday", "--from", "-"], 2, "'yesterday' is neither a time"),
         ([ORDER, "--follow", "--from", "-"], 2, "stdin has an end"),
-        ([" ", "--from", "-"], 2, "give an id"),
+        ([" ", "--from", "-"], 2, "give an id, such as"),
         ([ORDER, "--service", "nope", "--from", "-"], 2, "there is no service nope: "),
     ],
 )
@@ -180,3 +181,42 @@ def test_a_pipe_is_read_like_a_file(tmp_path: Path) -> None:
 def test_a_time_that_no_calendar_has_is_refused(files: list[str], since: str) -> None:
     result = CliRunner().invoke(app, ["logs", ORDER, "--from", files[0], "--since", since])
     assert result.exit_code == 2, result.output
+
+
+def test_without_an_id_all_services_lately_are_told_in_order_of_time(tmp_path: Path) -> None:
+    (tmp_path / "stock.log").write_text(
+        line(1, "stock", "too early") + "\n" + line(5, "stock", "consuming") + "\nTraceback: boom\n"
+    )
+    (tmp_path / "supervisor.log").write_text(
+        "2026-01-31T09:00:02+00:00 broker ready (7 s)\n2026-01-31T09:00:06+00:00 stock ended (SIGKILL) after 2 s\n"
+    )
+    (tmp_path / "email.log").write_text(line(3, "email", "retried").replace('"info"', '"warning"') + "\n")
+    names = [word for name in sorted(tmp_path.iterdir()) for word in ("--from", str(name))]
+    done = run("--since", "2026-01-31T09:00:02Z", "--json", *names)
+    said = [json.loads(entry) for entry in done.stdout.splitlines()]
+    assert [(entry["service"], entry["event"]) for entry in said] == [
+        ("supervisor", "broker ready (7 s)"),
+        ("email", "retried"),
+        ("stock", "consuming"),
+        ("stock", "Traceback: boom"),
+        ("supervisor", "stock ended (SIGKILL) after 2 s"),
+    ]
+    worse = run("--since", "2026-01-31T09:00:02Z", "--level", "warning", *names).stdout
+    assert all(word in worse for word in ("retried", "boom", "SIGKILL"))
+    assert "consuming" not in worse
+    only = run("--since", "2026-01-31T09:00:02Z", "--service", "supervisor", *names).stdout.splitlines()
+    assert len(only) == 2
+
+
+def test_a_level_narrows_an_orders_story_too(files: list[str]) -> None:
+    assert run(ORDER, "--level", "warning", *(word for name in files for word in ("--from", name))).stdout == ""
+
+
+def test_what_comes_is_followed_without_an_id(tmp_path: Path) -> None:
+    path = tmp_path / "stock.log"
+    path.write_text(line(1, "stock") + "\n")
+    recent = Recent([path.open("rb")], "2026-01-31T09:00:00Z")
+    assert len([*recent.read()]) == 1
+    with path.open("a") as log:
+        log.write(line(2, "stock", "later") + "\n" + line(3, "stock")[:20])
+    assert [entry["event"] for entry in recent.news()] == ["later"]

@@ -1,0 +1,65 @@
+"""Log lines without an id to look for: what all services, or some, have said lately, as far as it matters."""
+
+import heapq
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from deploy.cli.story import Line, from_start, parsed, time_of, whole_lines
+
+LEVELS = ("debug", "info", "warning", "error", "critical")
+_STAMPED = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\S*) (.*)", re.DOTALL)
+_FIRST = re.compile(rb'[^{]*\{"timestamp": ?"([^"]+)"')
+
+
+class Recent:
+    """The lines of several files from `earliest` on, in order of time.
+
+    What is no JSON is a program's own words, such as a traceback or a refused setting: it is told, as an error,
+    with the time of the line before it. The supervisor's log has lines of a time and a text.
+    """
+
+    def __init__(self, files: Sequence[IO[bytes]], earliest: str) -> None:
+        self._files, self._earliest = files, earliest
+        self._last = dict.fromkeys(map(id, files), "")
+
+    def read(self) -> Iterator[Line]:
+        """All lines that there are."""
+        return heapq.merge(*(self._wanted(file, from_start(file)) for file in self._files), key=time_of)
+
+    def news(self) -> list[Line]:
+        """What was written since."""
+        return sorted((line for file in self._files for line in self._wanted(file, whole_lines(file))), key=time_of)
+
+    def _wanted(self, file: IO[bytes], raws: Iterable[bytes]) -> Iterator[Line]:
+        service = Path(file.name).stem if isinstance(file.name, str) else ""
+        earliest = self._earliest.encode()
+        for raw in raws:
+            if (stamp := _FIRST.match(raw)) and stamp[1] < earliest:  # most lines of a large file: not worth parsing
+                self._last[id(file)] = stamp[1].decode()
+                continue
+            line = self._line(raw, self._last[id(file)], service)
+            if line is None:
+                continue
+            self._last[id(file)] = time_of(line)
+            if time_of(line) >= self._earliest:
+                yield line
+
+    def _line(self, raw: bytes, last: str, service: str) -> Line | None:
+        if line := parsed(raw):
+            return {"service": service, "level": "info"} | line
+        text = raw.decode(errors="replace").rstrip()
+        if not text:
+            return None
+        if stamped := _STAMPED.match(raw.rstrip()):
+            at, said = (part.decode(errors="replace") for part in stamped.groups())
+            level = "warning" if re.search(r"\b(ended|failed|cannot|not everything)\b", said) else "info"
+            return {"timestamp": at.replace("+00:00", ".000000Z"), "level": level, "service": service, "event": said}
+        return {"timestamp": last, "level": "error", "service": service, "event": text}
+
+
+def rank(line: dict[str, Any]) -> int:
+    """The place of its level in `LEVELS`."""
+    level = str(line.get("level", "info")).lower()
+    return LEVELS.index(level) if level in LEVELS else LEVELS.index("info")

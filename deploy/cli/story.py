@@ -1,0 +1,104 @@
+"""The lines about one thing in the logs of all services."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from deploy.cli.errors import Failed
+
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_NUMBER = re.compile(r"[0-9A-Fa-f]{8}")
+Line = dict[str, Any]
+
+
+class Story:
+    """The lines about one thing, in files of JSON lines; whatever a tool put before a line's JSON does not matter."""
+
+    def __init__(self, about: str, files: list[IO[bytes]]) -> None:
+        self._about, self._files = about.strip(), files
+        self._known = {self._about}
+
+    def read(self) -> list[Line]:
+        """All lines that there are, in order of time. Raises `Failed` if there is none."""
+        if _NUMBER.fullmatch(self._about):
+            self._known |= self._orders_with(self._about.lower())
+        found: list[Line] = []
+        before: set[str] = set()
+        while before != self._known:  # an order leads to its jobs, a job to its order, and that to a cancellation
+            before = set(self._known)
+            found = [line for file in self._files for line in self._about_known(from_start(file))]
+        if not found:
+            raise Failed(self._nothing())
+        return sorted(found, key=time_of)
+
+    def news(self) -> list[Line]:
+        """What was written since, in order of time."""
+        return sorted((line for file in self._files for line in self._about_known(whole_lines(file))), key=time_of)
+
+    def _about_known(self, raws: Iterable[bytes]) -> Iterator[Line]:
+        wanted = re.compile(b"|".join(re.escape(known.encode()) for known in self._known))
+        for raw in raws:
+            if wanted.search(raw) and (line := parsed(raw)) and not self._known.isdisjoint(_ids(line)):
+                self._known |= {
+                    str(line[name]) for name in ("correlation_id", "order_id", "report_id") if line.get(name)
+                }
+                yield line
+
+    def _orders_with(self, number: str) -> set[str]:
+        """The orders whose mails call them by this number: the end of their ids."""
+        wanted = re.compile(rb'"order_id": ?"([0-9a-f-]{28}%s)"' % number.encode())
+        return {match[1].decode() for file in self._files for raw in from_start(file) for match in wanted.finditer(raw)}
+
+    def _nothing(self) -> str:
+        told = self._about.encode()
+        places = _places(self._files)
+        if any(told in raw and not parsed(raw) for file in self._files for raw in from_start(file)):
+            return f"the lines about {self._about} in {places} are not JSON; MALOTE_LOG_FORMAT=json makes them so"
+        return f"no line about {self._about} in {places}; --from reads other files, and stdin as -"
+
+
+def _ids(line: Line) -> set[str]:
+    """What a line is about: all its ids, also those in a request's path."""
+    found = {str(value) for name, value in line.items() if name.endswith("_id")}
+    several = line.get("correlation_ids")
+    found |= {str(value) for value in several} if isinstance(several, list) else set()
+    return found | set(_UUID.findall(str(line.get("path", ""))))
+
+
+def parsed(raw: bytes) -> Line | None:
+    """The object in a line, after whatever `docker compose logs` or `kubectl logs` put before it."""
+    try:
+        line = json.loads(raw[raw.index(b"{") :])
+    except (ValueError, RecursionError):
+        return None
+    return line if isinstance(line, dict) and "event" in line else None
+
+
+def from_start(file: IO[bytes]) -> Iterator[bytes]:
+    """Its lines, all of them."""
+    file.seek(0)
+    return whole_lines(file)
+
+
+def whole_lines(file: IO[bytes]) -> Iterator[bytes]:
+    """From where the file was read to. A line that is being written is left for the next time; the last one of a file
+    may have no end, and is whole if it can be read."""
+    while raw := file.readline():
+        if not raw.endswith(b"\n") and parsed(raw) is None:
+            file.seek(-len(raw), 1)
+            return
+        yield raw
+
+
+def time_of(line: Line) -> str:
+    """When it was written: UTC in ISO 8601, which sorts as text."""
+    return str(line.get("timestamp", ""))
+
+
+def _places(files: list[IO[bytes]]) -> str:
+    """Where was looked: of many files in one folder, the folder."""
+    names = [file.name if isinstance(file.name, str) else "stdin" for file in files]
+    folders = {str(Path(name).parent) for name in names}
+    return f"{folders.pop()}/*.log" if len(names) > 3 and len(folders) == 1 else ", ".join(names)
