@@ -17,6 +17,7 @@ from fastapi.responses import JSONResponse, Response
 from fastapi.routing import iter_route_contexts
 from fastapi.sse import KEEPALIVE_COMMENT, ServerSentEvent, format_sse_event
 from pydantic import BaseModel, BeforeValidator, Field
+from sqlalchemy import literal, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
@@ -382,17 +383,29 @@ class Cursor(BaseModel):
     ending_before: UUID | None = None
 
 
-async def paginate(session: AsyncSession, query: Any, column: Any, cursor: Cursor) -> tuple[list[Any], bool]:
-    """The newest rows first, by keyset on a UUIDv7 column. Raises `Problem` 422 if both ends are given."""
+async def paginate(
+    session: AsyncSession, query: Any, column: Any, cursor: Cursor, sorted_by: tuple[Any, Any] | None = None
+) -> tuple[list[Any], bool]:
+    """The newest rows first, by keyset on a column of ids. Raises `Problem` 422 if both ends are given.
+
+    UUIDv7 grow with time. Where others give the ids, `sorted_by` is the column that says when, and what it says in the
+    row that the cursor names: a page after a row that nobody has is empty.
+    """
     if cursor.starting_after and cursor.ending_before:
         both = "Give starting_after or ending_before, not both."
         raise Problem(422, "invalid_request", both)
+    columns, edge = [column], cursor.starting_after or cursor.ending_before
+    key: Any = column
+    begin: Any = edge
+    if sorted_by is not None:
+        columns = [sorted_by[0], column]
+        key, begin = tuple_(*columns), tuple_(sorted_by[1], literal(edge, column.type))
     if cursor.ending_before:
-        query = query.where(column > cursor.ending_before).order_by(column)
+        query = query.where(key > begin).order_by(*columns)
     else:
-        query = query.order_by(column.desc())
+        query = query.order_by(*(column.desc() for column in columns))
         if cursor.starting_after:
-            query = query.where(column < cursor.starting_after)
+            query = query.where(key < begin)
     rows = list((await session.scalars(query.limit(cursor.limit + 1))).all())
     found = rows[: cursor.limit]
     return (found[::-1] if cursor.ending_before else found), len(rows) > cursor.limit

@@ -82,11 +82,11 @@ class Gateway:
         return await self.ask("GET", f"/v1/orders/{order_id}")
 
     async def orders(self, limit: int, status: str | None = None) -> Body:
-        """The orders with the highest ids: the newest, where ids grow with time."""
+        """The newest orders."""
         return await self._newest("/v1/orders", limit, status)
 
     def each_order(self) -> AsyncIterator[Body]:
-        """All orders, the highest ids first, fetched page by page."""
+        """All orders, newest first, fetched page by page."""
         return self._each("/v1/orders", "id")
 
     # -- jobs ---------------------------------------------------------------------------------------------------------

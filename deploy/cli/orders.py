@@ -64,7 +64,7 @@ def list_(
     limit: Limit = 20,
     as_json: Json = False,
 ) -> None:
-    """The newest orders; those to which a shop gave ids that do not grow with time (UUIDv4) stand among them by id."""
+    """The newest orders, by when they were placed."""
     from deploy.cli.client import ask
 
     page = ask(lambda gateway: gateway.orders(limit, status))

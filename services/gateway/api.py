@@ -242,8 +242,7 @@ class OrderCursor(Cursor):
 
 @v1.get("/orders", response_model=Page[OrderView], tags=["orders"])
 async def list_orders(request: Request, who: CallerOf, cursor: Annotated[OrderCursor, Query()]) -> Response:
-    """Your orders, the highest ids first: the newest, where ids grow with time (as UUIDv7, which this gateway gives).
-    An operator sees everyone's."""
+    """Your orders, those placed last first. An operator sees everyone's."""
     return passed_on(await _orders(request).ask(request, who, "/v1/orders", params=_params(cursor)))
 
 

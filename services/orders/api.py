@@ -31,10 +31,11 @@ class PriceView(Contract):
 async def list_orders(
     service: Running, who: CallerOf, cursor: CursorOf, status: Annotated[OrderState | None, Query()] = None
 ) -> Page[OrderView]:
-    """The caller's orders, the highest ids first; an operator sees everyone's."""
+    """The caller's orders, those placed last first; an operator sees everyone's."""
+    owner, edge = None if who.is_operator else who.subject, cursor.starting_after or cursor.ending_before
     async with service.database.reading() as session:
-        query = store.orders(None if who.is_operator else who.subject, status)
-        rows, has_more = await paginate(session, query, Order.id, cursor)
+        newest = Order.placed_at, store.placed_at(owner, edge)
+        rows, has_more = await paginate(session, store.orders(owner, status), Order.id, cursor, newest)
     return Page(data=[_view(row) for row in rows], has_more=has_more)
 
 
