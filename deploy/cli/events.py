@@ -133,10 +133,12 @@ def _body(body: bytes) -> Any:
 
 def line(event: dict[str, Any]) -> str:
     """For people: the time, the message, what it is about. What failed says where it waits, and why."""
+    from contracts.broker import DEAD_LETTERS  # with pydantic, which is slow to import
+
     clock = datetime.fromisoformat(event["at"]).astimezone().strftime("%H:%M:%S.%f")[:-3]
     body = event["body"] if isinstance(event["body"], dict) else {}
     about = body.get("order_id") or event["correlation_id"] or event["message_id"] or ""
-    is_failure = event["exchange"] == "dead-letters" or event["exchange"].startswith("retry.")
+    is_failure = event["exchange"] == DEAD_LETTERS or event["exchange"].startswith("retry.")
     name = (event["type"] or event["key"]) if is_failure else event["key"]
     failed = f"  {event['key']} → {event['exchange']}: {event['reason']}" if is_failure else ""
     return visible(f"{clock}  {name:<26} {about}{failed}")

@@ -40,10 +40,10 @@ def look(here: "Environment") -> dict[str, Any]:
     """What the broker says about queues, and each service about its lanes. Raises `NotRunning` without a broker."""
     import httpx
 
+    from contracts.broker import queue_of, waiting_queue
     from contracts.flow import LANES, SERVICES, service_of
     from deploy.local.management import Management
     from deploy.local.readiness import readiness
-    from shared import topology
 
     with ThreadPoolExecutor(max_workers=2 * len(SERVICES)) as pool:
         asked = {name: pool.submit(readiness, here.address_of(name)) for name in SERVICES}
@@ -61,7 +61,7 @@ def look(here: "Environment") -> dict[str, Any]:
     dead = measures.get("deadletters", {}).get("malote_dead_letters", {})
     lanes_ = []
     for lane in LANES:
-        queue = queues.get(topology.lane_queue(lane).name, {})
+        queue = queues.get(queue_of(lane), {})
         own = measures[service_of(lane)]
         lanes_.append(
             {
@@ -75,7 +75,7 @@ def look(here: "Environment") -> dict[str, Any]:
                 **_state(lane, said[service_of(lane)]),
             }
         )
-    steps = {f"retry.{step}": queues.get(f"retry.{step}", {}).get("messages", 0) for step in here.retry_ladder}
+    steps = {name: queues.get(name, {}).get("messages", 0) for name in map(waiting_queue, here.retry_ladder)}
     return {"lanes": lanes_, "waiting": {name: number for name, number in steps.items() if number}}
 
 

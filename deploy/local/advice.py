@@ -87,7 +87,7 @@ _EN = {
         "works, but needs a look",
         "`malote lanes` shows how far behind it is, `malote logs --service {what} --level warning --since 10m` why.",
     ),
-    "topology": Advice("the broker lacks queues", "`malote topology apply` makes them."),
+    "topology": Advice("the broker lacks queues or bindings", "`malote topology apply` makes them."),
     "dead_letters": Advice(
         "messages have failed for good and wait for a decision",
         "`malote dlq list` groups them by reason; `malote dlq replay --group GROUP` sends a group again.",
@@ -171,7 +171,7 @@ _PT_BR = {
         "funciona, mas precisa de atenção",
         "`malote lanes` mostra o atraso; `malote logs --service {what} --level warning --since 10m`, o motivo.",
     ),
-    "topology": Advice("faltam filas no broker", "`malote topology apply` as cria."),
+    "topology": Advice("faltam filas ou ligações no broker", "`malote topology apply` as cria."),
     "dead_letters": Advice(
         "mensagens falharam de vez e esperam uma decisão",
         "`malote dlq list` as agrupa por motivo; `malote dlq replay --group GRUPO` envia um grupo de novo.",

@@ -45,6 +45,7 @@ def _pango() -> str:
 
 
 _MEGABYTE = 1e6
+_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +82,8 @@ def gather(here: Environment) -> list[Finding]:
         files = {service: pool.submit(_sqlite_problem, here, service) for service in here.services}
         mail = pool.submit(_mail_server, here, state)
         said = {service: pool.submit(readiness, here.address_of(service)) for service in here.services}
-        rest = [pool.submit(_topology, here), pool.submit(_dead_letters, here)]
-        found = [*(machine.result() if machine else []), broker.result()]
+        made, letters = pool.submit(_topology, here), pool.submit(_dead_letters, here)
+        found = [*(machine.result() if machine else []), broker.result(), *made.result()]
         if has_lost_its_keeper:
             found.insert(0, Finding("fleet", "", "fleet_unkept"))
         answers = {service: answer.result() for service, answer in said.items()}
@@ -95,8 +96,7 @@ def gather(here: Environment) -> list[Finding]:
         found += [mail.result()]
         causes = [finding for finding in found if finding.level == "problem"]
         found += [_service(service, answer, state, causes) for service, answer in answers.items()]
-        for look in rest:
-            found += look.result()
+        found += letters.result()
     return found
 
 
@@ -258,7 +258,7 @@ def _service(name: str, answer: Readiness, state: dict[str, Any], causes: Sequen
 def _is_explained(service: str, part: str, causes: Sequence[Finding]) -> bool:
     """Whether a part of a service does not work because something does not that is named already."""
     has_no_database = any(cause.what == service and cause.kind.startswith("database") for cause in causes)
-    has_no_broker = any(cause.what == "broker" for cause in causes)
+    has_no_broker = any(cause.what in ("broker", "topology") for cause in causes)
     if part == "database":
         return has_no_database
     return has_no_database or (has_no_broker and (part == "broker" or part.startswith("lane ")))
@@ -278,14 +278,20 @@ def _restarts(entry: dict[str, Any]) -> str:
 
 
 def _topology(here: Environment) -> list[Finding]:
-    """Every queue that the flow asks for is there."""
+    """Every queue and binding that the flow asks for is there."""
+    ladder = here.retry_ladder
     try:
         with Management(here) as api:
-            there = api.queues()
+            queues, bindings = api.queues(), api.bindings()
     except httpx.HTTPError:
         return []  # the broker's finding says so
-    missing = sorted(set(topology.queues(here.retry_ladder)) - set(there))
-    return [Finding("topology", ", ".join(missing), "topology") if missing else Finding("topology", "complete")]
+    missing = sorted(set(topology.queues(ladder)) - set(queues))
+    wanted = {*topology.bindings(ladder), *topology.gates()}
+    missing += [f"{exchange} → {to} ({key})" for exchange, key, to in sorted(wanted - bindings) if to not in missing]
+    if not missing:
+        return [Finding("topology", "complete")]
+    more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+    return [Finding("topology", ", ".join(missing[:_NAMED]) + more, "topology")]
 
 
 def _dead_letters(here: Environment) -> list[Finding]:

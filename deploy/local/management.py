@@ -34,6 +34,11 @@ class Management:
         """Each queue by its name. What a queue holds is up to 5 s old."""
         return {queue["name"]: queue for queue in self._get(f"/api/queues/{self.vhost}")}
 
+    def bindings(self) -> set[tuple[str, str, str]]:
+        """All of them, as (exchange, routing key, queue or exchange)."""
+        found = self._get(f"/api/bindings/{self.vhost}")
+        return {(binding["source"], binding["routing_key"], binding["destination"]) for binding in found}
+
     def is_tracing(self) -> bool:
         """Whether the broker copies every message that passes to whoever listens."""
         return bool(self._get(f"/api/vhosts/{self.vhost}").get("tracing"))

@@ -8,12 +8,12 @@ import httpx
 import pytest
 from rich.console import Console
 
+from contracts.broker import queue_of
 from contracts.flow import LANES
 from deploy.cli import lanes, output
 from deploy.local.environment import Environment
 from deploy.local.management import Management
 from deploy.local.readiness import Readiness
-from shared import topology
 
 METRICS = """\
 # HELP malote_lane_oldest_seconds …
@@ -28,9 +28,9 @@ malote_messages_total{lane="email",message="m",outcome="done",service="email"} 7
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Environment:
     monkeypatch.setenv("MALOTE_DATA", str(tmp_path))
-    queues = {topology.lane_queue(lane).name: {"messages": 0, "consumers": 1} for lane in LANES}
-    queues[topology.lane_queue("email.outgoing").name] = {"messages": 41, "consumers": 0}
-    monkeypatch.setattr(Management, "queues", lambda _: {**queues, "retry.30s": {"messages": 40}})
+    queues = {queue_of(lane): {"messages": 0, "consumers": 1} for lane in LANES}
+    queues[queue_of("email.outgoing")] = {"messages": 41, "consumers": 0}
+    monkeypatch.setattr(Management, "queues", lambda _: {**queues, "wait.30s": {"messages": 40}})
     warns = {"lane email.outgoing": "retried 40 times, lastly because of: timed out"}
 
     def ready(url: str) -> Readiness:
@@ -60,7 +60,7 @@ def test_each_lane_has_its_depth_age_retries_letters_and_consumers(here: Environ
     assert by_name["stock"]["dead_letters"] == 3
     assert by_name["stock"]["oldest_seconds"] is None, "its service does not answer"
     assert by_name["orders"]["paused"] == "attempt to write a readonly database"
-    assert found["waiting"] == {"retry.30s": 40}
+    assert found["waiting"] == {"wait.30s": 40}
 
 
 def test_it_is_read_at_80_columns(
@@ -75,7 +75,7 @@ def test_it_is_read_at_80_columns(
     (row,) = [line for line in said if line.startswith("email.outgoing ")]
     assert row.split() == ["email.outgoing", "41", "5", "min", "40", "?", "0", "look"]
     assert "orders: attempt to write a readonly database" in said
-    assert capsys.readouterr().out == "40 messages to be tried again later: 40 in retry.30s\n"
+    assert capsys.readouterr().out == "40 messages to be tried again later: 40 in wait.30s\n"
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(0, "0 s"), (119.6, "120 s"), (312, "5 min"), (86_400, "24 h")])

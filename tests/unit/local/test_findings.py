@@ -13,7 +13,9 @@ from deploy.local.advice import TEXTS
 from deploy.local.environment import Environment
 from deploy.local.files import write_private
 from deploy.local.findings import Finding
+from deploy.local.management import Management
 from deploy.local.readiness import Readiness
+from shared import topology
 
 WELL = Readiness(True, {}, {}, ("database", "broker", "lane x"))
 
@@ -113,6 +115,23 @@ def test_an_alarm_of_the_broker_is_told_by_its_name(node: dict[str, Any], kind: 
     assert says in alarm.said()
     assert "rabbit@two" in alarm.said()
     assert findings._alarm([{"name": "rabbit@one", "disk_free_alarm": False}]) is None
+
+
+def test_a_binding_that_is_missing_is_named_and_so_are_the_first_of_many(
+    here: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ladder = here.retry_ladder
+    bindings = {*topology.bindings(ladder), *topology.gates()}
+    monkeypatch.setattr(Management, "queues", lambda _: dict(topology.queues(ladder)))
+    monkeypatch.setattr(Management, "bindings", lambda _: bindings)
+    assert findings._topology(here) == [Finding("topology", "complete")]
+    gone = topology.gates()[0]
+    bindings.remove(gone)
+    (found,) = findings._topology(here)
+    assert found.kind == "topology"
+    assert found.detail == f"{gone[0]} → {gone[2]} (#)"
+    monkeypatch.setattr(Management, "queues", lambda _: {})
+    assert "more" in findings._topology(here)[0].detail
 
 
 def test_a_warning_is_shown_and_is_no_problem(here: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
