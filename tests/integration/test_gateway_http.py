@@ -453,6 +453,7 @@ async def test_who_asks_for_html_gets_a_page_with_files_of_our_own(gateway: Serv
             assert answer.headers["content-type"].startswith("text/html")
             assert answer.headers["vary"] == "Accept"
             assert "default-src 'none'" in answer.headers["content-security-policy"]
+            assert "unsafe" not in answer.headers["content-security-policy"]
             assert "//" not in answer.text
             for name in re.findall(r'"(/[a-z/.0-9-]+)"', answer.text):
                 assert (await client.get(name)).status_code == 200, name
