@@ -4,6 +4,7 @@ Times are aware and in UTC. What a client sends may have no unknown fields: a mi
 """
 
 import json
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
@@ -334,6 +335,16 @@ class EditWish(Contract):
     body: dict[str, JsonValue]
     message: Key | None = Field(default=None, description="By default the letter's own.")
 
+    @field_validator("body", mode="before")
+    @classmethod
+    def _can_be_read(cls, body: object) -> object:
+        inner = [body]
+        for _ in range(DEEPEST):
+            inner = [value for values in inner for value in _values_of(values)]
+        if inner:
+            raise ValueError(f"is nested more than {DEEPEST} levels deep")
+        return body
+
     @field_validator("body")
     @classmethod
     def _can_be_sent(cls, body: dict[str, JsonValue]) -> dict[str, JsonValue]:
@@ -342,6 +353,15 @@ class EditWish(Contract):
         except UnicodeEncodeError as error:
             raise ValueError("half of a surrogate pair is no text") from error
         return body
+
+
+DEEPEST = 50
+"""How deep JSON of any content may be nested. Readers of JSON give up between a hundred levels and a thousand, and what
+is accepted has to be read by all that it passes."""
+
+
+def _values_of(value: object) -> Iterable[object]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 class LetterSummary(Contract):

@@ -8,8 +8,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from uuid_utils.compat import uuid7
 
-from contracts.orders import OrderPlaced
+from contracts.jobs import JobFailed
+from contracts.orders import CancelOrder, OrderPlaced, PlaceOrder
 from contracts.stock import StockReserved
 from services.stock.store import Reservation
 from shared import confirms, inbox
@@ -238,3 +240,23 @@ async def test_the_largest_message_that_is_allowed_is_read(broker: Broker, tmp_p
     async with running("stock", broker.url, f"sqlite:///{tmp_path}/s.db", module_of(on_order_placed)):
         await broker.send(body.ljust(MESSAGE_LIMIT), "orders", OrderPlaced.key, message_id="large")
         await spy.collect(1)
+
+
+# -- the jobs that stand or fall with them ----------------------------------------------------------------------------
+
+
+async def test_a_command_that_nobody_can_read_ends_its_job(broker: Broker, tmp_path: Any) -> None:
+    """Others' have no job: an event's would not be the one that failed, and an id that is no UUID is no job's."""
+    ended = await broker.spy(("jobs", JobFailed.key))
+    job, other = str(uuid7()), str(uuid7())
+    async with running("orders", broker.url, f"sqlite:///{tmp_path}/o.db"):
+        await broker.send(b"{", "commands", PlaceOrder.key, message_id="a shop's own number")
+        await broker.send(b"{", "stock", StockReserved.key, message_id=other, correlation_id=other)
+        await broker.send(b"[" * 200, "commands", CancelOrder.key, message_id=job, correlation_id=job)
+        [failed] = await ended.collect(1)
+        assert await broker.take("orders.dlq")
+        await until(lambda: _has(broker, "orders.dlq", 2), "the other letters")
+    await ended.collect(1)
+    assert [message.correlation_id for message in ended.seen] == [job]
+    assert failed["reason"] == "dead_lettered"
+    assert failed["detail"].startswith("not JSON")

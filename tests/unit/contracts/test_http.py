@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from uuid_utils.compat import uuid7
 
 from contracts.base import _DIGITS, CURRENCIES, Money
+from contracts.deadletters import EditLetter
 from contracts.http import EditWish, OrderIn, Price
 from contracts.orders import PlaceOrder
 
@@ -23,6 +24,19 @@ def test_a_body_that_no_message_can_carry_is_refused_where_it_comes_in() -> None
     with pytest.raises(ValidationError, match="half of a surrogate pair"):
         EditWish.model_validate({"body": {"deep": ["\ud800"]}})
     assert EditWish.model_validate({"body": {"deep": ["😀"]}}).body == {"deep": ["😀"]}
+
+
+def nested(levels: int) -> dict[str, Any]:
+    return {"x": nested(levels - 1)} if levels else {}
+
+
+def test_what_is_nested_deeper_than_its_consumer_can_read_is_refused_where_it_comes_in() -> None:
+    for levels in (50, 200, 900):
+        with pytest.raises(ValidationError, match="nested more than 50 levels deep"):
+            EditWish.model_validate({"body": nested(levels)})
+    body = EditWish.model_validate({"body": nested(49)}).body
+    edit = EditLetter(letter_id=uuid7(), message="order.placed.v1", body=body, by="olga")
+    assert EditLetter.read(edit.model_dump_json().encode()) == edit
 
 
 @pytest.mark.parametrize("code", ["PME", "XXX", "XAU", "BRX", "brl"])
