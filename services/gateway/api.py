@@ -41,7 +41,7 @@ from contracts.http import (
     ReplayWish,
     ReportView,
 )
-from contracts.orders import CancelOrder, OrderState, PlaceOrder
+from contracts.orders import CancelOrder, Customer, OrderState, PlaceOrder
 from contracts.reports import COLUMNS, CancelReport, CreateReport, RebuildReadModel, ReportStatus, ReportWish
 from services.gateway import domain, store
 from services.gateway.adapters import Limits, Upstream, passed_on
@@ -226,12 +226,30 @@ OPERATOR = Depends(operator)
 
 
 @v1.post("/orders", status_code=202, responses=PLACED, tags=["orders"])
-async def place_order(wish: OrderIn, who: CallerOf, job: JobStart) -> Response:
-    """Place an order. A customer orders for itself, an operator for anyone."""
-    if not who.is_operator and wish.customer.id != who.subject:
-        raise Problem(403, "not_your_order", "A customer places orders for itself: customer.id must be your own.")
+async def place_order(wish: OrderIn, request: Request, who: CallerOf, job: JobStart) -> Response:
+    """Place an order. A customer orders for itself, an operator for anyone. Mail about a customer's order goes to the
+    address that its token says to be its own, if it says one."""
     command = PlaceOrder(order_id=uuid7(), customer=wish.customer, currency=wish.currency, lines=wish.lines)
-    return await job.start(command, "order.place", command.order_id, wish)
+    return await job.start(_order(command, request, who), "order.place", command.order_id, wish)
+
+
+async def _order(command: PlaceOrder, request: Request, who: Caller) -> PlaceOrder:
+    """The command, if it is not one for a stranger. Raises `Problem` 403 or 429."""
+    limits: Limits = request.state.limits
+    if not who.is_operator:
+        _demand_own(command.customer, who)
+        if not who.is_email_verified:
+            await limits.count_recipient(command.customer.email)
+    return command
+
+
+def _demand_own(customer: Customer, who: Caller) -> None:
+    """Raises `Problem` 403 for an order as somebody else, or whose mail would go to somebody else."""
+    if customer.id != who.subject:
+        raise Problem(403, "not_your_order", "A customer places orders for itself: customer.id must be your own.")
+    if who.email and who.is_email_verified and who.email.casefold() != customer.email.casefold():
+        detail = "Mail about your orders goes to the address in your token: put it into customer.email."
+        raise Problem(403, "not_your_address", detail)
 
 
 class OrderCursor(Cursor):

@@ -60,6 +60,12 @@ def _error(body: dict[str, Any]) -> dict[str, Any]:
     return {"code": code, "detail": body.pop("detail", None) or f"{code.replace('_', ' ').capitalize()}.", **body}
 
 
+def mailbox(email: str) -> str:
+    """What an address leads to, as far as anybody can tell: capitals and what follows a plus sign change nothing."""
+    local, _, host = email.casefold().rpartition("@")
+    return f"{local.partition('+')[0]}@{host}"
+
+
 def resource(kind: str) -> str | None:
     """What a kind of job is about: `order.place` an order; None for one such as `reports.rebuild`."""
     first = kind.partition(".")[0]

@@ -29,6 +29,10 @@ class GatewaySettings(ServiceSettings):
     failure_limit: str = Field(
         default="100/minute", description="How often one address may ask without a good token, before it is a 429."
     )
+    recipient_limit: str = Field(
+        default="20/hour",
+        description="How often customers may order with one mail address that their tokens do not say to be theirs.",
+    )
     stream_limit: int = Field(
         default=1_000, ge=1, description="Event streams that one caller may have open at one process."
     )
@@ -36,7 +40,7 @@ class GatewaySettings(ServiceSettings):
         default=None, description="redis://… or rediss://…: where several processes count together; empty: each alone."
     )
 
-    @field_validator("customer_limit", "operator_limit", "failure_limit")
+    @field_validator("customer_limit", "operator_limit", "failure_limit", "recipient_limit")
     @classmethod
     def _is_a_limit(cls, value: str) -> str:
         from limits import parse  # not at the top: whoever only reads settings has no use for it

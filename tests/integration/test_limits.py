@@ -20,7 +20,8 @@ from services.gateway.settings import GatewaySettings
 from shared import telemetry
 from shared.http import Problem
 from shared.security import Caller
-from tests.running import until
+from shared.tokens import issue_token
+from tests.running import SECRET, until
 from tests.serving import NO_BROKER, Served, serving, token
 
 JOBS = "/v1/jobs"
@@ -144,6 +145,41 @@ async def test_a_proxy_that_is_named_and_nobody_else_says_whom_it_comes_for(
     ):
         asked = [await proxy.get(JOBS, headers={"X-Forwarded-For": f"203.0.113.{n}"}) for n in (1, 1, 2)]
         assert [answer.status_code for answer in asked] == statuses
+
+
+def an_order_for(email: str, customer: str = "ana") -> dict[str, Any]:
+    who = {"id": customer, "name": "Ana", "email": email}
+    return {"customer": who, "currency": "BRL", "lines": [{"sku": "A", "quantity": 1}]}
+
+
+async def test_mail_to_an_address_that_nobody_says_to_be_the_customers_own_is_limited(tmp_path: Path) -> None:
+    async with (
+        a_gateway(tmp_path, recipient_limit="2/hour") as gateway,
+        gateway.client("ana") as ana,
+        gateway.client("bia") as bia,
+        gateway.client("olga", "operator") as operator,
+    ):
+        key = {"Idempotency-Key": "k"}
+        first = await ana.post("/v1/orders", json=an_order_for("carl@example.com"), headers=key)
+        second = await bia.post("/v1/orders", json=an_order_for("Carl+spam@example.com", "bia"))
+        assert (first.status_code, second.status_code) == (202, 202)
+        refused = await bia.post("/v1/orders", json=an_order_for("carl@example.com", "bia"))
+        assert (refused.status_code, refused.json()["code"]) == (429, "too_many_requests")
+        assert "to this address" in refused.json()["detail"]
+        again = await ana.post("/v1/orders", json=an_order_for("carl@example.com"), headers=key)
+        assert again.json()["job_id"] == first.json()["job_id"]
+        for client, order in ((operator, an_order_for("carl@example.com")), (ana, an_order_for("dora@example.com"))):
+            assert (await client.post("/v1/orders", json=order)).status_code == 202
+
+
+async def test_a_customer_whose_address_is_verified_has_mail_there_only(tmp_path: Path) -> None:
+    verified = issue_token(SECRET, subject="ana", role="customer", ttl=60, email="ana@example.com")
+    async with a_gateway(tmp_path, recipient_limit="1/hour") as gateway, gateway.client("ana") as ana:
+        ana.headers["Authorization"] = f"Bearer {verified}"
+        refused = await ana.post("/v1/orders", json=an_order_for("carl@example.com"))
+        assert (refused.status_code, refused.json()["code"]) == (403, "not_your_address")
+        for address in ("ana@example.com", "Ana@Example.com", "ana@example.com"):
+            assert (await ana.post("/v1/orders", json=an_order_for(address))).status_code == 202
 
 
 async def test_a_caller_has_so_many_streams_and_one_that_ends_makes_room(tmp_path: Path) -> None:

@@ -27,13 +27,27 @@ def test_any_message_id_makes_a_message_id_that_is_fit_for_a_header(message_id: 
     assert len(made) <= 160
 
 
-@pytest.mark.parametrize("name", ["Ana Souza", "João d'Ávila", "Dr. Ana", "Ana-Lúcia", "李雷"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Ana Souza", "João d'Ávila", "Dr. Ana", "Ana-Lúcia", "李雷", "J.R.R. Tolkien", "Silva & Filhos", "O\u2019Neill",
+        "Maria Aparecida dos Santos de Oliveira e Silva", "Café 24 Horas Ltda.", "जॉन डो", "ジョン・スミス",
+    ],
+)  # fmt: skip
 def test_a_customer_is_greeted_by_name(name: str) -> None:
     assert domain.greeted(name) == name
 
 
-@pytest.mark.parametrize("name", ["Win now https://evil.example", "evil.example", "mail me@evil.example", "a//b"])
-def test_a_name_that_would_become_a_link_is_not_repeated(name: str) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Win now https://evil.example", "evil.example", "mail me@evil.example", "a//b", "t.co", "a.b.co",
+        "evil\uff0eexample", "evil\u3002example", "evil\uff61example", "evil\u2024example", "evil\ufe52example",
+        "me\uff20evil", "Ligue 11 99999 0000", "0800\u2460\u2461", "Buy now!", "R$ 100 para sempre", "\U0001f381 Prize",
+        "You have won a new phone", "Ana\u2028Souza", "Ana\u202eSouza", "Ana\x85Souza", "A" * 61,
+    ],
+)  # fmt: skip
+def test_a_name_that_looks_like_a_message_or_an_address_is_not_repeated(name: str) -> None:
     assert domain.greeted(name) == ""
 
 

@@ -97,7 +97,8 @@ def test_minor_units_are_not_always_hundredths(currency: str, expected: str) -> 
 def test_a_rejection_says_why_and_what_is_left(locale: Any, reason: Any, available: Any, expected: str) -> None:
     line = RejectedLine(sku="MUG-RARE", quantity=5, available=available)
     content = written("rejected", locale, news.rejected(reason, line))
-    assert f"MUG-RARE: {expected}" in content.text
+    unknown = {"en": "A product we do not know", "pt-BR": "Produto desconhecido"}[locale]
+    assert f"{unknown if reason == 'unknown_sku' else 'MUG-RARE'}: {expected}" in content.text
     assert expected.partition("; ")[2].lower() in content.html.lower()
 
 
@@ -121,6 +122,13 @@ def test_a_name_that_would_be_a_link_is_left_out() -> None:
     content = written("placed", "en", news.placed(who=news.customer(name="Win at evil.example")))
     assert "evil" not in content.text + content.html
     assert "Hello," in content.text
+
+
+@pytest.mark.parametrize("locale", get_args(Locale))
+def test_the_code_of_a_product_that_is_not_ours_is_not_repeated(locale: str) -> None:
+    line = RejectedLine(sku="BUY-NOW.EVIL.EXAMPLE", quantity=5, available=None)
+    content = written("rejected", locale, news.rejected("unknown_sku", line))
+    assert "EVIL" not in content.subject + content.text + content.html
 
 
 def test_no_name_can_break_a_subject_line() -> None:

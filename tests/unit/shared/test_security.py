@@ -50,6 +50,25 @@ def test_an_address_that_is_none_is_passed_over_and_the_token_is_good(tokens: To
     assert (caller.subject, caller.email) == ("ana", None)
 
 
+@pytest.mark.parametrize(
+    ("claim", "email", "is_verified"),
+    [
+        ({"email_verified": True}, "a@b.example", True),
+        ({"email_verified": "true"}, "a@b.example", True),
+        ({}, "a@b.example", False),
+        ({"email_verified": "perhaps"}, "a@b.example", False),
+        ({"email_verified": False}, None, False),
+        ({"email_verified": "false"}, None, False),
+    ],
+)
+def test_an_address_is_the_callers_own_if_the_issuer_says_so_and_none_if_it_says_that_it_is_not(
+    tokens: Tokens, claim: dict[str, Any], email: str | None, is_verified: bool
+) -> None:
+    caller = tokens.verify(signed(email="a@b.example", **claim))
+    assert (caller.email, caller.is_email_verified) == (email, is_verified)
+    assert not tokens.verify(signed(email_verified=True)).is_email_verified
+
+
 def unsigned() -> str:
     return jwt.encode({"sub": "ana", "role": "operator", "exp": IN_AN_HOUR}, key="", algorithm="none")
 
