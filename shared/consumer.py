@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from shared import inbox, suspects, telemetry, tracing
 from shared.database import is_outage
-from shared.intake import Intake, Lost, load, send
+from shared.intake import Intake, Lost, TooLong, load, send
 from shared.retry import Copy, settle, tell
 from shared.wire import Delivery, Raw
 
@@ -40,6 +40,10 @@ class Lane(Intake):
         except Lost:
             raise
         except Exception as error:
+            if isinstance(error, HandlersFailed) and isinstance(_cause_of(error), TooLong):
+                await self._give_up([self._failures.failed(error.deliveries[0], _cause_of(error))])
+                rest = [delivery for delivery in deliveries if delivery is not error.deliveries[0]]
+                return await self._run(rest) if rest else []
             if len(deliveries) == 1:
                 return [self._failures.failed(deliveries[0], _cause_of(error))]
             return [copy for part in _parts(deliveries, error) for copy in await self._run(part)]
@@ -129,6 +133,8 @@ class Blame:
         try:
             yield
         except Exception as error:
+            if isinstance(error, TooLong):  # the transaction may be broken, and nobody waits so long a second time
+                raise HandlersFailed([delivery]) from error
             if isinstance(error, SQLAlchemyError) or is_outage(error):
                 raise
             self._found.append((delivery, error))

@@ -22,7 +22,7 @@ from shared.outbox import Outbox
 from shared.publisher import is_cancelled
 from shared.retry import Copy, Failures, tell
 from shared.unit import UnitOfWork
-from shared.wire import Delivery, Raw, decode, is_lost, sent_at
+from shared.wire import Delivery, Raw, decode, is_lost, key_of, sent_at
 
 log = structlog.get_logger(__name__)
 
@@ -36,6 +36,10 @@ class Lost(Exception):
     """The channel of a delivery is gone: it can no longer be acknowledged, and the broker delivers it again."""
 
 
+class TooLong(Exception):
+    """A handler did not come back in time; what it waited for was cancelled."""
+
+
 class Intake:
     """A queue's consumer: takes what FastStream's subscriber is given, and answers for it."""
 
@@ -43,6 +47,8 @@ class Intake:
         self, name: str, handlers: dict[str, Handler], outbox: Outbox, failures: Failures, batch_limit: int
     ) -> None:
         self.name, self.handlers = name, handlers
+        self.handler_seconds = 60.0
+        """How long a handler may take before its attempt fails."""
         self.paused: str | None = None
         """Why the lane waits for its database or broker; None while it works."""
         self.prefetch = 2 * batch_limit
@@ -52,6 +58,8 @@ class Intake:
         self._labels = service_of(name), name
         self._arrived = asyncio.Event()
         self._stopping = False
+        self._since: dict[int, float] = {}  # when what is in hand was taken, by its identity
+        self._is_slow = False
 
     @property
     def warning(self) -> str | None:
@@ -59,10 +67,30 @@ class Intake:
         return "; ".join(self._warnings()) or None
 
     def _warnings(self) -> list[str]:
-        return list(filter(None, [self._failures.warning()]))
+        return list(filter(None, [self._slow(), self._failures.warning()]))
+
+    def _slow(self) -> str | None:
+        """Which message has been in hand for longer than half of what a handler may take; None while none has."""
+        raws = self._in_hand()
+        self._since = {id(raw): self._since.get(id(raw), time.monotonic()) for raw in raws}
+        oldest = min(raws, key=lambda raw: self._since[id(raw)], default=None)
+        if oldest is None or self.paused:
+            return None
+        age = time.monotonic() - self._since[id(oldest)]
+        if age <= self.handler_seconds / 2:
+            return None
+        return f"{key_of(oldest) or telemetry.UNREADABLE} {oldest.message_id} has been in hand for {age:.0f} s"
+
+    def look_after(self) -> None:
+        """Say once in the log that a message is in hand for long. To be called every few seconds."""
+        slow = self._slow()
+        if slow and not self._is_slow:
+            log.warning("lane: a message is in hand for long", lane=self.name, why=slow)
+        self._is_slow = bool(slow)
 
     async def take(self, raw: Raw) -> None:
         """Receive a delivery. It is acknowledged when its outcome is committed."""
+        self._since[id(raw)] = time.monotonic()
         self._taken.append(raw)
         self._arrived.set()
 
@@ -133,7 +161,12 @@ class Intake:
     async def _handle(self, delivery: Delivery, unit: UnitOfWork) -> Replies:
         started = time.perf_counter()
         try:
-            return await delivery.handler.call(delivery.message, unit)
+            async with asyncio.timeout(self.handler_seconds) as limit:
+                return await delivery.handler.call(delivery.message, unit)
+        except TimeoutError as error:
+            if limit.expired():
+                raise TooLong(f"its handler took longer than {self.handler_seconds:g} s") from error
+            raise
         finally:
             took = time.perf_counter() - started
             telemetry.of(telemetry.HANDLING_SECONDS, *self._labels, delivery.envelope.key).observe(took)

@@ -43,10 +43,14 @@ from shared.security import Tokens
 from shared.settings import ServiceSettings
 from shared.stopping import Stopping
 from shared.tracing import Tracing
+from shared.watchdog import Watchdog
 
 log = structlog.get_logger(__name__)
 VERSION = importlib.metadata.version("malote")
 CHECK_SECONDS = 2.0
+LOOK_SECONDS = 1.0
+STILL_SECONDS = 60.0
+"""A process whose event loop stands still for so long ends itself, to be started again."""
 OTHER_FILES = 300
 """Files that a process has open beside its clients' connections: databases, the broker, other services, reports."""
 ENDED = "has ended: this process has to be started again"
@@ -69,6 +73,7 @@ class Service:
         self.lanes += self._collectors(handlers)
         self.broker = self._declared_broker()
         self.stopping = Stopping()
+        self.watchdog = Watchdog(STILL_SECONDS)
         self._parts: dict[str, asyncio.Task[None]] = {}
         self._attempt = asyncio.Lock()
         self._missed: str | None = None  # why the broker was not reached when it was last tried
@@ -77,8 +82,11 @@ class Service:
     def _lane(self, name: str, handlers: dict[str, Handler]) -> Intake:
         failures = Failures(name, self.outbox, self.publisher, self.settings.retry_ladder, VERSION)
         if concurrency := next(iter(handlers.values())).concurrency:
-            return OutsideLane(name, handlers, self.outbox, failures, concurrency)
-        return Lane(name, handlers, self.outbox, failures, self.settings.batch_limit)
+            lane: Intake = OutsideLane(name, handlers, self.outbox, failures, concurrency)
+        else:
+            lane = Lane(name, handlers, self.outbox, failures, self.settings.batch_limit)
+        lane.handler_seconds = self.settings.handler_seconds(name, outside=bool(concurrency))
+        return lane
 
     def _collectors(self, handlers: ModuleType) -> list[Intake]:
         if not (collect := collector_of(handlers)):
@@ -162,6 +170,7 @@ class Service:
         lanes = [self._task(lane.run(), f"lane {lane.name}") for lane in self.lanes]
         publishing = self.watch("publish", self.outbox.publish())
         tidying, connecting = self.watch("tidy", self.outbox.tidy()), asyncio.create_task(self._connect())
+        looking = self.watch("look after lanes", self._look_after_lanes())
         try:
             yield
         finally:
@@ -169,7 +178,8 @@ class Service:
             async with self._attempt:  # cut short, it would go on by itself in aio-pika and never end
                 connecting.cancel()
             tidying.cancel()
-            await asyncio.gather(tidying, connecting, return_exceptions=True)
+            looking.cancel()
+            await asyncio.gather(tidying, looking, connecting, return_exceptions=True)
             await self.outbox.close()
             with contextlib.suppress(Exception), gone_is_outage("stopping"):
                 await self.broker.stop()
@@ -177,6 +187,13 @@ class Service:
             await self.database.dispose()
             await self.tracing.stop()
             log.info("stopped")
+
+    async def _look_after_lanes(self) -> None:
+        while True:
+            self.watchdog.tick()
+            for lane in self.lanes:
+                lane.look_after()
+            await asyncio.sleep(LOOK_SECONDS)
 
     def watch(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Start a part that runs as long as the process. If it ends all the same, readiness and a metric say so."""
@@ -218,6 +235,7 @@ class Service:
         gc.collect()
         gc.freeze()  # or each full collection goes through all that was imported: tenths of a second, all work waiting
         gc.set_threshold(20_000)  # what a batch leaves is freed without it
+        self.watchdog.start()
         uvicorn.run(self.app, **self.listening())
 
     def listening(self) -> dict[str, Any]:

@@ -21,10 +21,13 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from contracts.flow import LANES
 from shared import secret_files
 from shared.tls import Tls
 
 COMMON_PREFIX = "MALOTE_"
+OUTSIDE = "outside"
+"""What stands for all lanes with work outside the database."""
 LEAST_DISTINCT = 8
 LONGEST_WAIT_SECONDS = 30 * 86_400.0
 """The broker's own limit for what waits in a queue is 49 days."""
@@ -76,6 +79,23 @@ def is_loopback(host: str | None) -> bool:
         return ip_address((host or "").strip("[]")).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+LONGEST_LIMIT = "25m"
+"""RabbitMQ takes a message back that nobody has answered for half an hour for."""
+
+
+def read_limits(entries: tuple[str, ...]) -> dict[str, float]:
+    """`("1m", "outside=15m", "reports.export=20m")` -> seconds by lane; `""` is every other lane. Raises ValueError."""
+    found: dict[str, float] = {}
+    for entry in entries:
+        lane, _, limit = entry.rpartition("=")
+        if not 0 < seconds(limit.strip()) <= seconds(LONGEST_LIMIT):
+            raise ValueError(f"{entry!r}: a limit is more than nothing and at most {LONGEST_LIMIT}")
+        if lane and lane.strip() not in (OUTSIDE, *LANES):
+            raise ValueError(f"{entry!r}: there is no such lane; there are {', '.join(LANES)}")
+        found[lane.strip()] = seconds(limit.strip())
+    return found
 
 
 def read_ladder(steps: tuple[str, ...]) -> tuple[str, ...]:
@@ -161,6 +181,11 @@ class ServiceSettings(BaseSettings):
         default=500_000, ge=1, description="Messages that may wait for the broker before HTTP is answered with a 503."
     )
     batch_limit: int = Field(default=200, ge=1, le=5000, description="Messages in one transaction at the most.")
+    handler_limit: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=("1m", "outside=15m"),
+        description="How long a handler may take before its attempt fails; outside=… where it works outside the "
+        "database, LANE=… in one lane.",
+    )
     grace_seconds: float = Field(
         default=15.0, gt=0, le=3600, description="How long a stopping service may finish its work."
     )
@@ -240,6 +265,17 @@ class ServiceSettings(BaseSettings):
     @classmethod
     def _are_durations(cls, steps: tuple[str, ...]) -> tuple[str, ...]:
         return read_ladder(steps)
+
+    @field_validator("handler_limit")
+    @classmethod
+    def _are_limits(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
+        read_limits(entries)
+        return entries
+
+    def handler_seconds(self, lane: str, *, outside: bool) -> float:
+        """How long a handler of this lane may take."""
+        limits = read_limits((*type(self).model_fields["handler_limit"].default, *self.handler_limit))
+        return limits.get(lane, limits[OUTSIDE if outside else ""])
 
     @classmethod
     def settings_customise_sources(

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from services.deadletters.settings import DeadlettersSettings
 from services.email.settings import EmailSettings
@@ -164,3 +165,16 @@ def test_an_issuer_without_its_keys_is_refused(
     with pytest.raises(SystemExit):
         load(StockSettings)
     assert "JWT_JWKS_URL" in capsys.readouterr().err
+
+
+def test_a_handler_may_take_what_is_set_for_its_lane_or_for_all_that_are_like_it() -> None:
+    settings = StockSettings(_env_file=None, handler_limit="2m, reports.export=20m")  # type: ignore[call-arg]
+    assert settings.handler_seconds("orders", outside=False) == 120
+    assert settings.handler_seconds("reports.export", outside=True) == 1200
+    assert settings.handler_seconds("email.outgoing", outside=True) == 900
+
+
+@pytest.mark.parametrize("limit", ["30m", "0s", "soon", "1m,nowhere=5m", ""])
+def test_a_limit_that_cannot_be_kept_or_is_for_no_lane_is_refused(limit: str) -> None:
+    with pytest.raises(ValidationError):
+        StockSettings(_env_file=None, handler_limit=limit)  # type: ignore[call-arg]
