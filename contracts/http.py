@@ -131,6 +131,18 @@ class ProductView(Contract):
     revision: int = Field(ge=1, examples=[1])
 
 
+class PriceChangeView(Contract):
+    """A product's name or price as somebody set it; the product is at `revision` since."""
+
+    id: UUID
+    sku: Sku
+    revision: int = Field(ge=1)
+    name: str = Field(examples=["Coffee, 1 kg"])
+    price: Money
+    changed_by: str = Field(examples=["olga"])
+    changed_at: AwareDatetime
+
+
 class ReservationView(Contract):
     """What an order did to the levels, and when. Pieces are reserved, then taken or released; what was taken can be
     released later, when its order is cancelled."""

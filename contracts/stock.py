@@ -94,3 +94,4 @@ class ProductPriced(Event):
     price: Money
     revision: int = Field(ge=1)
     priced_at: AwareDatetime
+    priced_by: Annotated[str, text(255)] | None = Field(default=None, examples=["olga"])

@@ -35,6 +35,7 @@ from contracts.http import (
     NotificationView,
     OrderIn,
     OrderView,
+    PriceChangeView,
     ProductIn,
     ProductView,
     PurgeWish,
@@ -455,6 +456,12 @@ async def set_product(sku: SkuOf, product: ProductIn, request: Request, who: Ope
     """Set a product's name and price. Operators only."""
     body = product.model_dump_json()
     return passed_on(await _stock(request).ask(request, who, f"/v1/products/{sku}", method="PUT", body=body))
+
+
+@v1.get("/price-changes", response_model=Page[PriceChangeView], tags=["products"])
+async def list_price_changes(request: Request, who: OperatorOf, cursor: CursorOf) -> Response:
+    """All changes of products' names and prices, newest first, and who made them. Operators only."""
+    return passed_on(await _stock(request).ask(request, who, "/v1/price-changes", params=_params(cursor)))
 
 
 @v1.post("/products/{sku}/adjustments", response_model=ProductView, tags=["products"])

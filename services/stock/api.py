@@ -9,10 +9,10 @@ from pydantic import BaseModel, Field
 from uuid_utils.compat import uuid7
 
 from contracts.base import Money, Sku
-from contracts.http import AdjustmentIn, AdjustmentView, ProductIn, ProductView, ReservationView
+from contracts.http import AdjustmentIn, AdjustmentView, PriceChangeView, ProductIn, ProductView, ReservationView
 from contracts.stock import ProductPriced, StockAdjusted
 from services.stock import domain, store
-from services.stock.store import Adjustment, Product, Reservation
+from services.stock.store import Adjustment, PriceChange, Product, Reservation
 from shared.clock import moment
 from shared.http import CursorOf, Page, Problem, idempotency_key, paginate
 from shared.security import CallerOf, OperatorOf
@@ -51,17 +51,26 @@ async def show_product(sku: SkuOf, service: Running, _: CallerOf) -> ProductView
 
 
 @router.put("/products/{sku}")
-async def set_product(sku: SkuOf, wish: ProductIn, request: Request, service: Running, _: OperatorOf) -> ProductView:
+async def set_product(sku: SkuOf, wish: ProductIn, request: Request, service: Running, who: OperatorOf) -> ProductView:
     """Set a product's name, price and threshold; a product that is new starts with no pieces."""
+    price: dict[str, Any] = {"name": wish.name, "price": wish.price.amount, "currency": wish.price.currency}
     async with service.outbox.request(request.scope["traceparent"]) as unit:
         row = await store.claimed(unit.session, sku)
         row.low_threshold = wish.low_threshold
-        if (row.name, row.price, row.currency) != (wish.name, wish.price.amount, wish.price.currency):
+        if (row.name, row.price, row.currency) != tuple(price.values()):
             row.name, row.price, row.currency = wish.name, wish.price.amount, wish.price.currency
             row.revision += 1
+            unit.add(PriceChange(id=uuid7(), sku=sku, revision=row.revision, **price, changed_by=who.subject))
         # Said again even if nothing changed: that is how a price list that was lost is filled again.
         unit.send(
-            ProductPriced(sku=sku, name=row.name, price=wish.price, revision=row.revision, priced_at=datetime.now(UTC))
+            ProductPriced(
+                sku=sku,
+                name=row.name,
+                price=wish.price,
+                revision=row.revision,
+                priced_at=datetime.now(UTC),
+                priced_by=who.subject,
+            )
         )
     return _view(row)
 
@@ -114,6 +123,14 @@ async def list_adjustments(service: Running, _: OperatorOf, cursor: CursorOf) ->
     return Page(data=[AdjustmentView(id=row.id, **_adjustment(row)) for row in rows], has_more=has_more)
 
 
+@router.get("/price-changes")
+async def list_price_changes(service: Running, _: OperatorOf, cursor: CursorOf) -> Page[PriceChangeView]:
+    """All changes of names and prices, newest first, and who made them."""
+    async with service.database.reading() as session:
+        rows, has_more = await paginate(session, store.price_changes(), PriceChange.id, cursor)
+    return Page(data=[_price_change(row) for row in rows], has_more=has_more)
+
+
 def _reservation(row: Reservation) -> ReservationView:
     times = {
         name: moment(at)
@@ -131,6 +148,18 @@ def _adjustment(row: Adjustment) -> dict[str, Any]:
         "adjusted_by": row.adjusted_by,
         "adjusted_at": moment(row.adjusted_at),
     }
+
+
+def _price_change(row: PriceChange) -> PriceChangeView:
+    return PriceChangeView(
+        id=row.id,
+        sku=row.sku,
+        revision=row.revision,
+        name=row.name,
+        price=Money(amount=row.price, currency=row.currency),
+        changed_by=row.changed_by,
+        changed_at=moment(row.changed_at),
+    )
 
 
 def _unknown(sku: str) -> Problem:

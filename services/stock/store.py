@@ -84,6 +84,21 @@ class Adjustment(Base, table=True):
     adjusted_at: int = Field(default_factory=now, sa_type=BigInteger)
 
 
+class PriceChange(Base, table=True):
+    """A product's name and price as somebody set them, at `changed_at` (epoch milliseconds)."""
+
+    __tablename__ = "price_changes"
+
+    id: UUID = Field(primary_key=True)
+    sku: str = Field(max_length=40)
+    revision: int
+    name: str
+    price: int = Field(sa_type=BigInteger)
+    currency: str = Field(max_length=3)
+    changed_by: str = Field(max_length=255)
+    changed_at: int = Field(default_factory=now, sa_type=BigInteger)
+
+
 metadata = Base.metadata
 
 
@@ -139,3 +154,8 @@ def reservations() -> Any:
 def adjustments() -> Any:
     """All changes by hand."""
     return select(Adjustment)
+
+
+def price_changes() -> Any:
+    """All changes of names and prices."""
+    return select(PriceChange)

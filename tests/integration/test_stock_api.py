@@ -114,7 +114,26 @@ async def test_a_reservation_from_before_its_time_was_written_down_is_not_listed
     assert (await otto.get("/v1/reservations")).json() == {"data": [], "has_more": False}
 
 
-@pytest.mark.parametrize("path", ["/v1/reservations", "/v1/adjustments"])
+async def test_a_price_change_is_said_and_listed_with_who_made_it(
+    broker: Broker, stock: Served, otto: httpx.AsyncClient
+) -> None:
+    spy = await broker.spy(("stock", "product.priced.v1"))
+    async with stock.client("olga", "operator") as olga:
+        for name in ("Coffee, 1 kg", "Coffee, 1 kg"):  # the second changes nothing
+            wish = {"name": name, "price": PRICE | {"amount": 120}}
+            assert (await olga.put("/v1/products/A", json=wish)).status_code == 200
+    said = await spy.collect(2)
+    assert [(event["revision"], event["priced_by"]) for event in said] == [(2, "olga"), (2, "olga")]
+    listed = (await otto.get("/v1/price-changes")).json()["data"]
+    assert [(each["revision"], each["name"], each["price"]["amount"], each["changed_by"]) for each in listed] == [
+        (2, "Coffee, 1 kg", 120, "olga"),
+        (1, "Coffee", 100, "otto"),
+    ]
+    page = (await otto.get("/v1/price-changes", params={"limit": 1})).json()
+    assert (page["data"], page["has_more"]) == (listed[:1], True)
+
+
+@pytest.mark.parametrize("path", ["/v1/reservations", "/v1/adjustments", "/v1/price-changes"])
 async def test_customers_may_not_ask_about_the_levels_past(stock: Served, path: str) -> None:
     async with stock.client() as ana:
         assert (await ana.get(path)).status_code == 403
