@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 
 import typer
@@ -61,14 +62,17 @@ app.add_typer(topology.app, name="topology", help="Exchanges, queues, users and 
 
 def main() -> None:
     """Run a command; whatever goes wrong is one line on stderr that says what to do next."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     logging.basicConfig(handlers=[logging.NullHandler()])  # what libraries remark is not for the terminal
     try:
         app(prog_name="malote")
     except Failed as error:
         _end(str(error), error.status)
     except BrokenPipeError:  # `malote … | head`: nobody wants the rest
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_the_rest()
         sys.exit(0)
+    except KeyboardInterrupt:
+        sys.exit(130)
     except Exception as error:
         from deploy.local.environment import Misconfigured
 
@@ -78,6 +82,10 @@ def main() -> None:
             raise
         what = str(error) or type(error).__name__
         _end(f"unexpected: {type(error).__name__}: {what}; MALOTE_LOG_LEVEL=DEBUG shows where", 1)
+
+
+def _drop_the_rest() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _end(line: str, status: int) -> None:

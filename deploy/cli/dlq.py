@@ -20,6 +20,8 @@ import typer
 
 from deploy.cli.errors import Failed, Refused
 from deploy.cli.following import follow
+from deploy.cli.ids import hinted, whole
+from deploy.cli.ids import order as an_order
 from deploy.cli.output import (
     Json,
     Wait,
@@ -45,7 +47,10 @@ Lane = Annotated[str | None, typer.Option(help="The lane that failed, such as st
 Message = Annotated[str | None, typer.Option(help="The message's name, such as order.placed.v1.")]
 Group = Annotated[str | None, typer.Option(metavar="GROUP", help="A group from `dlq list`.")]
 Text = Annotated[str | None, typer.Option(help="What is in the body, the ids or the reason.")]
-Order = Annotated[UUID | None, typer.Option(metavar="ORDER_ID", help="The order that it is about.")]
+Order = Annotated[
+    str | None,
+    typer.Option(metavar="ORDER_ID", parser=an_order, help="The order that it is about, or its number from a mail."),
+]
 Job = Annotated[str | None, typer.Option(metavar="JOB_ID", help="The job that it belongs to.")]
 Limit = Annotated[int, typer.Option(min=1, max=100, help="How many: the largest groups, or the newest.")]
 State = Annotated[Literal["WAITING", "SENT", "DONE", "REPLACED"] | None, typer.Option(help="Else those that wait.")]
@@ -61,6 +66,7 @@ _FILTER = {
 _STATES = ("WAITING", "SENT", "DONE", "REPLACED")
 _GROUP = re.compile(r"[0-9a-f]{12}")
 _EDIT_WAIT = 10
+_WIDE = 120
 
 
 def filtered(command: Callable[..., None]) -> Callable[..., None]:
@@ -112,7 +118,7 @@ def show(letter_id: LetterId, as_json: Json = False) -> None:
     """One dead letter: why it failed, what it carries, what was done with it."""
     from deploy.cli.client import ask
 
-    letter = ask(lambda gateway: gateway.letter(letter_id))
+    letter = ask(lambda gateway: hinted(gateway, "dead letter", letter_id, lambda g: g.letter(letter_id)))
     if as_json:
         print_json(letter)
     else:
@@ -414,12 +420,16 @@ def _wanted(
     message: str | None,
     group: str | None,
     text: str | None,
-    order: UUID | None,
+    order: str | None,
     job: str | None,
     state: str | None,
 ) -> Body:
+    from deploy.cli.client import ask
+
     given = {"lane": lane, "message": message, "group": group, "text": text, "job_id": job, "state": state}
-    return {name: value for name, value in given.items() if value} | ({"order_id": str(order)} if order else {})
+    return {name: value for name, value in given.items() if value} | (
+        {"order_id": ask(lambda gateway: whole(gateway, order))} if order else {}
+    )
 
 
 def _selection(ids: list[UUID] | None, wanted: Body, *, everything: bool) -> Body:
@@ -434,27 +444,34 @@ def _selection(ids: list[UUID] | None, wanted: Body, *, everything: bool) -> Bod
 
 
 def _table_of_groups(groups: list[Body]) -> Any:
-    rows = [
-        (
-            g["id"],
-            g["lane"],
-            plain(g["message"]),
-            f"{g['count']:,}",
-            at(g["first_at"]),
-            at(g["last_at"]),
-            plain(g["reason"]),
-        )
-        for g in groups
-    ]
-    return table(("group", "lane", "message", ">letters", "first", "last", "reason"), rows)
+    """One line a group; where the terminal is narrow, without what `--group` and `--json` say as well."""
+    columns = {
+        "group": [g["id"] for g in groups],
+        ">letters": [f"{g['count']:,}" for g in groups],
+        "first": [at(g["first_at"]) for g in groups],
+        "last": [at(g["last_at"]) for g in groups],
+        "lane": [g["lane"] for g in groups],
+        "message": [plain(g["message"]) for g in groups],
+        "reason~": [plain(g["reason"]) for g in groups],
+    }
+    return _fitted(columns, narrow=("group", ">letters", "last", "lane", "reason~"))
 
 
 def _table_of_letters(letters: list[Body]) -> Any:
-    rows = [
-        (x["id"], state(x["state"]), x["lane"], plain(x["message"]), at(x["last_at"]), plain(x["reason"]))
-        for x in letters
-    ]
-    return table(("letter", "state", "lane", "message", "last", "reason~"), rows)
+    columns = {
+        "letter": [x["id"] for x in letters],
+        "state": [state(x["state"]) for x in letters],
+        "lane": [x["lane"] for x in letters],
+        "message": [plain(x["message"]) for x in letters],
+        "last": [at(x["last_at"]) for x in letters],
+        "reason~": [plain(x["reason"]) for x in letters],
+    }
+    return _fitted(columns, narrow=("letter", "last", "reason~"))
+
+
+def _fitted(columns: dict[str, list[str]], narrow: Sequence[str]) -> Any:
+    shown = narrow if console().width < _WIDE else [*columns]
+    return table(shown, zip(*(columns[name] for name in shown), strict=True))
 
 
 def _action(action: Body) -> Sequence[str]:

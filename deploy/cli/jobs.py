@@ -11,6 +11,7 @@ from uuid import UUID
 import typer
 
 from deploy.cli.errors import Failed
+from deploy.cli.ids import hinted
 from deploy.cli.output import Json, Limit, Wait, at, console, end_of_job, plain, print_json, state, table, visible
 
 app = typer.Typer(no_args_is_help=True)
@@ -23,7 +24,7 @@ def show(job_id: JobId, as_json: Json = False) -> None:
     """One job: its state, progress and timeline."""
     from deploy.cli.client import ask
 
-    job = ask(lambda gateway: gateway.job(job_id))
+    job = ask(lambda gateway: hinted(gateway, "job", job_id, lambda gateway: gateway.job(job_id)))
     if as_json:
         print_json(job)
     else:
@@ -63,7 +64,8 @@ def cancel(job_id: JobId, wait: Wait = 0, as_json: Json = False) -> None:
     With --wait, exit status 1 if it came too late."""
     from deploy.cli.client import ask
 
-    end_of_job(ask(lambda gateway: gateway.cancel_job(job_id, wait=wait)), as_json, wait > 0)
+    cancelled = ask(lambda gateway: hinted(gateway, "job", job_id, lambda g: g.cancel_job(job_id, wait=wait)))
+    end_of_job(cancelled, as_json, wait > 0)
 
 
 def picture(job: dict[str, Any]) -> Any:

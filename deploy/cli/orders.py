@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
-from uuid import UUID
 
 import typer
 
+from deploy.cli.ids import OrderId, hinted, whole
 from deploy.cli.output import (
     Json,
     Limit,
@@ -22,7 +22,6 @@ from deploy.cli.output import (
 )
 
 app = typer.Typer(no_args_is_help=True)
-OrderId = Annotated[UUID, typer.Argument(metavar="ORDER_ID", show_default=False)]
 _TIMES = ("placed_at", "confirmed_at", "rejected_at", "cancelled_at")
 
 
@@ -51,7 +50,11 @@ def show(order_id: OrderId, as_json: Json = False) -> None:
     """One order: its lines, its state, and since when."""
     from deploy.cli.client import ask
 
-    order = ask(lambda gateway: gateway.order(order_id))
+    async def asked(gateway: Any) -> dict[str, Any]:
+        found = await whole(gateway, order_id)
+        return await hinted(gateway, "order", found, lambda gateway: gateway.order(found))
+
+    order = ask(asked)
     if as_json:
         print_json(order)
     else:
@@ -80,7 +83,11 @@ def cancel(order_id: OrderId, wait: Wait = 0, as_json: Json = False) -> None:
     """Ask for an order's cancellation. With --wait, exit status 1 if it could not be cancelled in time."""
     from deploy.cli.client import ask
 
-    end_of_job(ask(lambda gateway: gateway.cancel(order_id, wait=wait)), as_json, wait > 0)
+    async def asked(gateway: Any) -> dict[str, Any]:
+        found = await whole(gateway, order_id)
+        return await hinted(gateway, "order", found, lambda gateway: gateway.cancel(found, wait=wait))
+
+    end_of_job(ask(asked), as_json, wait > 0)
 
 
 def line(text: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import typer
 
 from deploy.cli.errors import Failed
 from deploy.cli.following import follow
+from deploy.cli.ids import hinted
 from deploy.cli.output import (
     Json,
     Limit,
@@ -107,7 +108,7 @@ def show(report_id: ReportId, as_json: Json = False) -> None:
     """One report: what was asked for, what became of it, and the link that works without a token."""
     from deploy.cli.client import ask
 
-    report = ask(lambda gateway: gateway.report(report_id))
+    report = ask(lambda gateway: hinted(gateway, "report", report_id, lambda g: g.report(report_id)))
     if as_json:
         print_json(report)
     else:

@@ -31,6 +31,12 @@ _BROKERS_WORDS = {
 }
 _NO_REASON = "nobody said why"
 _GIVEN_UP = re.compile(r"failed \d+ times")
+# A host and the port that a server listens on. A client's own port is another one with each connection.
+_SERVER = re.compile(
+    r"(?<![\w@.:-])"
+    r"((?:localhost|\[[0-9a-fA-F:]+\]|\d{1,3}(?:\.\d{1,3}){3}|[A-Za-z][\w-]*(?:\.[\w-]+)+)"
+    r":(?:[12]?\d{1,4}|3[01]\d{3}|32[0-6]\d\d|327[0-5]\d|3276[0-7]))(?!\d|[.:]\d)"
+)
 # The order matters: what is left of a time or of an id are numbers.
 _VARYING = (
     (re.compile(r"[^\s<>\"'(]+@[^\s<>\"'),;]+"), "<address>"),
@@ -127,11 +133,16 @@ def is_first_hand(headers: Mapping[str, Any]) -> bool:
 
 
 def pattern(reason: str) -> str:
-    """A reason without what differs from letter to letter: addresses, times, ids and numbers. Digits in a word, such
-    as those of `order.placed.v1`, stay."""
+    """A reason without what differs from letter to letter: mail addresses, times, ids and numbers. Digits in a word,
+    such as those of `order.placed.v1`, stay, and so does a server's address: its port says what was not reached."""
+    parts = _SERVER.split(reason)
+    return "".join(part if n % 2 else _without_varying(part) for n, part in enumerate(parts))[:LONGEST_REASON]
+
+
+def _without_varying(text: str) -> str:
     for varying, name in _VARYING:
-        reason = varying.sub(name, reason)
-    return reason[:LONGEST_REASON]
+        text = varying.sub(name, text)
+    return text
 
 
 def group_of(lane: str, message: str, reason: str) -> str:

@@ -121,6 +121,15 @@ def test_a_letter_is_named_by_what_nobody_can_forge() -> None:
     assert not domain.is_first_hand(died(exchange=""))
 
 
+def test_the_port_of_a_server_is_told_and_that_of_a_client_is_not() -> None:
+    said = "no SMTP session with {}: [Errno 111] Connect call failed"
+    for server in ("127.0.0.1:2580", "smtp.example.com:587", "localhost:25", "[::1]:5432", "a-b.svc:32767"):
+        assert server in domain.pattern(said.format(server))
+    assert domain.pattern("reset by 10.0.0.7:53412") == domain.pattern("reset by 10.0.0.9:41000")
+    assert domain.pattern("write to ana@example.com:25") == domain.pattern("write to bo@example.org:26")
+    assert domain.pattern("at 12:34 line 3:14") == domain.pattern("at 09:00 line 7:2")
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [
