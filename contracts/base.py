@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal, Self
 from uuid import UUID
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 
 def text(longest: int) -> Any:
@@ -22,8 +22,15 @@ def text(longest: int) -> Any:
     return StringConstraints(min_length=1, max_length=longest, pattern=r"^[^\x00-\x1f\x7f]+$")
 
 
+def _integral(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Integral = BeforeValidator(_integral)
+"""Takes `2.0` for the integer that it is to JSON Schema, and to senders whose language has one kind of number. It comes
+behind a strict field's bounds: so it is asked before them."""
 Sku = Annotated[str, StringConstraints(pattern=r"^[A-Z0-9][A-Z0-9._-]{0,39}$"), Field(examples=["COFFEE-1KG"])]
-Quantity = Annotated[int, Field(strict=True, ge=1, le=10_000, examples=[2])]
+Quantity = Annotated[int, Field(strict=True, ge=1, le=10_000, examples=[2]), Integral]
 Currency = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$"), Field(examples=["BRL"])]
 Locale = Literal["pt-BR", "en"]
 # The pattern by which browsers check <input type=email> (WHATWG HTML, "valid e-mail address").
@@ -33,7 +40,7 @@ EMAIL_PATTERN = (
 )
 Email = Annotated[str, StringConstraints(max_length=254, pattern=EMAIL_PATTERN), Field(examples=["ana@example.com"])]
 # 2**53 - 1: what a reader that keeps numbers as doubles still gets exactly.
-MinorUnits = Annotated[int, Field(strict=True, ge=0, le=9_007_199_254_740_991)]
+MinorUnits = Annotated[int, Field(strict=True, ge=0, le=9_007_199_254_740_991), Integral]
 
 
 def complaint(problem: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from contracts.base import (
     Contract,
     Currency,
     Email,
+    Integral,
     IsoCurrency,
     JobState,
     Locale,
@@ -89,7 +90,7 @@ def _not_zero(delta: int) -> int:
 class Price(Money):
     """What one piece costs."""
 
-    amount: Annotated[int, Field(strict=True, ge=0, le=HIGHEST_PRICE, examples=[6990])]
+    amount: Annotated[int, Field(strict=True, ge=0, le=HIGHEST_PRICE, examples=[6990]), Integral]
     currency: IsoCurrency
 
 
@@ -100,9 +101,11 @@ class ProductIn(Contract):
 
     name: Annotated[str, text(200)] = Field(examples=["Coffee, 1 kg"])
     price: Price
-    low_threshold: int = Field(
-        default=10, strict=True, ge=0, le=1_000_000, description="`StockLow` is said once fewer are available."
-    )
+    low_threshold: Annotated[
+        int,
+        Field(strict=True, ge=0, le=1_000_000, description="`StockLow` is said once fewer are available."),
+        Integral,
+    ] = 10
 
 
 class AdjustmentIn(Contract):
@@ -113,6 +116,7 @@ class AdjustmentIn(Contract):
     delta: Annotated[
         int,
         Field(strict=True, ge=-1_000_000, le=1_000_000, examples=[100], json_schema_extra={"not": {"const": 0}}),
+        Integral,
         AfterValidator(_not_zero),
     ]
     reason: Annotated[str, text(200)] = Field(examples=["delivery 4711"])

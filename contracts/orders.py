@@ -12,6 +12,7 @@ from contracts.base import (
     Currency,
     Email,
     Event,
+    Integral,
     JobState,
     Locale,
     Money,
@@ -23,7 +24,7 @@ from contracts.base import (
 OrderState = Literal["PLACED", "CONFIRMED", "REJECTED", "CANCELLED"]
 RejectionReason = Literal["unknown_sku", "out_of_stock", "currency_mismatch"]
 # 200 lines of one SKU at 10,000 pieces each, added up.
-SummedQuantity = Annotated[int, Field(strict=True, ge=1, le=2_000_000)]
+SummedQuantity = Annotated[int, Field(strict=True, ge=1, le=2_000_000), Integral]
 
 
 class Customer(Contract):

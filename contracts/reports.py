@@ -13,6 +13,14 @@ from contracts.orders import OrderState
 
 ReportKind = Literal["orders", "order-lines", "stock-movements", "sales-summary"]
 ReportFormat = Literal["csv", "jsonl", "parquet", "xlsx", "pdf", "html"]
+MEDIA_TYPES: dict[ReportFormat, str] = {
+    "csv": "text/csv; charset=utf-8",
+    "jsonl": "application/jsonl",
+    "parquet": "application/vnd.apache.parquet",
+    "xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+    "pdf": "application/pdf",
+    "html": "text/html; charset=utf-8",
+}
 ReportStatus = Literal["RUNNING", "READY", "FAILED", "CANCELLED", "EXPIRED"]
 Role = Literal["customer", "operator"]
 DEFAULT_TIMEZONE = "America/Sao_Paulo"

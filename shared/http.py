@@ -3,7 +3,7 @@
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from http import HTTPStatus
@@ -19,6 +19,7 @@ from fastapi.sse import KEEPALIVE_COMMENT, ServerSentEvent, format_sse_event
 from pydantic import BaseModel, BeforeValidator, Field
 from sqlalchemy import literal, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
+from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -41,7 +42,7 @@ EVENTS: dict[int | str, dict[str, Any]] = {200: {"description": "The stream.", "
 """The answers of a route whose answer is `Events`, for OpenAPI."""
 LONGEST_KEY = 255
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 T = TypeVar("T")
 _asked_to_wait: ContextVar[float] = ContextVar("asked_to_wait", default=0.0)
 
@@ -247,7 +248,7 @@ class Edge:
                 await problem_response(Request(scope), _cut_short(method))(scope, receive, answer)
         finally:
             took = time.perf_counter() - started
-            route = getattr(scope.get("route"), "path", "unknown")
+            route = getattr(scope.get("route"), "path_format", "unknown")
             known = method if method in METHODS else "other"
             seconds = (answered or took) - _asked_to_wait.get()
             telemetry.of(telemetry.HTTP_SECONDS, self._service, known, route, str(status)).observe(seconds)
@@ -376,7 +377,7 @@ class Page(BaseModel, Generic[T]):
 
 
 class Cursor(BaseModel):
-    """Which part of a list: `starting_after` an id, or `ending_before` one."""
+    """Which part of a list: `starting_after` an id, `ending_before` one, or what is between the two."""
 
     limit: int = Field(default=20, ge=1, le=100)
     starting_after: UUID | None = None
@@ -384,31 +385,34 @@ class Cursor(BaseModel):
 
 
 async def paginate(
-    session: AsyncSession, query: Any, column: Any, cursor: Cursor, sorted_by: tuple[Any, Any] | None = None
+    session: AsyncSession,
+    query: Any,
+    column: Any,
+    cursor: Cursor,
+    sorted_by: tuple[Any, Callable[[UUID], Any]] | None = None,
 ) -> tuple[list[Any], bool]:
-    """The newest rows first, by keyset on a column of ids. Raises `Problem` 422 if both ends are given.
+    """The newest rows first, by keyset on a column of ids. With both ends, as many as there may be from the first.
 
-    UUIDv7 grow with time. Where others give the ids, `sorted_by` is the column that says when, and what it says in the
-    row that the cursor names: a page after a row that nobody has is empty.
+    UUIDv7 grow with time. Where others give the ids, `sorted_by` is the column that says when, and what makes of an id
+    the time of its row: a page after a row that nobody has is empty.
     """
-    if cursor.starting_after and cursor.ending_before:
-        both = "Give starting_after or ending_before, not both."
-        raise Problem(422, "invalid_request", both)
-    columns, edge = [column], cursor.starting_after or cursor.ending_before
-    key: Any = column
-    begin: Any = edge
+    columns, key = [column], column
     if sorted_by is not None:
         columns = [sorted_by[0], column]
-        key, begin = tuple_(*columns), tuple_(sorted_by[1], literal(edge, column.type))
+        key = tuple_(*columns)
+
+    def edge(of: UUID) -> Any:
+        return of if sorted_by is None else tuple_(sorted_by[1](of), literal(of, column.type))
+
     if cursor.ending_before:
-        query = query.where(key > begin).order_by(*columns)
-    else:
-        query = query.order_by(*(column.desc() for column in columns))
-        if cursor.starting_after:
-            query = query.where(key < begin)
+        query = query.where(key > edge(cursor.ending_before))
+    if cursor.starting_after:
+        query = query.where(key < edge(cursor.starting_after))
+    is_backwards = cursor.ending_before and not cursor.starting_after
+    query = query.order_by(*(columns if is_backwards else (column.desc() for column in columns)))
     rows = list((await session.scalars(query.limit(cursor.limit + 1))).all())
     found = rows[: cursor.limit]
-    return (found[::-1] if cursor.ending_before else found), len(rows) > cursor.limit
+    return (found[::-1] if is_backwards else found), len(rows) > cursor.limit
 
 
 CursorOf = Annotated[Cursor, Query()]
@@ -422,3 +426,11 @@ def _id(given: object) -> object:
 
 IdOf = Annotated[UUID, Path(), BeforeValidator(_id)]
 """An id in a path, with its hyphens. What is none, such as a way to some file, is just not found."""
+
+
+class _IdConvertor(StringConvertor):
+    regex = _UUID.pattern
+
+
+register_url_convertor("id", _IdConvertor())
+"""`{report_id:id}` in a route leaves a path such as `/v1/reports/rebuild` to its own route, and its methods."""

@@ -43,7 +43,15 @@ from contracts.http import (
     ReportView,
 )
 from contracts.orders import CancelOrder, Customer, OrderState, PlaceOrder
-from contracts.reports import COLUMNS, CancelReport, CreateReport, RebuildReadModel, ReportStatus, ReportWish
+from contracts.reports import (
+    COLUMNS,
+    MEDIA_TYPES,
+    CancelReport,
+    CreateReport,
+    RebuildReadModel,
+    ReportStatus,
+    ReportWish,
+)
 from services.gateway import domain, store
 from services.gateway.adapters import Limits, Upstream, passed_on
 from services.gateway.domain import Key, Seen
@@ -130,7 +138,6 @@ KeyHeader = Annotated[
         alias="Idempotency-Key",
         pattern=r'^("[ !#-~]{1,255}"|[!#-~][ -~]{0,254})$',
         description="1 to 255 characters, quoted or not. The same request with the same key is done once.",
-        examples=["6f1c2b9e"],
     ),
 ]
 SkuOf = Annotated[Sku, Path()]
@@ -432,7 +439,7 @@ async def _cancellation(job: Job, who: Caller) -> Command:
 
 
 class ProductCursor(BaseModel):
-    """Which part of the catalogue: `starting_after` a SKU, or `ending_before` one."""
+    """Which part of the catalogue: `starting_after` a SKU, `ending_before` one, or what is between the two."""
 
     limit: int = Field(default=20, ge=1, le=100)
     starting_after: Sku | None = None
@@ -504,9 +511,10 @@ REPORTED: dict[int | str, dict[str, Any]] = {
     **STARTED,
     201: {"model": JobFinished, "description": "The report was made while you waited; it is at `Location`."},
 }
+FILES: dict[str, Any] = {media.partition(";")[0]: {} for media in MEDIA_TYPES.values()}
 FILE: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The file.", "content": {"application/octet-stream": {}}},
-    206: {"description": "The part of it that was asked for.", "content": {"application/octet-stream": {}}},
+    200: {"description": "The file.", "content": FILES},
+    206: {"description": "The part of it that was asked for.", "content": FILES},
     304: {"description": "You have it already."},
 }
 OWN_KINDS = ("orders", "order-lines")
@@ -551,25 +559,25 @@ async def rebuild_reports(job: JobStart) -> Response:
     return await job.start(RebuildReadModel(), "reports.rebuild")
 
 
-@v1.get("/reports/{report_id}", response_model=ReportView, tags=["reports"])
+@v1.get("/reports/{report_id:id}", response_model=ReportView, tags=["reports"])
 async def show_report(report_id: IdOf, request: Request, who: CallerOf) -> Response:
     """One report. It can be a moment after its job was accepted until it is found here."""
     return passed_on(await _reports(request).ask(request, who, f"/v1/reports/{report_id}"))
 
 
-@v1.delete("/reports/{report_id}", status_code=204, tags=["reports"])
+@v1.delete("/reports/{report_id:id}", status_code=204, tags=["reports"])
 async def remove_report(report_id: IdOf, request: Request, who: CallerOf) -> Response:
     """Remove a report's file before its time. One that is being made is cancelled instead, by its job."""
     return passed_on(await _reports(request).ask(request, who, f"/v1/reports/{report_id}", method="DELETE"))
 
 
-@v1.post("/reports/{report_id}/link", response_model=LinkView, tags=["reports"])
+@v1.post("/reports/{report_id:id}/link", response_model=LinkView, tags=["reports"])
 async def renew_link(report_id: IdOf, request: Request, who: CallerOf) -> Response:
     """A new link to the file that needs no token. Earlier ones, also the one in the mail, stop working."""
     return passed_on(await _reports(request).ask(request, who, f"/v1/reports/{report_id}/link", method="POST"))
 
 
-@v1.delete("/reports/{report_id}/link", status_code=204, tags=["reports"])
+@v1.delete("/reports/{report_id:id}/link", status_code=204, tags=["reports"])
 async def revoke_link(report_id: IdOf, request: Request, who: CallerOf) -> Response:
     """Stop all links to the file."""
     return passed_on(await _reports(request).ask(request, who, f"/v1/reports/{report_id}/link", method="DELETE"))
@@ -583,7 +591,7 @@ class Link(BaseModel):
 
 
 @v1.get(
-    "/reports/{report_id}/download",
+    "/reports/{report_id:id}/download",
     response_class=Response,
     responses=FILE,
     tags=["reports"],
@@ -699,13 +707,13 @@ def _selection(wish: Selection) -> Selection:
     return Selection(ids=wish.ids, filter=wish.filter, all=wish.all)
 
 
-@v1.get("/dead-letters/{letter_id}", response_model=LetterView, tags=["dead letters"])
+@v1.get("/dead-letters/{letter_id:id}", response_model=LetterView, tags=["dead letters"])
 async def show_letter(letter_id: IdOf, request: Request, who: OperatorOf) -> Response:
     """One dead letter: what it carries, why it failed, what was done with it."""
     return passed_on(await _letters(request).ask(request, who, f"{LETTERS}/{letter_id}"))
 
 
-@v1.post("/dead-letters/{letter_id}/edit", status_code=202, responses=STARTED, tags=["dead letters"])
+@v1.post("/dead-letters/{letter_id:id}/edit", status_code=202, responses=STARTED, tags=["dead letters"])
 async def edit_letter(letter_id: IdOf, wish: EditWish, request: Request, who: OperatorOf, job: JobStart) -> Response:
     """Send another message in a dead letter's place: with an id of its own, and naming the old one."""
     return await job.start(_edit(letter_id, wish, request, who), "dead_letters.edit", asked=wish)

@@ -1,5 +1,6 @@
 """Queries about orders. Orders are changed by messages only."""
 
+from functools import partial
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -32,9 +33,9 @@ async def list_orders(
     service: Running, who: CallerOf, cursor: CursorOf, status: Annotated[OrderState | None, Query()] = None
 ) -> Page[OrderView]:
     """The caller's orders, those placed last first; an operator sees everyone's."""
-    owner, edge = None if who.is_operator else who.subject, cursor.starting_after or cursor.ending_before
+    owner = None if who.is_operator else who.subject
     async with service.database.reading() as session:
-        newest = Order.placed_at, store.placed_at(owner, edge)
+        newest = Order.placed_at, partial(store.placed_at, owner)
         rows, has_more = await paginate(session, store.orders(owner, status), Order.id, cursor, newest)
     return Page(data=[_view(row) for row in rows], has_more=has_more)
 

@@ -116,7 +116,7 @@ def orders(customer_id: str | None, state: str | None) -> Any:
     return query.where(Order.state == state) if state else query
 
 
-def placed_at(customer_id: str | None, order_id: UUID | None) -> Any:
+def placed_at(customer_id: str | None, order_id: UUID) -> Any:
     """When an order was placed, as a query; nothing for another customer's."""
     return orders(customer_id, None).where(Order.id == order_id).with_only_columns(Order.placed_at).scalar_subquery()
 

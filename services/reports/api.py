@@ -18,12 +18,11 @@ from fastapi.sse import ServerSentEvent
 from pydantic import BaseModel
 
 from contracts.http import LinkView, NoticeChoice, NotificationPage, NotificationView, ReportView
-from contracts.reports import RemoveReportFiles, ReportStatus
+from contracts.reports import MEDIA_TYPES, RemoveReportFiles, ReportStatus
 from services.reports import domain, store
 from services.reports.adapters import Missing, NotStored, exporter
 from services.reports.domain import Unsatisfiable
 from services.reports.store import Choice, Notification, Report, Seen
-from services.reports.templates import MEDIA_TYPES
 from shared.clock import moment, now
 from shared.database import is_outage
 from shared.http import EVENTS, Cursor, CursorOf, Events, IdOf, Page, Problem, change_or_pause, paginate

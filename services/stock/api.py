@@ -33,8 +33,6 @@ class BySku(BaseModel):
 @router.get("/products")
 async def list_products(service: Running, _: CallerOf, cursor: Annotated[BySku, Query()]) -> Page[ProductView]:
     """The catalogue in order of the SKU."""
-    if cursor.starting_after and cursor.ending_before:
-        raise Problem(422, "invalid_request", "Give starting_after or ending_before, not both.")
     async with service.database.reading() as session:
         rows, more = await store.products(session, cursor.limit, cursor.starting_after, cursor.ending_before)
     return Page(data=[_view(row) for row in rows], has_more=more)

@@ -135,14 +135,15 @@ async def claimed(session: AsyncSession, sku: str) -> Product:
 async def products(session: AsyncSession, limit: int, after: str | None, before: str | None) -> tuple[list[Any], bool]:
     """A page of the catalogue in order of the SKU, and whether there is more."""
     column: Any = Product.sku
-    query = select(Product).order_by(column.desc() if before else column).limit(limit + 1)
+    is_backwards = before and not after
+    query = select(Product).order_by(column.desc() if is_backwards else column).limit(limit + 1)
     if after:
         query = query.where(column > after)
     if before:
         query = query.where(column < before)
     rows = list((await session.scalars(query)).all())
     found = rows[:limit]
-    return (found[::-1] if before else found), len(rows) > limit
+    return (found[::-1] if is_backwards else found), len(rows) > limit
 
 
 def reservations() -> Any:

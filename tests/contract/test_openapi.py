@@ -11,6 +11,7 @@ import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from contracts.flow import SERVICES
+from contracts.reports import MEDIA_TYPES
 from shared.service import Service
 from tests.nodejs import program
 from tests.running import settings_for
@@ -40,6 +41,12 @@ def test_redoclys_rules_find_nothing_wrong(tmp_path: Path) -> None:
     files = sorted(map(str, tmp_path.glob("*.json")))
     done = subprocess.run(program("openapi.mjs", *files), capture_output=True, text=True, timeout=100)
     assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
+
+
+def test_a_download_is_documented_with_every_type_that_a_report_may_have() -> None:
+    answers = DOCUMENTS["gateway"]["paths"]["/v1/reports/{report_id}/download"]["get"]["responses"]
+    wanted = {media.partition(";")[0] for media in MEDIA_TYPES.values()}
+    assert set(answers["200"]["content"]) == set(answers["206"]["content"]) == wanted
 
 
 @pytest.mark.parametrize("service", SERVICES)

@@ -62,7 +62,7 @@ async def test_without_a_broker_so_many_are_accepted_and_once_it_is_back_the_res
     there = urlsplit(broker.url)
     closed = there._replace(netloc=there.netloc.replace(f":{there.port}", f":{port}")).geturl()
     async with serving("gateway", closed, database_url, outbox_limit=5) as gateway, gateway.client() as ana:
-        answers = [await ana.post("/v1/orders", json=ORDER) for _ in range(8)]
+        answers = [await ana.post("/v1/orders", json=ORDER, headers={"Idempotency-Key": str(n)}) for n in range(8)]
         accepted = [answer.json()["job_id"] for answer in answers if answer.status_code == 202]
         assert 1 <= len(accepted) <= 5, (
             "what is committed while the table is counted may count twice until the next time"
@@ -71,6 +71,8 @@ async def test_without_a_broker_so_many_are_accepted_and_once_it_is_back_the_res
         check(refused, "outbox_full")
         assert refused.json()["detail"].startswith("5 messages wait for the broker")
         check(await ana.post(f"/v1/jobs/{accepted[0]}/cancel"), "outbox_full")
+        again = await ana.post("/v1/orders", json=ORDER, headers={"Idempotency-Key": "0"})
+        assert (again.status_code, again.json()) == (202, answers[0].json())
         assert await rows(gateway.service) == await rows(gateway.service, Job) == len(accepted)
         assert len((await ana.get("/v1/jobs")).json()["data"]) == len(accepted)
         spy = await broker.spy(("commands", "order.place.v1"))

@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from uuid_utils.compat import uuid7
 
+from contracts.reports import MEDIA_TYPES
 from services.reports import domain
 from services.reports.adapters import NotStored, exporter
 from services.reports.domain import Unsatisfiable
-from services.reports.templates import MEDIA_TYPES
 from shared.clock import now
 from tests.integration.reporting import Fleet, a_report, check, fleet, link_of, stranger
 from tests.serving import token

@@ -12,14 +12,6 @@ from pathlib import Path
 
 from contracts.reports import PAGES, ReportWish
 
-MEDIA_TYPES: dict[str, str] = {
-    "csv": "text/csv; charset=utf-8",
-    "jsonl": "application/jsonl",
-    "parquet": "application/vnd.apache.parquet",
-    "xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
-    "pdf": "application/pdf",
-    "html": "text/html; charset=utf-8",
-}
 CONCATENATED = ("csv", "jsonl")
 """The formats whose parts, put one behind the other, are the file."""
 
