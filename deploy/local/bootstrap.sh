@@ -39,10 +39,11 @@ if ! .venv/bin/python -c '' 2>/dev/null || ! fits .venv/bin/python; then
     "$python" -m venv .venv
 fi
 # Beside the environment, not in it: uv removes from it whatever the lock does not name.
-if [ ! -x .venv/uv/bin/uv ]; then
+UV=0.13.9
+if [ "$(.venv/uv/bin/uv --version 2>/dev/null | cut -d ' ' -f 2)" != "$UV" ]; then
     rm -rf .venv/uv
     "$python" -m venv .venv/uv
-    .venv/uv/bin/python -m pip install --quiet --disable-pip-version-check uv
+    .venv/uv/bin/python -m pip install --quiet --disable-pip-version-check "uv==$UV"
 fi
 # The machine's own certificates, where it has them: a network may have an authority that uv does not bring along.
 certificates=

@@ -42,6 +42,9 @@ def test_every_version_is_pinned() -> None:
     assert re.fullmatch(r"python:3\.11\.\d+-slim-bookworm", arguments["PYTHON"])
     pinned = [step.text for step in found["uv"][1] if step.word == "ARG"]
     assert re.fullmatch(r"UV=\d+\.\d+\.\d+", pinned[0])
+    bootstrap = (ROOT / "deploy/local/bootstrap.sh").read_text()
+    assert re.findall(r"^UV=\S+$", bootstrap, re.MULTILINE) == pinned[:1], "the same uv on every machine"
+    assert '"uv==$UV"' in bootstrap
     syncs = [step.text for _, todo in found.values() for step in todo if "uv sync" in step.text]
     assert len(syncs) == 3
     assert all("--frozen --no-dev" in sync for sync in syncs)

@@ -106,7 +106,7 @@ def test_the_broker_has_only_fields_that_its_operator_documents(overlay: str) ->
     assert broker["apiVersion"] == "rabbitmq.com/v1beta1"
     _is_documented(broker["spec"], RABBITMQ_CLUSTER, "spec")
     template = broker["spec"]["override"]["statefulSet"]["spec"]["template"]["spec"]
-    assert template["containers"] == []  # required by the operator's schema; what is made stays
+    assert [c["name"] for c in containers(template)] == ["setup-container", "rabbitmq"]  # the operator's own
     assert broker["spec"]["replicas"] == (3 if overlay == "production" else 1)
 
 
@@ -218,6 +218,36 @@ def test_whatever_runs_is_nobody_may_write_nowhere_and_has_limits(overlay: str) 
             assert {"name": "tmp", "mountPath": "/tmp"} in container["volumeMounts"]
 
 
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_whatever_runs_may_run_under_the_strictest_pod_security(overlay: str) -> None:
+    """https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted"""
+    found = rendered(f"overlays/{overlay}")
+    [namespace] = [m["metadata"]["labels"] for m in found if m["kind"] == "Namespace"]
+    assert namespace["pod-security.kubernetes.io/enforce"] == "restricted"
+    specs = [m["spec"]["template"]["spec"] for m in found if m["kind"] in ("Deployment", "Job")]
+    [broker] = of("RabbitmqCluster", f"overlays/{overlay}").values()
+    for spec in [*specs, broker["spec"]["override"]["statefulSet"]["spec"]["template"]["spec"]]:
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["securityContext"]["runAsUser"] > 0
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not spec.keys() & {"hostNetwork", "hostPID", "hostIPC"}
+        allowed = {"name", "projected", "emptyDir", "configMap", "secret", "persistentVolumeClaim"}
+        assert all(volume.keys() <= allowed for volume in spec.get("volumes", []))
+        for container in containers(spec):
+            assert container["securityContext"]["allowPrivilegeEscalation"] is False
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+            assert not any("hostPort" in port for port in container.get("ports", []))
+
+
+def test_the_dev_overlay_lets_no_service_into_anothers_database() -> None:
+    """As deploy/compose/databases.sh: PostgreSQL lets everybody connect to a new database."""
+    said = next(m["data"]["databases.sql"] for m in rendered("overlays/dev") if "databases.sql" in m.get("data", {}))
+    for service in SERVICES:
+        made = said.index(f"CREATE DATABASE {service} OWNER {service};")
+        assert said.index(f"REVOKE CONNECT ON DATABASE {service} FROM PUBLIC;") > made
+    assert "REVOKE CONNECT ON DATABASE %I FROM PUBLIC" in (ROOT / "deploy/compose/databases.sh").read_text()
+
+
 def test_a_process_is_asked_at_the_port_and_paths_that_there_are_and_has_time_to_stop() -> None:
     _, built = stages(DOCKERFILE.read_text())
     assert any(step.word == "EXPOSE" and step.text == "8000" for step in built["service"][1])
@@ -308,8 +338,26 @@ def test_whatever_no_policy_names_is_refused_and_calls_go_where_settings_point()
     for service in SERVICES:
         called = {other for other in SERVICES if f"{other}_url" in CLASSES[service].model_fields}
         assert _may_call(policies, service) == called
-        labels = of("Deployment", f"base/{service}")[service]["spec"]["template"]["metadata"]["labels"]
-        assert labels.get("malote/caller") == ("true" if called else None)
+        callers = {other for other in SERVICES if f"{service}_url" in CLASSES[other].model_fields}
+        assert _may_be_called_by(policies, service) == callers, f"base/{service}/network.yaml names who calls it"
+
+
+def test_what_migrates_reaches_its_database_and_nothing_else() -> None:
+    policies = [m["spec"] for m in of("NetworkPolicy", "overlays/production").values()]
+    for service in SERVICES:
+        labels = of("Job", f"base/{service}")[f"{service}-migrate"]["spec"]["template"]["metadata"]["labels"]
+        mine = [p for p in policies if (p["podSelector"].get("matchLabels") or {"no": "pod"}).items() <= labels.items()]
+        ports = {port["port"] for policy in mine for rule in policy.get("egress", []) for port in rule["ports"]}
+        assert ports == {53, 5432}
+        assert not any(policy.get("ingress") for policy in mine)
+    broker = next(
+        p for p in policies if p["podSelector"].get("matchLabels", {}).get("app.kubernetes.io/name") == "rabbitmq"
+    )
+    peers = [peer["podSelector"]["matchLabels"] for peer in broker["ingress"][0]["from"]]
+    assert [peer.get("app.kubernetes.io/component") or peer["app.kubernetes.io/name"] for peer in peers] == [
+        "service",
+        "topology",
+    ]
 
 
 def test_with_tls_nobody_speaks_to_the_broker_in_the_clear(tmp_path: Path) -> None:
@@ -351,6 +399,18 @@ def test_whatever_may_only_go_where_it_is_let_may_ask_for_names() -> None:
     named = {policy["podSelector"]["matchLabels"].get("app.kubernetes.io/name") for policy in found
              if asking in policy["egress"]}  # fmt: skip
     assert named == {*SERVICES, "rabbitmq", "topology"}
+
+
+def _may_be_called_by(policies: dict[str, Manifest], service: str) -> set[str]:
+    """By its own policies' word, other than by what scrapes and by what ends TLS."""
+    found: set[str] = set()
+    for policy in policies.values():
+        if policy["spec"]["podSelector"].get("matchLabels", {}).get("app.kubernetes.io/name") == service:
+            for peer in [peer for rule in policy["spec"].get("ingress", []) for peer in rule["from"]]:
+                if "podSelector" in peer:
+                    [expression] = peer["podSelector"]["matchExpressions"]
+                    found |= set(expression["values"])
+    return found
 
 
 def _may_call(policies: dict[str, Manifest], service: str) -> set[str]:
