@@ -158,7 +158,11 @@ class Command(Message):
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """What rides beside the body. `attempt` counts from 1; `correlation_id` is the job's id."""
+    """What rides beside the body. `attempt` counts from 1; `correlation_id` is the job's id.
+
+    `sender` is what the sender says of itself, `user` the broker's user that it is, as the broker has verified: empty
+    if it did not say, None if nobody can know, as with what an administrator or an older version sent on.
+    """
 
     message_id: str
     correlation_id: str
@@ -168,6 +172,7 @@ class Envelope:
     causation_id: str | None = None
     traceparent: str | None = None
     attempt: int = 1
+    user: str | None = None
 
 
 __all__ = [

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from functools import cache
 
 from contracts.base import Command, Message
-from contracts.flow import FLOW
+from contracts.flow import FLOW, MONITOR, SERVICES, SHOP
 
 COMMANDS = "commands"
 DEAD_LETTERS = "dead-letters"
@@ -54,6 +54,12 @@ def routes_to(lane: str) -> frozenset[tuple[str, str]]:
     """The (exchange, routing key) pairs by which a message can rightly come to a lane."""
     own = [message for message, lanes in FLOW.items() if lane in lanes]
     return frozenset([(RETURNS, lane), ("", queue_of(lane)), *_entries(own)])
+
+
+def is_from(user: str | None, service: str) -> bool:
+    """Whether a message can be a service's own by its `Envelope.user`: an administrator may speak for any service, but
+    no service for another."""
+    return user in (None, service) or user not in ("", SHOP, MONITOR, *SERVICES)
 
 
 def _entries(messages: Iterable[type[Message]]) -> Iterable[tuple[str, str]]:

@@ -25,7 +25,7 @@ from shared import confirms
 from shared.confirms import Publish
 from shared.publisher import CONFIRM_SECONDS
 from shared.retry import copied
-from shared.wire import Raw
+from shared.wire import SENT_BY, Raw
 
 AT_ONCE = 500
 LONGEST_SECONDS = 60.0
@@ -48,7 +48,13 @@ class Left(Exception):
 
 
 def _lane(lane: str) -> Old:
-    return Old(lane, lambda raw: (RETURNS, lane, copied(raw)))
+    return Old(lane, lambda raw: (RETURNS, lane, _believed(copied(raw))))
+
+
+def _believed(properties: Any) -> Any:
+    """Processes of that version did not say who they are."""
+    properties.headers.pop(SENT_BY, None)
+    return properties
 
 
 def _dead_letters(lane: str) -> Old:

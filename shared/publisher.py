@@ -140,6 +140,7 @@ class Publisher:
 
     def __init__(self, url: str, name: str, tls: Tls | None = None) -> None:
         self._url, self._name, self._tls = url, name, tls or Tls()
+        self._user = URL(url).user
         self._connection: aio_pika.abc.AbstractRobustConnection | None = None
         self._channel: aio_pika.abc.AbstractChannel | None = None
 
@@ -190,6 +191,11 @@ class Publisher:
 
     async def _send(self, messages: Sequence[Outgoing]) -> list[BaseException | None]:
         sends = [Publish(m.body, _entry(m.exchange), m.routing_key, m.marked(), m.mandatory) for m in messages]
+        return await self._publish(sends)
+
+    async def _publish(self, sends: Sequence[Publish]) -> list[BaseException | None]:
+        for send in sends:
+            send.properties.user_id = self._user  # the broker refuses another's, so readers can believe it
         return await confirms.publish(await self._underlay(), sends, CONFIRM_SECONDS)
 
     async def _one_by_one(
@@ -226,7 +232,7 @@ class Publisher:
     async def forward(self, sends: Sequence[Publish]) -> list[BaseException | None]:
         """Send messages on, such as to a retry queue, each of which must arrive somewhere; say for each what is wrong.
         Raises `Outage` if there is no connection."""
-        return await confirms.publish(await self._underlay(), sends, CONFIRM_SECONDS)
+        return await self._publish(sends)
 
     async def _underlay(self) -> aiormq.abc.AbstractChannel:
         if not self.is_connected or self._channel is None:

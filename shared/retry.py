@@ -28,7 +28,20 @@ from shared.outbox import Outbox
 from shared.publisher import Properties, Publisher, gone_is_outage
 from shared.settings import seconds
 from shared.unit import UnitOfWork
-from shared.wire import PROBLEM, Delivery, Oversized, Raw, comes_back, is_shops, key_of, reason_of, replay_of, sent_at
+from shared.wire import (
+    PROBLEM,
+    SENT_BY,
+    Delivery,
+    Oversized,
+    Raw,
+    comes_back,
+    is_shops,
+    key_of,
+    reason_of,
+    replay_of,
+    sent_at,
+    user_of,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -226,9 +239,11 @@ def settle(delivery: Delivery, unit: UnitOfWork) -> None:
 def _without_claims(raw: Raw) -> dict[str, Any]:
     """A message's headers, without those by which a sender makes it look like one that failed before or was sent again,
     and without what kept us from reading it: the copy's properties are ours."""
-    left = {PROBLEM} if replay_of(raw) else {PROBLEM, "replay"}
+    left = {PROBLEM, SENT_BY} if replay_of(raw) else {PROBLEM, SENT_BY, "replay"}
     left |= {name for name in raw.headers if not comes_back(raw) and name.startswith(CLAIMS)}
-    return {name: value for name, value in raw.headers.items() if name not in left}
+    user = user_of(raw)
+    own = {} if user is None else {SENT_BY: user}
+    return {name: value for name, value in raw.headers.items() if name not in left} | own
 
 
 def _job_of(raw: Raw) -> str | None:

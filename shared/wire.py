@@ -30,7 +30,9 @@ from shared.handler import Handler, Poison
 
 Raw = aio_pika.abc.AbstractIncomingMessage
 PROBLEM = "malote-unreadable"
-"""The header that says what was wrong."""
+"""The header that says what was wrong, in an `Unreadable`."""
+SENT_BY = "sent_by"
+"""The header in which the kernel keeps the user who sent a message, when it sends a copy of it to its lane again."""
 _REPLAY = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})/([1-9][0-9]{0,8})")
 _unmarshal, _read_content = ContentHeader.unmarshal, aiormq.Channel._read_content
 
@@ -41,6 +43,12 @@ lets through."""
 
 class Oversized(bytes):
     """What stands for a body above `MESSAGE_LIMIT`: JSON. A type of its own, as any body can have such content."""
+
+
+class Unreadable(str):
+    """Says what was wrong. Only this process makes one: a header of the same name that a sender wrote is text."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +69,7 @@ class Delivery:
 
 def decode(raw: Raw, lane: str, handlers: Mapping[str, Handler]) -> Delivery:
     """Read a delivery and find its handler. Raises `Poison` with what is wrong, for people."""
-    if problem := raw.headers.get(PROBLEM):
+    if isinstance(problem := raw.headers.get(PROBLEM), Unreadable):
         raise Poison(f"its properties or headers cannot be read: {problem!s}")
     if isinstance(raw.body, Oversized):
         size = json.loads(raw.body)["oversized"]["bytes"]
@@ -96,6 +104,7 @@ def decode(raw: Raw, lane: str, handlers: Mapping[str, Handler]) -> Delivery:
         sent_at=sent_at(raw),
         traceparent=str(headers.get("traceparent") or "") or None,
         attempt=_attempt_of(raw),
+        user=user_of(raw),
     )
     return Delivery(raw, envelope, message, handler)
 
@@ -163,12 +172,20 @@ def _attempt_of(raw: Raw) -> int:
     return attempt if isinstance(attempt, int) and attempt > 0 else 1
 
 
+def user_of(raw: Raw) -> str | None:
+    """The broker's user that sent a message; see `Envelope.user`."""
+    if comes_back(raw):
+        kept = raw.headers.get(SENT_BY)
+        return kept if isinstance(kept, str) else None
+    return raw.user_id or ""
+
+
 def _unmarshal_whatever_comes(header: ContentHeader, data: bytes) -> None:
     try:
         _unmarshal(header, data)
     except Exception as error:
         header.body_size = int.from_bytes(data[4:12], "big")
-        header.properties = Basic.Properties(headers={PROBLEM: str(error) or type(error).__name__})
+        header.properties = Basic.Properties(headers={PROBLEM: Unreadable(str(error) or type(error).__name__)})
 
 
 async def _read_bounded(channel: Any, frame: Any, header: ContentHeader) -> DeliveredMessage:

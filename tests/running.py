@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from types import ModuleType
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import aio_pika
@@ -52,6 +53,7 @@ class Broker:
         """Publish a message as its owner would; return its id."""
         message_id = id_ or str(uuid7())
         body = message.model_dump_json().encode()
+        more.setdefault("user_id", urlsplit(self.url).username)
         await self.send(
             body, message.exchange, message.key, message_id=message_id, correlation_id=correlation_id, **more
         )

@@ -14,14 +14,14 @@ from uuid_utils.compat import uuid7
 
 from contracts.base import Command, Envelope
 from contracts.broker import retry_exchange
-from contracts.flow import BY_KEY, SENDERS, SHOP
+from contracts.flow import BY_KEY, LANES, SENDERS, SHOP
 from services.deadletters import domain
 from services.deadletters.store import Content, Group, Letter
 from shared.clock import now
 from shared.publisher import Outgoing
 from shared.retry import sendable
 from shared.telemetry import UNREADABLE
-from shared.wire import Raw, replay_in
+from shared.wire import SENT_BY, Raw, replay_in, user_of
 
 MARKS = ("replay", "attempt")
 """Headers that say what became of a message, not what it is, like those of its failure: they do not go with it."""
@@ -42,6 +42,8 @@ class Found:
 def read(raw: Raw, lane: str) -> Found:
     """Whatever came: nothing in it can keep it from being stored."""
     headers = _plain(raw.headers)
+    if domain.is_first_hand(raw.headers):
+        headers[SENT_BY] = domain.clean(user_of(raw) or "")
     failed = domain.failure(raw.headers, now())
     message = domain.key_of(raw.headers, raw.type)
     group = Group(
@@ -77,6 +79,13 @@ def read(raw: Raw, lane: str) -> Found:
     )
     is_second_hand = not domain.is_first_hand(raw.headers)
     return Found(_key(raw, lane), letter, content, group, replay_in(raw.headers) if is_second_hand else None)
+
+
+def lane_of(raw: Raw, lane: str) -> str:
+    """The lane that a letter is of: its routing key, which its sender may use. With further keys of its own, a sender
+    gets it into other lanes' queues, too."""
+    key = raw.routing_key or ""
+    return key if key in LANES else lane
 
 
 def _properties(raw: Raw, message: str, *, first_hand: bool) -> dict[str, Any]:

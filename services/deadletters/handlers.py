@@ -10,6 +10,7 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
+from contracts.broker import is_from
 from contracts.deadletters import (
     CancelReplay,
     EditLetter,
@@ -25,7 +26,7 @@ from contracts.deadletters import (
     ReplayLetters,
 )
 from contracts.email import DigestGroup, MailDigest
-from contracts.flow import LANES
+from contracts.flow import LANES, service_of
 from contracts.jobs import JobProgressed, LetterSettled
 from services.deadletters import adapters, domain, store
 from services.deadletters.adapters import Found
@@ -46,7 +47,8 @@ TOLD = 10
 @on_dead_letters
 async def collect(raws: Sequence[Raw], queue: str, unit: Unit) -> None:
     """Store what is new. What comes a second time, such as after a crash, is known by its key."""
-    found = {one.key: one for one in (adapters.read(raw, queue.removesuffix(".dlq")) for raw in raws)}
+    lane = queue.removesuffix(".dlq")
+    found = {one.key: one for one in (adapters.read(raw, adapters.lane_of(raw, lane)) for raw in raws)}
     unseen = await inbox.claim(unit.session, queue, found)
     new = [one for key, one in found.items() if key in unseen]
     returned = [(one.replay, one) for one in new if one.replay]
@@ -110,6 +112,8 @@ async def on_letter_settled(event: LetterSettled, unit: Unit) -> None:
     letter = unit.get(Letter, event.letter_id)
     if letter is None or letter.state in store.FINISHED or (letter.state == "SENT" and letter.number != event.number):
         return
+    if not (unit.cause and is_from(unit.cause.user, service_of(letter.lane))):
+        return  # only the lane that did it can know
     replay = unit.get(Action, letter.action_id)
     if replay and letter.state == "SENT":
         replay.done += 1

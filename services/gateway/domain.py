@@ -11,6 +11,7 @@ from uuid import UUID
 from pydantic import ValidationError
 
 from contracts.base import JobState, Message, complaint
+from contracts.broker import is_from
 from contracts.flow import BY_KEY, FLOW
 from contracts.jobs import JobProgressed
 
@@ -20,6 +21,8 @@ LONGEST_WAIT = 30
 _WAIT = re.compile(r'(?:^|[,;\s])wait\s*=\s*"?(\d{1,9})"?\s*(?:$|[,;])', re.IGNORECASE)
 _EVENT_ID = re.compile(r"(\d{1,9})\.(\d{1,9})")
 _RESOURCES = ("order", "report")
+_WORKERS = {"order": "orders", "report": "reports", "reports": "reports", "dead_letters": "deadletters"}
+"""The service that works on a kind of job, by the kind's first word."""
 _CANCELLABLE = ("order.place", "report.create", "dead_letters.replay")
 GIVEN_UP = "dead_lettered"
 """The error of a job whose message is among the dead letters: sent again from there, it may end well after all."""
@@ -70,6 +73,11 @@ def resource(kind: str) -> str | None:
     """What a kind of job is about: `order.place` an order; None for one such as `reports.rebuild`."""
     first = kind.partition(".")[0]
     return first if first in _RESOURCES else None
+
+
+def may_tell(kind: str, user: str | None) -> bool:
+    """Whether a broker's user may say what every service can say of a job: only the service that works on it may."""
+    return is_from(user, _WORKERS.get(kind.partition(".")[0], ""))
 
 
 def is_about(kind: str, resource_id: UUID | None, message: Message) -> bool:

@@ -4,9 +4,10 @@ from typing import TYPE_CHECKING, Union
 
 from contracts.base import JobState, Message
 from contracts.flow import FLOW
+from contracts.jobs import JobFailed
 from services.gateway import domain, store
 from services.gateway.store import Job, jobs
-from shared.handler import on
+from shared.handler import Poison, on
 from shared.unit import Unit
 
 JOB_MESSAGES = tuple(message for message, lanes in FLOW.items() if "gateway" in lanes)
@@ -24,6 +25,8 @@ async def on_job_message(message: JobMessage, unit: Unit) -> None:
         job = unit.get(Job, store.as_uuid(job_id))
         if job is None or not domain.is_about(job.kind, job.resource_id, message):
             continue  # not ours, or about somebody else's order under a stolen id
+        if message.exchange == JobFailed.exchange and not domain.may_tell(job.kind, unit.cause.user):
+            raise Poison(f"{unit.cause.user or 'a nameless user'} has nothing to do with a job {job.kind}")
         done, error = (job.progress or {}).get("done", 0), (job.error or {}).get("code")
         if move := domain.move(JobState(job.status), said, message, done, error):
             is_first_end = move.status.is_final and job.ended_at is None

@@ -1,6 +1,7 @@
 """What reports does: keep its read model, make exports, and tell whoever waits for them."""
 
 from contracts.base import UUID, Message
+from contracts.broker import is_from
 from contracts.email import MailReport
 from contracts.jobs import JobFailed, JobProgressed
 from contracts.orders import OrderCancelled, OrderConfirmed, OrderPlaced, OrderRejected
@@ -200,6 +201,8 @@ async def on_export_stopped(event: ExportStopped, unit: Unit) -> list[Message]:
 @on(JobFailed, loads_jobs=failing)
 async def on_job_failed(event: JobFailed, unit: Unit) -> list[Message]:
     """A message of the export's chain was given up."""
+    if not (unit.cause and is_from(unit.cause.user, "reports")):
+        return []  # of a job of others', or said by somebody who has nothing to do with an export
     found = next((report for report in unit.all(Report) if report.job_id == unit.job_id), None)
     return _fail(found, "export_failed", event.detail, unit)
 

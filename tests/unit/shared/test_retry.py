@@ -110,7 +110,7 @@ CLAIMED = {
 
 def a_raw(exchange: str, **more: Any) -> Any:
     known = {"routing_key": PlaceOrder.key, "type": PlaceOrder.key, "message_id": "m-1", "correlation_id": "job-1"}
-    rest = {"app_id": None, "timestamp": None, "content_type": None, "body": b"{", "headers": {}}
+    rest = {"app_id": None, "user_id": None, "timestamp": None, "content_type": None, "body": b"{", "headers": {}}
     return SimpleNamespace(exchange=exchange, **{**known, **rest, **more})
 
 
