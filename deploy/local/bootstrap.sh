@@ -41,6 +41,7 @@ fi
 # Beside the environment, not in it: uv removes from it whatever the lock does not name.
 UV=0.13.9
 if [ "$(.venv/uv/bin/uv --version 2>/dev/null | cut -d ' ' -f 2)" != "$UV" ]; then
+    echo "installing uv $UV, which installs the rest"
     rm -rf .venv/uv
     "$python" -m venv .venv/uv
     .venv/uv/bin/python -m pip install --quiet --disable-pip-version-check "uv==$UV"
@@ -48,4 +49,21 @@ fi
 # The machine's own certificates, where it has them: a network may have an authority that uv does not bring along.
 certificates=
 if [ -s /etc/ssl/certs/ca-certificates.crt ]; then certificates=--system-certs; fi
-UV_PYTHON_DOWNLOADS=never VIRTUAL_ENV= .venv/uv/bin/uv sync --frozen --all-extras --compile-bytecode --quiet $certificates "$@"
+
+# uv draws its progress where it has a terminal. Elsewhere, as in a log, we say every few seconds how far it is.
+packages=$(grep -c '^\[\[package\]\]' uv.lock)
+echo "installing Python packages into .venv, up to $packages; the first time takes a minute or two"
+quiet= ticker=
+if [ ! -t 2 ]; then
+    quiet=--quiet
+    (
+        waited=0
+        while sleep "${TICK:-10}" >/dev/null 2>&1; do  # what outlives us must not hold our output open
+            waited=$((waited + ${TICK:-10}))
+            echo "  $waited s, $(ls -d .venv/lib/python*/site-packages/*.dist-info 2>/dev/null | wc -l) are there"
+        done
+    ) &
+    ticker=$!
+    trap 'kill "$ticker" 2>/dev/null || true' EXIT
+fi
+UV_PYTHON_DOWNLOADS=never VIRTUAL_ENV= .venv/uv/bin/uv sync --frozen --all-extras --compile-bytecode $quiet $certificates "$@"

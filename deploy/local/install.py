@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from subprocess import PIPE, STDOUT
 
@@ -50,6 +51,10 @@ export DEBIAN_FRONTEND=noninteractive
 apt-get update -q
 apt-get install -q -y --no-install-recommends -o DPkg::Lock::Timeout=300 "$@"
 """
+
+
+_SILENCE = 10.0
+"""Seconds after which somebody who reads a log wants to know that it goes on."""
 
 
 class Missing(Exception):
@@ -171,10 +176,12 @@ def package(*names: str) -> None:
     # One at a time on this machine: apt-get waits for the lock of its packages, but not for that of its lists.
     with alone(Path(tempfile.gettempdir()) / "malote-install.lock"):
         _tell(f"installing {name} from the system's packages")
+        told = time.monotonic()
         with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=PIPE, stderr=STDOUT, text=True) as apt:
             for line in apt.stdout or ():
                 last = [*last[-9:], line.rstrip()]
-                if sys.stderr.isatty():
+                if sys.stderr.isatty() or time.monotonic() - told > _SILENCE:
+                    told = time.monotonic()
                     _tell(f"installing {name}: {line.strip()[:80]}")
         if apt.returncode != 0:
             raise Missing("\n".join([f"apt-get could not install {name}:", *last]))

@@ -61,7 +61,7 @@ class Watch:
                 _say(
                     "warning" if what == "wrong" else "info",
                     f"{what}: told the operators",
-                    about=trouble.finding.said(),
+                    about=f"{trouble.finding.what}: {trouble.finding.said()}",
                 )
         with suppress(OSError):  # a full disk is among what is told
             write_private(self._file, json.dumps(self._memory.kept()))
