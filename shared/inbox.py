@@ -4,7 +4,6 @@ All functions work inside the caller's transaction.
 """
 
 import json
-import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,12 +11,14 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     Column,
+    ColumnElement,
     Index,
     Integer,
     String,
     Table,
     Text,
     case,
+    cast,
     delete,
     func,
     literal,
@@ -31,6 +32,7 @@ from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from shared import clock
 from shared.database import among, kernel_metadata
 
 INSERTS: dict[str, Any] = {"postgresql": postgresql_insert, "sqlite": sqlite_insert}
@@ -73,14 +75,17 @@ def _insert(session: AsyncSession, table: Table, ids: Collection[str], **values:
     """
     dialect = session.get_bind().dialect.name
     of = _TABLES[dialect](sorted(ids))
-    same = [literal(value, table.c[name].type) for name, value in values.items()]
+    same = [
+        value if isinstance(value, ColumnElement) else literal(value, table.c[name].type)
+        for name, value in values.items()
+    ]
     rows = select(*of.c, *same).select_from(of).where(true())  # or SQLite would take ON for a join's
     return INSERTS[dialect](table).from_select(["message_id", *values], rows)
 
 
 async def claim(session: AsyncSession, lane: str, ids: Collection[str]) -> set[str]:
     """Write down messages as done by this transaction; return those that were not done before."""
-    insert = _insert(session, inbox, ids, lane=lane, received_at=int(time.time()))
+    insert = _insert(session, inbox, ids, lane=lane, received_at=cast(clock.of_database(session) / 1000, BigInteger))
     return set((await session.scalars(insert.on_conflict_do_nothing().returning(inbox.c.message_id))).all())
 
 
@@ -90,9 +95,14 @@ async def done(session: AsyncSession, lane: str, ids: Collection[str]) -> set[st
     return set((await session.scalars(query)).all())
 
 
-async def forget_old(session: AsyncSession, keep_days: int, limit: int) -> int:
-    """Delete some of what is older than `keep_days`; return how many. Call again while it returns `limit`."""
-    old = select(inbox.c.message_id, inbox.c.lane).where(inbox.c.received_at < time.time() - keep_days * 86_400)
+async def old_enough(session: AsyncSession, keep_days: int, every: float) -> int:
+    """Up to when messages may be forgotten by whoever looks every so many seconds, see `clock.old_enough`."""
+    return await clock.old_enough(session, inbox.c.received_at, keep_days * 86_400, every, per_second=1)
+
+
+async def forget_old(session: AsyncSession, before: int, limit: int) -> int:
+    """Delete some of what was received before that time; return how many. Call again while it returns `limit`."""
+    old = select(inbox.c.message_id, inbox.c.lane).where(inbox.c.received_at < before)
     some = old.limit(limit).with_for_update(skip_locked=True)  # not those that another process is at
     forget = delete(inbox).where(tuple_(inbox.c.message_id, inbox.c.lane).in_(some))
     return int((await session.execute(forget)).rowcount)  # type: ignore[attr-defined]

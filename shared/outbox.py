@@ -53,7 +53,7 @@ DEAD_AFTER_SECONDS = 8.0
 PURGE_STEP = 500
 MEASURE_EVERY = 5  # heartbeats
 FULL_RETRY_AFTER = "10"
-FORGET_EVERY = 15
+FORGET_EVERY = 15  # heartbeats
 
 outbox = Table(
     "outbox",
@@ -317,10 +317,12 @@ class Outbox:
 
     async def _forget(self) -> None:
         """Forget the ids of messages done long ago, in small steps."""
+        async with self._database.reading() as session:
+            before = await inbox.old_enough(session, self._keep_days, FORGET_EVERY * HEARTBEAT_SECONDS)
         forgotten = PURGE_STEP
         while forgotten == PURGE_STEP:
             async with self.unit() as unit:
-                forgotten = await inbox.forget_old(unit.session, self._keep_days, PURGE_STEP)
+                forgotten = await inbox.forget_old(unit.session, before, PURGE_STEP)
 
     def stop(self) -> None:
         """Let `publish` return once all that is in hand is published, or at once if the broker is gone."""

@@ -20,6 +20,7 @@ from contracts.email import DeliverMail, MailDigest
 from contracts.flow import LANES
 from contracts.jobs import LetterSettled
 from services.deadletters.domain import Standing
+from shared import clock
 from shared.clock import moment, now
 from shared.database import Database, load, one_process_at_a_time
 from shared.inbox import INSERTS
@@ -379,11 +380,11 @@ async def remove(session: AsyncSession, ids: Sequence[UUID]) -> None:
 
 async def forget(database: Database, keep_days: float) -> int:
     """Remove some letters that were done or replaced long ago; return how many. Call again until it is none."""
-    old = now() - int(keep_days * 86_400_000)
     finished = or_(*(_letters.c.state == state for state in FINISHED))
-    query = select(_letters.c.id).where(finished, _letters.c.settled_at < old).limit(REMOVED_AT_ONCE)
-    query = query.with_for_update(skip_locked=True)  # not those that another process is at
     async with database.transaction() as session:
+        old = clock.of_database(session) - int(keep_days * 86_400_000)
+        query = select(_letters.c.id).where(finished, _letters.c.settled_at < old).limit(REMOVED_AT_ONCE)
+        query = query.with_for_update(skip_locked=True)  # not those that another process is at
         ids = (await session.scalars(query)).all()
         await remove(session, ids)
         await session.execute(delete(_digests).where(_digests.c.sent_at < old))

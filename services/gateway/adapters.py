@@ -210,14 +210,15 @@ class Windows(Storage):
 
     def __init__(self) -> None:
         super().__init__()
-        self._windows: OrderedDict[str, list[float]] = OrderedDict()  # when it ends, and what was counted in it
+        # When it ends, by the monotonic clock, and what was counted in it.
+        self._windows: OrderedDict[str, list[float]] = OrderedDict()
 
     @property
     def base_exceptions(self) -> type[Exception]:
         return ValueError
 
     async def incr(self, key: str, expiry: float, amount: int = 1) -> int:
-        now, window = time.time(), self._windows.get(key)
+        now, window = time.monotonic(), self._windows.get(key)
         if window is None or window[0] <= now:
             self._forget(now)
             window = self._windows[key] = [now + expiry, 0]
@@ -234,10 +235,11 @@ class Windows(Storage):
 
     async def get(self, key: str) -> int:
         ends, counted = self._windows.get(key, (0.0, 0))
-        return int(counted) if ends > time.time() else 0
+        return int(counted) if ends > time.monotonic() else 0
 
     async def get_expiry(self, key: str) -> float:
-        return self._windows.get(key, (time.time(), 0))[0]
+        ends, _ = self._windows.get(key, (time.monotonic(), 0))
+        return time.time() + ends - time.monotonic()  # the library's terms: the time of day
 
     async def check(self) -> bool:
         return True

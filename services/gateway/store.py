@@ -21,7 +21,7 @@ from sqlmodel import Field, SQLModel
 from contracts.base import Command, Envelope, JobState
 from services.gateway import domain
 from services.gateway.domain import Key, Move
-from shared import telemetry, tracing
+from shared import clock, telemetry, tracing
 from shared.changes import Changes
 from shared.clock import now
 from shared.database import Database, Outage, among, is_outage, load, one_process_at_a_time
@@ -145,9 +145,9 @@ def _line(envelope: Envelope) -> dict[str, str]:
     return {"at": envelope.sent_at.isoformat(), "message": envelope.key, "service": envelope.sender}
 
 
-async def forget_old_keys(session: AsyncSession) -> int:
-    """Delete some old idempotency keys; return how many. Call again while it returns `PURGE_STEP`."""
-    old = select(_keys.c.id).where(_keys.c.created_at < now() - KEEP_KEYS_HOURS * 3_600_000).limit(PURGE_STEP)
+async def forget_old_keys(session: AsyncSession, before: int) -> int:
+    """Delete some idempotency keys from before that time; return how many. Call again while it returns `PURGE_STEP`."""
+    old = select(_keys.c.id).where(_keys.c.created_at < before).limit(PURGE_STEP)
     ids = (await session.scalars(old.with_for_update(skip_locked=True))).all()  # not what another process is at
     await session.execute(delete(_keys).where(_keys.c.id.in_(ids)))
     return len(ids)
@@ -158,10 +158,12 @@ async def tidy(database: Database) -> None:
     while True:
         await asyncio.sleep(PURGE_SECONDS)
         try:
+            async with database.reading() as session:
+                before = await clock.old_enough(session, _keys.c.created_at, KEEP_KEYS_HOURS * 3600, PURGE_SECONDS)
             deleted = PURGE_STEP
             while deleted == PURGE_STEP:
                 async with database.transaction() as session:
-                    deleted = await forget_old_keys(session)
+                    deleted = await forget_old_keys(session, before)
         except Exception as error:
             if not is_outage(error):
                 log.exception("cannot forget old idempotency keys")
@@ -172,7 +174,7 @@ async def tidy(database: Database) -> None:
 
 async def measure(database: Database) -> None:
     """Say how many jobs have no end yet, now and then, for ever."""
-    since = now() - LOOK_BACK_DAYS * 86_400_000
+    since: int | None = None
     while True:
         began = time.monotonic()
         try:
@@ -183,7 +185,7 @@ async def measure(database: Database) -> None:
         await asyncio.sleep(max(MEASURE_SECONDS, (time.monotonic() - began) / MEASURE_SHARE))
 
 
-async def _count_unfinished(database: Database, since: int) -> int:
+async def _count_unfinished(database: Database, since: int | None) -> int:
     """Count the jobs without an end among those asked for since then; return when the oldest of them was.
 
     There is no index to find them by: a job's end would have to change it, and that would cost more than looking. But
@@ -191,17 +193,18 @@ async def _count_unfinished(database: Database, since: int) -> int:
     """
     which = func.count().label("number"), func.min(_jobs.c.created_at).label("oldest")
     unfinished = select(_jobs.c.kind, _jobs.c.status, *which).group_by(_jobs.c.kind, _jobs.c.status)
-    begin = UUID(int=max(0, since - COMMIT_MS) << 80)  # UUIDv7: the first that could be given then
     async with database.reading() as session:
+        at = await clock.read(session)  # or one look by a clock that runs ahead would blind the next ones
+        look_back = at - LOOK_BACK_DAYS * 86_400_000
+        begin = UUID(int=max(0, (since or look_back) - COMMIT_MS) << 80)  # UUIDv7: the first that could be given then
         rows = (await session.execute(unfinished.where(_jobs.c.id >= begin, _jobs.c.ended_at.is_(None)))).all()
-    at = now()
     telemetry.JOBS.clear()
     telemetry.JOBS_OLDEST_SECONDS.clear()
     for row in sorted(rows, key=lambda row: row.oldest, reverse=True):  # so that the oldest of a kind stays
         telemetry.JOBS.labels(row.kind, row.status).set(row.number)
         telemetry.JOBS_OLDEST_SECONDS.labels(row.kind).set(max(0, at - row.oldest) / 1000)
     oldest: int = min([at, *(row.oldest for row in rows)])
-    return max(oldest, at - LOOK_BACK_DAYS * 86_400_000)
+    return max(oldest, look_back)
 
 
 def tell_end(session: AsyncSession, job: Job) -> None:
@@ -363,7 +366,8 @@ async def _claim(session: AsyncSession, wishes: Sequence[_Wish]) -> dict[_Wish, 
     first = {wish.key.id: wish for wish in reversed(wishes) if wish.key}
     # In one order in all processes, so that two of them with the same keys never wait for each other crosswise.
     rows = [_new_key(first[key_id]) for key_id in sorted(first)]
-    claim = INSERTS[session.get_bind().dialect.name](_keys).on_conflict_do_nothing().returning(_keys.c.id)
+    insert_keys = INSERTS[session.get_bind().dialect.name](_keys).values(created_at=clock.of_database(session))
+    claim = insert_keys.on_conflict_do_nothing().returning(_keys.c.id)
     claimed = set((await session.scalars(claim, rows)).all())
     taken = await load(session, IdempotencyKey, first.keys() - claimed)
     earlier = {row["id"]: row for row in rows if row["id"] in claimed} | {row.id: row.model_dump() for row in taken}
@@ -377,7 +381,7 @@ async def _claim(session: AsyncSession, wishes: Sequence[_Wish]) -> dict[_Wish, 
 def _new_key(wish: _Wish) -> dict[str, Any]:
     assert wish.key
     ids = {"job_id": wish.receipt.job_id, "resource_id": wish.receipt.resource_id}
-    return {"id": wish.key.id, "payload": wish.key.payload, "created_at": now(), **ids}
+    return {"id": wish.key.id, "payload": wish.key.payload, **ids}
 
 
 def _again(key: Key, earlier: dict[str, Any] | None) -> Receipt | Exception:

@@ -58,6 +58,7 @@ from contracts.reports import (
 )
 from services.reports import domain
 from services.reports.domain import OrderFact, Projected, StockFact, milliseconds
+from shared import clock
 from shared.changes import Changes
 from shared.clock import moment, now
 from shared.database import Database, load, one_process_at_a_time
@@ -67,6 +68,8 @@ from shared.table import TableModel
 TIDIED_AT_ONCE = 100
 LATE = 60_000
 """Milliseconds within which what was given an id is committed."""
+AHEAD = 5_000
+"""Milliseconds by which the clocks of processes differ in everyday life."""
 
 FORGOTTEN_AFTER = 30 * 86_400_000
 """Milliseconds for which it is known what became of a report that is gone."""
@@ -628,7 +631,7 @@ def reports(customer: str | None, status: str | None) -> Any:
 async def overdue(session: AsyncSession) -> Sequence[Report]:
     """Some reports that have been kept for their time, locked; not those that another process is at."""
     reports: Any = Report
-    query = select(Report).where(reports.status == "READY", reports.expires_at <= now())
+    query = select(Report).where(reports.status == "READY", reports.expires_at <= clock.of_database(session))
     query = query.order_by(reports.expires_at).limit(TIDIED_AT_ONCE).with_for_update(skip_locked=True)
     return (await session.scalars(query)).all()
 
@@ -636,7 +639,8 @@ async def overdue(session: AsyncSession) -> Sequence[Report]:
 async def forget(database: Database, keep_days: float) -> None:
     """Delete what ended longer ago than anyone asks for, in small steps."""
     reports: Any = Report
-    before = now() - FORGOTTEN_AFTER
+    async with database.reading() as session:
+        before = await clock.read(session) - FORGOTTEN_AFTER
     ended = func.coalesce(reports.expires_at, reports.ended_at) < before
     await _delete(database, reports, before, ended, reports.status.in_(("EXPIRED", "FAILED", "CANCELLED")))
     await _delete(database, Notification, before - round(keep_days * 86_400_000))
@@ -680,9 +684,14 @@ class Seen:
 
 async def seen(session: AsyncSession, reader: str, last_event_id: str | None) -> Seen:
     """What a client has that names the last event it was sent; all that there is, if it names none of ours."""
+    at = await clock.read(session)
+    settled = _id_of(at - LATE)
     with suppress(ValueError):
-        return Seen(UUID(last_event_id or ""))
-    _, found = await told_since(session, reader, Seen(_id_of(now() - LATE)))
+        named = UUID(last_event_id or "")
+        if named < _id_of(at + AHEAD):
+            return Seen(named)
+        return Seen(settled, frozenset([named]))  # of a clock that ran ahead: what follows it sorts before it
+    _, found = await told_since(session, reader, Seen(settled))
     return found
 
 
@@ -695,7 +704,7 @@ async def told_since(session: AsyncSession, reader: str, seen: Seen) -> tuple[li
     limit = TIDIED_AT_ONCE + len(seen.ids)
     query = notifications(reader).where(_notifications.c.id > seen.until).order_by(_notifications.c.id).limit(limit)
     found = (await session.scalars(query)).all()
-    settled = _id_of(now() - LATE)
+    settled = _id_of(await clock.read(session) - LATE)
     until = max(seen.until, min(settled, found[-1].id) if len(found) == limit else settled)
     ids = frozenset(row.id for row in found if row.id > until)
     return [row for row in found if row.id not in seen.ids], Seen(until, ids)

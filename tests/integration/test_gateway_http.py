@@ -3,12 +3,15 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
 import jwt
 import pytest
+from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils.compat import uuid7
 
 from contracts.base import JobState
@@ -16,7 +19,7 @@ from services.gateway import store
 from services.gateway.store import Job
 from shared import asyncapi
 from shared.http import BODY_LIMIT
-from tests.running import SECRET
+from tests.running import SECRET, until
 from tests.serving import NO_BROKER, Served, serving, token
 
 ANA = {"id": "ana", "name": "Ana Souza", "email": "ana@example.com", "locale": "pt-BR"}
@@ -313,17 +316,65 @@ async def test_another_payload_under_the_same_key_is_refused_also_at_once(ana: h
     assert len((await ana.get("/v1/jobs")).json()["data"]) == 1
 
 
-async def test_old_keys_are_forgotten_in_steps_and_young_ones_kept(
+@asynccontextmanager
+async def tidying(gateway: Served, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """A gateway that forgets old keys all the time, and a wait for a whole pass of that."""
+    passes: list[int] = []
+
+    async def forget(session: AsyncSession, before: int) -> int:
+        passes.append(before)
+        return await original(session, before)
+
+    async def are(number: int) -> bool:
+        return len(passes) >= number
+
+    original = store.forget_old_keys
+    monkeypatch.setattr(store, "forget_old_keys", forget)
+    monkeypatch.setattr(store, "PURGE_SECONDS", 0.02)
+
+    async def once() -> None:
+        number = len(passes) + 2
+        await until(lambda: are(number), "a pass")
+
+    task = asyncio.create_task(store.tidy(gateway.service.database))
+    try:
+        yield once
+    finally:
+        task.cancel()
+
+
+async def test_old_keys_are_forgotten_and_young_ones_kept(
     gateway: Served, ana: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = await ana.post("/v1/orders", json=ORDER, headers={"Idempotency-Key": "k"})
-    async with gateway.service.database.transaction() as session:
-        assert await store.forget_old_keys(session) == 0
-    monkeypatch.setattr(store, "KEEP_KEYS_HOURS", -1)
-    async with gateway.service.database.transaction() as session:
-        assert await store.forget_old_keys(session) == 1
-    again = await ana.post("/v1/orders", json=ORDER, headers={"Idempotency-Key": "k"})
-    assert again.json()["job_id"] != first.json()["job_id"]
+    async def job_of_key() -> str:
+        return str((await ana.post("/v1/orders", json=ORDER, headers={"Idempotency-Key": "k"})).json()["job_id"])
+
+    first = await job_of_key()
+    async with tidying(gateway, monkeypatch) as once:
+        await once()
+        assert await job_of_key() == first
+        monkeypatch.setattr(store, "KEEP_KEYS_HOURS", -1)
+        await once()
+        await once()
+        assert await job_of_key() != first
+
+
+@pytest.mark.parametrize("days", [3, -3], ids=["ahead", "behind"])
+async def test_a_gateway_whose_clock_is_wrong_by_days_forgets_no_key(
+    gateway: Served, ana: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, days: int
+) -> None:
+    """Neither another's nor its own, once its clock or another's is right: the same key is the same order."""
+    real = time.time_ns
+    first = await ana.post("/v1/orders", json=ORDER, headers={"Idempotency-Key": "k1"})
+    async with tidying(gateway, monkeypatch) as once:
+        monkeypatch.setattr(time, "time_ns", lambda: real() + days * 86_400 * 10**9)
+        second = await ana.post("/v1/orders", json=ORDER, headers={"Idempotency-Key": "k2"})
+        await once()
+        monkeypatch.setattr(time, "time_ns", real)
+        await once()
+    for key, before in (("k1", first), ("k2", second)):
+        again = await ana.post("/v1/orders", json=ORDER, headers={"Idempotency-Key": key})
+        assert again.json()["job_id"] == before.json()["job_id"]
 
 
 # -- lists, cancelling, and parts that are missing -------------------------------------------------------------------

@@ -222,7 +222,7 @@ async def test_however_many_callers_there_are_memory_is_bounded_and_the_newest_a
 
 async def test_windows_that_have_ended_are_dropped_as_others_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     windows, now = Windows(), 1000.0
-    monkeypatch.setattr(adapters.time, "time", lambda: now)
+    monkeypatch.setattr(adapters.time, "monotonic", lambda: now)
     for number in range(1000):
         await windows.incr(str(number), 1)
     assert (len(windows), await windows.incr("5", 1)) == (1000, 2)
@@ -230,6 +230,22 @@ async def test_windows_that_have_ended_are_dropped_as_others_are_counted(monkeyp
     assert await windows.get("5") == 0
     assert await windows.incr("5", 1) == 1
     assert len(windows) == 1
+
+
+@pytest.mark.parametrize("hours", [-1, 1], ids=["back", "forward"])
+async def test_a_clock_that_is_set_changes_nothing_about_when_to_come_again(
+    monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    limits, ana = (
+        Limits(GatewaySettings(_env_file=None, customer_limit="1/minute")),
+        Caller("ana", "customer", None, ""),
+    )
+    await limits.count(ana)
+    real = time.time
+    monkeypatch.setattr(adapters.time, "time", lambda: real() + hours * 3600)
+    with pytest.raises(Problem) as refused:
+        await limits.count(ana)
+    assert 0 < int(refused.value.headers["Retry-After"]) <= 60
 
 
 # -- in several processes ---------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -144,6 +145,29 @@ async def test_an_event_id_that_is_none_means_from_now_on(served: Fleet) -> None
     await tell(served, a_notification())
     news = a_notification()
     async with served.gateway.client() as ana, listening(ana, "4711") as stream:
+        await tell(served, news)
+        assert await take(stream) == [news.id]
+
+
+async def test_an_event_of_a_clock_that_ran_ahead_hides_nothing_that_follows(served: Fleet) -> None:
+    ahead, news = a_notification(id_=store._id_of(now() + 3 * 86_400_000)), a_notification()
+    await tell(served, ahead)
+    async with served.gateway.client() as ana, listening(ana, str(ahead.id)) as stream:
+        await tell(served, news)
+        assert await take(stream) == [news.id]
+
+
+async def test_a_reader_whose_process_runs_ahead_for_a_while_is_told_what_follows(
+    served: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with served.gateway.client() as ana, listening(ana) as stream:
+        real = time.time_ns
+        monkeypatch.setattr(time, "time_ns", lambda: real() + 3 * 86_400 * 10**9)
+        first = a_notification()
+        await tell(served, first)
+        assert await take(stream) == [first.id]
+        monkeypatch.setattr(time, "time_ns", real)
+        news = a_notification()
         await tell(served, news)
         assert await take(stream) == [news.id]
 
