@@ -93,6 +93,7 @@ class Outbox:
         self._behind = False  # the table holds rows of ours that are not in hand: they come first
         self._skipped = False  # some of them may have been committed after the table was last read
         self._committing: set[str] = set()  # a read of the table may find them: the unit that commits them sees to them
+        self._strays: set[str] = set()  # rows of ours that were not in hand when we last looked
         self._read_to = ""  # where the reading goes on: what the broker refuses must not keep it from the rest
         self._watched: dict[str, tuple[float, float]] = {}  # other processes' heartbeats, and when we saw them change
         self._looked_at = 0.0
@@ -188,6 +189,7 @@ class Outbox:
             try:
                 if self._hand and (self._lapsed or self._may_be_dead()):
                     self._hand.clear()
+                    self._read_to = ""  # or what was in hand would come after what follows it
                     self._behind, self._skipped, self._lapsed = True, True, False
                 if not self._hand and self._behind:
                     await self._read_back()
@@ -244,6 +246,7 @@ class Outbox:
                 await self._tidy_once()
                 if beat % MEASURE_EVERY == 0:
                     await self._measure()
+                    await self._look_for_strays()
                 if beat % FORGET_EVERY == 0:
                     await self._forget()
             except Exception as error:
@@ -290,6 +293,23 @@ class Outbox:
         telemetry.of(telemetry.OUTBOX_MESSAGES, self.service).set(rows)
         age = max(0.0, time.time() - oldest) if oldest else 0.0
         telemetry.of(telemetry.OUTBOX_OLDEST_SECONDS, self.service).set(age)
+
+    async def _look_for_strays(self) -> None:
+        """Find rows of ours that nobody has in hand: deleted once, and back since an asynchronous standby took over.
+
+        They are older than what is in hand. What was met twice is no row that is being committed, published or deleted
+        at this moment. Their readers may have them already: the inbox knows.
+        """
+        if self._behind:  # all of ours is going to be read
+            return
+        mine = select(outbox.c.message_id).where(outbox.c.owner == self.owner)
+        async with self._database.reading() as session:
+            oldest = set((await session.scalars(mine.order_by(outbox.c.message_id).limit(PUBLISH_AT_ONCE))).all())
+        known = {message.envelope.message_id for message in self._hand} | self._published | self._committing
+        before, self._strays = self._strays, oldest - known
+        if before & self._strays:
+            log.warning("outbox: rows that were deleted are back, publishing them again", some=len(self._strays))
+            self._refused = True
 
     async def _dead(self, session: AsyncSession) -> list[tuple[str, float]]:
         """The processes whose heartbeat we have not seen change for too long, by our own clock.

@@ -266,6 +266,21 @@ async def test_stopping_without_a_broker_ends_at_once_and_keeps_everything(datab
     assert await rows(database) == 30
 
 
+async def test_a_row_that_is_back_after_a_failover_is_said_again_though_its_owner_lives(database: Database) -> None:
+    """An asynchronous standby that takes over has not heard of the last deletions."""
+    wire = Wire()
+    async with at_work(database, wire) as box:
+        [first] = await say(box, 1)
+        await until(lambda: _none_left(database), "what was said to be deleted")
+        async with database.transaction() as session:
+            await session.execute(insert(outbox).values(_left_behind() | {"message_id": first, "owner": box.owner}))
+        await until(lambda: _was_sent(wire, 2), "the row to be found")
+        await until(lambda: _none_left(database), "it to be deleted")
+        await say(box, 1)
+        await until(lambda: _was_sent(wire, 3), "what is new to be said")
+    assert wire.sent[:2] == [first, first]
+
+
 async def test_old_ids_are_forgotten_in_small_steps_and_new_ones_kept(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
