@@ -17,13 +17,14 @@ from contracts.base import Email
 from shared.http import Problem
 from shared.keys import Keys
 from shared.settings import ServiceSettings
-from shared.tokens import ROLES, SUBJECT
+from shared.tokens import ACCESS, READ, ROLES, SUBJECT
 
 Role = Literal["customer", "operator"]
 LEEWAY_SECONDS = 10
 KNOWN_SECONDS = 60.0
 KNOWN_TOKENS = 10_000
 _EMAIL: TypeAdapter[str] = TypeAdapter(Email)
+READING = ("GET", "HEAD")
 ALGORITHMS = ("RS256", "ES256", "EdDSA")
 """Those of an issuer."""
 OTHER_KEY = (jwt.InvalidSignatureError, jwt.InvalidAlgorithmError, jwt.InvalidKeyError)
@@ -39,7 +40,7 @@ class Caller:
     """Who a request comes from. `token` is passed on when another service is asked on the caller's behalf; `email` is
     where the token says that the caller can be written to, `is_email_verified` that this is the caller's own address.
     `issued_at` and `expires_at` are epoch seconds; a token that does not say when it was issued has 0. `token_id` is
-    its `jti`."""
+    its `jti`. One that `is_read_only` changes nothing, whatever its role may."""
 
     subject: str
     role: Role
@@ -49,6 +50,7 @@ class Caller:
     expires_at: float = math.inf
     token_id: str | None = None
     is_email_verified: bool = False
+    is_read_only: bool = False
 
     @property
     def is_operator(self) -> bool:
@@ -128,7 +130,8 @@ class Tokens:
         verified, token_id = claims.get("email_verified"), claims.get("jti")  # some issuers write "true"
         email = None if verified in (False, "false") else _email(claims.get("email"))
         is_verified = email is not None and verified in (True, "true")
-        return Caller(str(claims["sub"]), claims["role"], token, email, issued_at, expires_at, token_id, is_verified)
+        may = (is_verified, claims.get(ACCESS) == READ)
+        return Caller(str(claims["sub"]), claims["role"], token, email, issued_at, expires_at, token_id, *may)
 
     def _remember(self, who: Caller, seconds: float) -> Caller:
         if len(self._known) >= KNOWN_TOKENS:
@@ -175,7 +178,8 @@ class Limits(Protocol):
 async def caller(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 ) -> Caller:
-    """Who calls. Raises `Problem` 401 without a good token, and 429 where the service has limits."""
+    """Who calls. Raises `Problem` 401 without a good token, 429 where the service has limits, and 403 where a token
+    that may only read is to change something."""
     limits: Limits | None = request.app.state.limits
     try:
         who = await _verified(request, credentials)
@@ -187,6 +191,8 @@ async def caller(
         recognise()
     if limits:
         await limits.count(who)
+    if who.is_read_only and request.method not in READING:
+        raise Problem(403, "read_only", "This token may only read.")
     return who
 
 

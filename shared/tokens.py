@@ -6,12 +6,17 @@ from datetime import UTC, datetime, timedelta
 import jwt
 
 ROLES = ("customer", "operator")
+ACCESS, READ = "access", "read"
+"""The claim, and its value, of a token that may only read: such as that of a service which reads from others."""
 # What a database can store and a log line can show: no control characters, no halves of a surrogate pair.
 SUBJECT = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,255}")
 
 
-def issue_token(secret: str, *, subject: str, role: str, ttl: int, email: str | None = None) -> str:
-    """A token for one machine, signed with the local secret; `ttl` in seconds, `email` is the caller's own.
+def issue_token(
+    secret: str, *, subject: str, role: str, ttl: int, email: str | None = None, read_only: bool = False
+) -> str:
+    """A token for one machine, signed with the local secret; `ttl` in seconds, `email` is the caller's own. With
+    `read_only` it changes nothing, whatever its role may.
 
     Raises ValueError on a role or a subject that no service takes.
     """
@@ -21,4 +26,5 @@ def issue_token(secret: str, *, subject: str, role: str, ttl: int, email: str | 
         raise ValueError("a subject has 1 to 255 printable characters")
     now = datetime.now(UTC)
     claims = {"sub": subject, "role": role, "iat": now, "exp": now + timedelta(seconds=ttl)}
-    return jwt.encode(claims | ({"email": email, "email_verified": True} if email else {}), secret, algorithm="HS256")
+    claims |= {"email": email, "email_verified": True} if email else {}
+    return jwt.encode(claims | ({ACCESS: READ} if read_only else {}), secret, algorithm="HS256")

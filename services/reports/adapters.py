@@ -292,7 +292,7 @@ class Owners:
             return self._settings.token.get_secret_value()
         if self._settings.jwt_secret:
             secret = self._settings.jwt_secret.get_secret_value()
-            return issue_token(secret, subject="reports", role="operator", ttl=TOKEN_SECONDS)
+            return issue_token(secret, subject="reports", role="operator", ttl=TOKEN_SECONDS, read_only=True)
         raise Poison("reports has no token to read from orders and stock with: set REPORTS_TOKEN")
 
 

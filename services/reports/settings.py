@@ -37,7 +37,7 @@ class ReportsSettings(ServiceSettings):
     stock_url: HttpUrl = Field(default=HttpUrl("http://127.0.0.1:8002"), description="Where stock answers HTTP.")
     token: SecretStr | None = Field(
         default=None,
-        description="An operator's token, for reading from orders and stock; empty: made from JWT_SECRET.",
+        description="An operator's token that may read from orders and stock; empty: made from JWT_SECRET.",
     )
 
     @field_validator("token")

@@ -11,8 +11,9 @@ from uuid_utils.compat import uuid7
 
 from contracts.orders import OrderCancelled, OrderConfirmed
 from services.stock.store import Reservation, ReservationState
+from shared.tokens import issue_token
 from tests.integration.reserving import count
-from tests.running import Broker, an_order, until
+from tests.running import SECRET, Broker, an_order, until
 from tests.serving import Served, serving
 
 PRICE = {"amount": 100, "currency": "BRL"}
@@ -131,6 +132,19 @@ async def test_a_price_change_is_said_and_listed_with_who_made_it(
     ]
     page = (await otto.get("/v1/price-changes", params={"limit": 1})).json()
     assert (page["data"], page["has_more"]) == (listed[:1], True)
+
+
+async def test_a_token_that_may_only_read_changes_nothing(stock: Served, otto: httpx.AsyncClient) -> None:
+    reading = issue_token(SECRET, subject="reports", role="operator", ttl=60, read_only=True)
+    async with httpx.AsyncClient(base_url=stock.url, trust_env=False) as client:
+        client.headers["authorization"] = f"Bearer {reading}"
+        for path in ("/v1/products", "/v1/adjustments", "/v1/reservations", "/v1/price-changes"):
+            assert (await client.get(path)).status_code == 200
+        refused = await client.put("/v1/products/A", json={"name": "Tea", "price": PRICE})
+        assert (refused.status_code, refused.json()["code"]) == (403, "read_only")
+        refused = await client.post("/v1/products/A/adjustments", json={"delta": 5, "reason": "delivery"})
+        assert (refused.status_code, refused.json()["code"]) == (403, "read_only")
+    assert (await otto.get("/v1/products/A")).json()["name"] == "Coffee"
 
 
 @pytest.mark.parametrize("path", ["/v1/reservations", "/v1/adjustments", "/v1/price-changes"])

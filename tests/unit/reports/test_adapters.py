@@ -6,12 +6,14 @@ import sys
 import tempfile
 from pathlib import Path
 
+import jwt
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
-from services.reports.adapters import SCRATCH, exporter
+from services.reports.adapters import SCRATCH, Owners, exporter
 from services.reports.settings import ReportsSettings
 from shared.database import Database
+from tests.running import SECRET
 
 
 def test_what_a_killed_process_left_is_removed_and_a_living_ones_is_not(
@@ -33,6 +35,12 @@ def test_what_a_killed_process_left_is_removed_and_a_living_ones_is_not(
 def test_a_storage_that_we_cannot_use_is_refused_at_the_start(url: str) -> None:
     with pytest.raises(ValidationError, match="neither a folder nor a bucket"):
         ReportsSettings(storage_url=url)
+
+
+def test_the_token_that_reports_makes_for_itself_may_only_read() -> None:
+    settings = ReportsSettings(jwt_secret=SecretStr(SECRET))
+    claims = jwt.decode(Owners(settings)._token(), SECRET, algorithms=["HS256"])
+    assert (claims["role"], claims["access"]) == ("operator", "read")
 
 
 @pytest.mark.parametrize("url", ["", "files", "/var/files", "file:///var/files", "s3://exports", "s3://exports/malote"])
