@@ -1,11 +1,11 @@
-"""What the email service owns: the command by which it sends what it has written down, and what it can be asked to
-write."""
+"""What the email service owns: the command by which it sends what it has written down, what it can be asked to write,
+and what becomes of mails that are sent again."""
 
 from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from contracts.base import UUID, AwareDatetime, Command, Contract, Email, Locale
+from contracts.base import UUID, AwareDatetime, Command, Contract, Email, Event, JobState, Locale, text
 from contracts.reports import ReportFormat, ReportKind
 
 
@@ -59,3 +59,37 @@ class MailDigest(Command):
     waiting: int = Field(ge=1, examples=[5])
     groups: Annotated[tuple[DigestGroup, ...], Field(min_length=1, max_length=10)]
     more_groups: int = Field(ge=0, examples=[0])
+
+
+class ResendMails(Command):
+    """Send mails again that a server refused for good: some, or all that were written since `failed_since`. Many are
+    sent a part at a time: `after` and `resent` say how far it is."""
+
+    key: ClassVar[str] = "mail.resend.v1"
+    carries_job: ClassVar[bool] = True
+
+    ids: Annotated[tuple[UUID, ...], Field(max_length=1_000)] = ()
+    failed_since: AwareDatetime | None = None
+    by: Annotated[str, text(255)] = Field(examples=["olga"])
+    after: UUID | None = None
+    resent: int = Field(default=0, ge=0)
+
+
+class MailsResent(Event):
+    """Mails are on their way again."""
+
+    exchange: ClassVar[str] = "email"
+    key: ClassVar[str] = "mails.resent.v1"
+    job: ClassVar[JobState | None] = JobState.SUCCESS
+
+    resent: int = Field(ge=1, examples=[3])
+
+
+class MailResendRefused(Event):
+    """None of the mails was one that has failed."""
+
+    exchange: ClassVar[str] = "email"
+    key: ClassVar[str] = "mail.resend_refused.v1"
+    job: ClassVar[JobState | None] = JobState.FAILURE
+
+    reason: Annotated[str, text(64)] = Field(examples=["none_failed"])

@@ -18,7 +18,7 @@ from contracts.deadletters import (
     ReplayFailed,
     ReplayLetters,
 )
-from contracts.email import DeliverMail, MailDigest, MailReport
+from contracts.email import DeliverMail, MailDigest, MailReport, MailResendRefused, MailsResent, ResendMails
 from contracts.jobs import JobFailed, JobProgressed, JobRetrying, LetterSettled
 from contracts.orders import (
     CancelOrder,
@@ -77,6 +77,9 @@ FLOW: dict[type[Message], tuple[str, ...]] = {
     ProductPriced:       ("orders",),
     # mail leaves
     DeliverMail:         ("email.outgoing",),
+    ResendMails:         ("email",),
+    MailsResent:         ("gateway",),
+    MailResendRefused:   ("gateway",),
     # a report is made: chunk by chunk, then assembled
     CreateReport:        ("reports",),
     ExportChunk:         ("reports.export",),
@@ -121,6 +124,7 @@ SENDERS: dict[type[Command], tuple[str, ...]] = {
     PlaceOrder:        ("gateway", "shop"),
     CancelOrder:       ("gateway",),
     DeliverMail:       ("email",),
+    ResendMails:       ("gateway", "email"),
     MailReport:        ("reports",),
     MailDigest:        ("deadletters",),
     CreateReport:      ("gateway",),

@@ -297,6 +297,16 @@ class Gateway:
             raise self._unreachable(error) from error
         return self._read(answer)
 
+    # -- mails --------------------------------------------------------------------------------------------------------
+
+    async def mails(self, limit: int, status: str | None = None) -> Body:
+        """The newest mails that were written."""
+        return await self._newest("/v1/mails", limit, status)
+
+    async def resend(self, wish: Body, *, wait: int = 0) -> Body:
+        """Send failed mails again. The job, as with `place`."""
+        return await self._start("/v1/mails/resend", wait, {}, wish)
+
     async def _start(self, path: str, wait: int, headers: dict[str, str], body: Body | None = None) -> Body:
         """Start a job, and wait for its end as long as was asked for, in turns that the gateway allows."""
         first = min(wait, LONGEST_WAIT)

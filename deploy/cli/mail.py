@@ -1,18 +1,20 @@
-"""malote mail: the local mailbox, the Maildir `.data/mail`."""
+"""malote mail: the local mailbox, the Maildir `.data/mail`; what email wrote, and how failed mails are sent again."""
 
 import heapq
+from datetime import UTC, datetime, timedelta
 from email import message_from_bytes
 from email.message import EmailMessage
 from email.parser import BytesHeaderParser
 from email.policy import default
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
+from uuid import UUID
 
 import typer
 
 from deploy.cli.errors import Failed
-from deploy.cli.output import Json, at, console, plain, print_json, table, visible
+from deploy.cli.output import Json, Limit, Wait, at, console, end_of_job, plain, print_json, table, visible
 
 app = typer.Typer(no_args_is_help=True)
 _SHORT = 12
@@ -49,6 +51,48 @@ def show(
     else:
         heads = "\n".join(f"{name}: {mail[name]}" for name in ("From", "To", "Subject", "Date", "Message-ID"))
         typer.echo(visible(f"{heads}\n\n{text}"))
+
+
+@app.command()
+def written(
+    status: Annotated[Literal["PENDING", "SENT", "FAILED"] | None, typer.Option(help="Only in this status.")] = None,
+    limit: Limit = 20,
+    as_json: Json = False,
+) -> None:
+    """The newest mails that email wrote, sent or not, and what the server said."""
+    from deploy.cli.client import ask
+
+    page = ask(lambda gateway: gateway.mails(limit, status))
+    if as_json:
+        print_json(page)
+        return
+    rows = [(m["id"], at(m["created_at"]), m["status"], m["kind"], plain(m["smtp_answer"] or "")) for m in page["data"]]
+    console().print(table(("mail", "written", "status", "kind", "answer~"), rows) if rows else "no mails")
+
+
+@app.command()
+def resend(
+    ids: Annotated[list[UUID] | None, typer.Argument(metavar="[ID]...", show_default=False)] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="All that failed.")] = False,
+    since: Annotated[str, typer.Option(metavar="DURATION", help="With --failed: of the last 30m, 12h.")] = "24h",
+    wait: Wait = 10,
+    as_json: Json = False,
+) -> None:
+    """Send mails again that their server refused for good; `mail written --status FAILED` lists them."""
+    from deploy.cli.client import ask
+    from shared.settings import seconds
+
+    if bool(ids) is failed:
+        raise typer.BadParameter("say which mails: IDs, or --failed --since DURATION", param_hint="ID")
+    try:
+        begin = datetime.now(UTC) - timedelta(seconds=seconds(since))
+    except (ValueError, OverflowError) as error:
+        raise typer.BadParameter(str(error), param_hint="--since") from error
+    wish = {"failed_since": begin.isoformat()} if failed else {"ids": [str(id_) for id_ in ids or ()]}
+    job = ask(lambda gateway: gateway.resend(wish, wait=wait))
+    end_of_job(job, as_json, waited=wait > 0)
+    if (result := job.get("result")) and not as_json:
+        typer.echo(f"resent {result['resent']:,}")
 
 
 def newest(mailbox: Path, limit: int | None = None, to: str | None = None) -> list[dict[str, Any]]:

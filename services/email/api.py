@@ -1,69 +1,48 @@
-"""The email service's routes: what was written to whom, for support."""
+"""The email service's routes: what was written to whom. A customer sees what is about its own orders."""
 
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Query
-from pydantic import AwareDatetime, BaseModel
 
+from contracts.http import MailState, MailSummary, MailView
 from services.email import store
-from services.email.store import Mail, MailStatus
+from services.email.store import Mail
 from shared.clock import moment
 from shared.http import Cursor, Page, Problem, paginate
-from shared.security import OperatorOf
+from shared.security import CallerOf
 from shared.service import Running
 
 router = APIRouter(prefix="/v1/mails", tags=["mails"])
 
 
-class MailSummary(BaseModel):
-    """A mail without its text. `smtp_answer` is what the server said when it took or refused it."""
-
-    id: UUID
-    kind: str
-    recipient: str
-    locale: str
-    subject: str
-    message_id: str
-    order_id: UUID | None
-    correlation_id: str
-    status: MailStatus
-    smtp_answer: str | None
-    created_at: AwareDatetime
-    sent_at: AwareDatetime | None
-
-
-class MailView(MailSummary):
-    """A mail as it was sent."""
-
-    text: str
-    html: str
-
-
 class MailsWanted(Cursor):
-    """Which mails: about one order, or all."""
+    """Which mails: about one order or all, in one status or any."""
 
     order_id: UUID | None = None
+    status: MailState | None = None
 
 
 @router.get("")
-async def list_mails(service: Running, who: OperatorOf, wanted: Annotated[MailsWanted, Query()]) -> Page[MailSummary]:
+async def list_mails(service: Running, who: CallerOf, wanted: Annotated[MailsWanted, Query()]) -> Page[MailSummary]:
     """Mails, newest first."""
+    query = store.mails(None if who.is_operator else who.subject, wanted.order_id, wanted.status)
     async with service.database.reading() as session:
-        rows, has_more = await paginate(session, store.mails(wanted.order_id), Mail.id, wanted)
-    return Page(data=[MailSummary(**_times(row)) for row in rows], has_more=has_more)
+        rows, has_more = await paginate(session, query, Mail.id, wanted)
+    return Page(data=[MailSummary(**_known(row, MailSummary)) for row in rows], has_more=has_more)
 
 
 @router.get("/{mail_id}")
-async def show_mail(service: Running, who: OperatorOf, mail_id: UUID) -> MailView:
+async def show_mail(service: Running, who: CallerOf, mail_id: UUID) -> MailView:
     """One mail, with its text."""
     async with service.database.reading() as session:
         mail = await store.mail(session, mail_id)
-    if mail is None:
+    if mail is None or not (who.is_operator or who.subject == mail.owner):
         raise Problem(404, "not_found", f"There is no mail {mail_id}.")
-    return MailView(**_times(mail))
+    return MailView(**_known(mail, MailView))
 
 
-def _times(mail: Mail) -> dict[str, object]:
+def _known(mail: Mail, view: type[MailSummary]) -> dict[str, Any]:
+    known = {name: getattr(mail, name) for name in view.model_fields}
     sent_at = moment(mail.sent_at) if mail.sent_at is not None else None
-    return mail.model_dump() | {"created_at": moment(mail.created_at), "sent_at": sent_at}
+    return known | {"created_at": moment(mail.created_at), "sent_at": sent_at}

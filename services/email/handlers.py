@@ -5,10 +5,11 @@ from typing import Any
 import structlog
 from uuid_utils.compat import uuid7
 
-from contracts.email import DeliverMail, MailDigest, MailReport
+from contracts.base import Message
+from contracts.email import DeliverMail, MailDigest, MailReport, MailResendRefused, MailsResent, ResendMails
 from contracts.orders import OrderCancelled, OrderConfirmed, OrderPlaced, OrderRejected
 from contracts.stock import StockLow
-from services.email import domain
+from services.email import domain, store
 from services.email.adapters import CONNECTIONS, Refused, mailer
 from services.email.store import Mail, MailStatus, due
 from services.email.templates import Kind, render
@@ -81,11 +82,24 @@ async def on_deliver_mail(command: DeliverMail, unit: Unit) -> None:
     log.info("mail sent", **about)
 
 
+@on(ResendMails)
+async def on_resend_mails(command: ResendMails, unit: Unit) -> list[Message]:
+    """Send failed mails again, some at a time: whoever else wants the same finds them on their way."""
+    mails = await store.failed(unit.session, command)
+    for mail in mails:
+        mail.status, mail.smtp_answer = MailStatus.PENDING, None
+    said: list[Message] = [DeliverMail(mail_id=mail.id) for mail in mails]
+    resent = command.resent + len(mails)
+    if len(mails) == store.RESENT_AT_ONCE:
+        return [*said, command.model_copy(update={"after": mails[-1].id, "resent": resent})]
+    return [*said, MailsResent(resent=resent) if resent else MailResendRefused(reason="none_failed")]
+
+
 def _write_to_customer(
     kind: Kind, order: OrderPlaced | OrderConfirmed | OrderRejected | OrderCancelled, unit: UnitOfWork
 ) -> DeliverMail:
     customer = order.customer
-    return _write(unit, kind, customer.email, customer.locale, order_id=order.order_id, order=order)
+    return _write(unit, kind, customer.email, customer.locale, order_id=order.order_id, owner=customer.id, order=order)
 
 
 def _write_to_operators(kind: Kind, unit: UnitOfWork, **about: Any) -> list[DeliverMail]:
@@ -97,7 +111,15 @@ def _write_to_operators(kind: Kind, unit: UnitOfWork, **about: Any) -> list[Deli
 
 
 def _write(
-    unit: UnitOfWork, kind: Kind, recipient: str, locale: str, *, copy: int = 1, order_id: Any = None, **about: Any
+    unit: UnitOfWork,
+    kind: Kind,
+    recipient: str,
+    locale: str,
+    *,
+    copy: int = 1,
+    order_id: Any = None,
+    owner: str | None = None,
+    **about: Any,
 ) -> DeliverMail:
     assert unit.cause, "mails are caused by messages"
     settings = mailer.settings
@@ -113,6 +135,7 @@ def _write(
         message_id=domain.mail_id(unit.cause.message_id, settings.domain, copy),
         order_id=order_id,
         correlation_id=unit.job_id,
+        owner=owner,
         created_at=now(),
     )
     unit.add(mail)

@@ -10,10 +10,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import registry
 from sqlmodel import Field
 
-from contracts.email import DeliverMail
+from contracts.email import DeliverMail, ResendMails
 from services.email.domain import ANSWER_LENGTH
 from shared.database import load
 from shared.table import TableModel
+
+RESENT_AT_ONCE = 500
 
 
 class Base(TableModel, registry=registry()):
@@ -41,6 +43,8 @@ class Mail(Base, table=True):
     message_id: str = Field(sa_type=Text)
     order_id: UUID | None = Field(default=None, index=True)
     correlation_id: str = Field(max_length=255)
+    owner: str | None = Field(default=None, max_length=255)
+    """The customer whose order it is about; None: operators alone may read it."""
     status: str = Field(default=MailStatus.PENDING, sa_type=String(16))
     smtp_answer: str | None = Field(default=None, max_length=ANSWER_LENGTH)
     created_at: int = Field(sa_type=BigInteger)
@@ -48,6 +52,7 @@ class Mail(Base, table=True):
 
 
 metadata = Base.metadata
+_mails: Any = Mail.__table__  # type: ignore[attr-defined]
 
 
 async def due(session: AsyncSession, commands: Sequence[DeliverMail]) -> Iterable[Mail]:
@@ -60,7 +65,21 @@ async def mail(session: AsyncSession, mail_id: UUID) -> Mail | None:
     return next(iter(await load(session, Mail, [mail_id])), None)
 
 
-def mails(order_id: UUID | None) -> Any:
-    """The mails about one order, or all."""
+def mails(owner: str | None, order_id: UUID | None, status: str | None) -> Any:
+    """The mails of one owner or of all, about one order or all, in one status or any."""
     query: Any = select(Mail)
-    return query.where(Mail.order_id == order_id) if order_id else query
+    for column, value in ((_mails.c.owner, owner), (_mails.c.order_id, order_id), (_mails.c.status, status)):
+        query = query if value is None else query.where(column == value)
+    return query
+
+
+async def failed(session: AsyncSession, wanted: ResendMails) -> Sequence[Mail]:
+    """The next failed mails of a wish to send them again, oldest first, locked."""
+    query = select(Mail).where(_mails.c.status == MailStatus.FAILED)
+    if wanted.failed_since:  # ids grow with time
+        query = query.where(_mails.c.id >= UUID(int=max(0, int(wanted.failed_since.timestamp() * 1000)) << 80))
+    else:
+        query = query.where(_mails.c.id.in_(wanted.ids))
+    if wanted.after:
+        query = query.where(_mails.c.id > wanted.after)
+    return (await session.scalars(query.order_by(_mails.c.id).limit(RESENT_AT_ONCE).with_for_update())).all()

@@ -18,6 +18,7 @@ from uuid_utils.compat import uuid7
 
 from contracts.base import Command, Contract, JobState, Sku
 from contracts.deadletters import CancelReplay, EditLetter, LetterFilter, PurgeLetters, ReplayLetters, Selection
+from contracts.email import ResendMails
 from contracts.http import (
     ActionView,
     AdjustmentIn,
@@ -30,6 +31,9 @@ from contracts.http import (
     LetterSummary,
     LetterView,
     LinkView,
+    MailState,
+    MailSummary,
+    MailView,
     NoticeChoice,
     NotificationPage,
     NotificationView,
@@ -41,6 +45,7 @@ from contracts.http import (
     PurgeWish,
     ReplayWish,
     ReportView,
+    ResendWish,
 )
 from contracts.orders import CancelOrder, Customer, OrderState, PlaceOrder
 from contracts.reports import (
@@ -88,7 +93,7 @@ operator --subject me` makes one; elsewhere it comes from whoever signs with `MA
 
 What goes over the broker is documented at [/asyncapi](/asyncapi).
 """
-TAGS = ("orders", "jobs", "products", "reports", "notifications", "dead letters", "documents", "health")
+TAGS = ("orders", "jobs", "products", "reports", "notifications", "mails", "dead letters", "documents", "health")
 """In the order in which /docs shows them."""
 DOCS_STYLE = """\
 <style>
@@ -111,7 +116,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
     app.description, app.openapi_tags = ABOUT, [{"name": name} for name in TAGS]
     service: Service = app.state.service
     settings = cast(GatewaySettings, service.settings)
-    names = ("orders", "stock", "reports", "deadletters")
+    names = ("orders", "stock", "email", "reports", "deadletters")
     urls = {name: getattr(settings, f"{name}_url") for name in names}
     upstreams = {name: Upstream(name, str(url), settings.tls) for name, url in urls.items()}
     parts = {"poll": store.changes.poll, "forget": store.tidy, "measure": store.measure}
@@ -650,6 +655,35 @@ async def choose(choice: NoticeChoice, request: Request, who: CallerOf) -> Respo
     return passed_on(await _reports(request).ask(request, who, "/v1/me/notifications", method="PUT", body=body))
 
 
+# -- mails ------------------------------------------------------------------------------------------------------------
+
+
+class MailsWanted(Cursor):
+    """Which mails: about one order or all, in one status or any."""
+
+    order_id: UUID | None = None
+    status: MailState | None = None
+
+
+@v1.get("/mails", response_model=Page[MailSummary], tags=["mails"])
+async def list_mails(request: Request, who: CallerOf, wanted: Annotated[MailsWanted, Query()]) -> Response:
+    """Mails about your orders, newest first; an operator sees everyone's, and those to operators."""
+    return passed_on(await _mails(request).ask(request, who, "/v1/mails", params=_params(wanted)))
+
+
+@v1.post("/mails/resend", status_code=202, responses=STARTED, tags=["mails"])
+async def resend_mails(wish: ResendWish, who: OperatorOf, job: JobStart) -> Response:
+    """Send mails again that their server refused for good, once what it minded is mended. Operators only."""
+    command = ResendMails(ids=wish.ids, failed_since=wish.failed_since, by=who.subject)
+    return await job.start(command, "mails.resend", asked=wish)
+
+
+@v1.get("/mails/{mail_id}", response_model=MailView, tags=["mails"])
+async def show_mail(mail_id: IdOf, request: Request, who: CallerOf) -> Response:
+    """One mail, with its text."""
+    return passed_on(await _mails(request).ask(request, who, f"/v1/mails/{mail_id}"))
+
+
 # -- dead letters -----------------------------------------------------------------------------------------------------
 
 
@@ -920,6 +954,11 @@ def _stock(request: Request) -> Upstream:
 
 def _reports(request: Request) -> Upstream:
     upstream: Upstream = request.state.reports
+    return upstream
+
+
+def _mails(request: Request) -> Upstream:
+    upstream: Upstream = request.state.email
     return upstream
 
 

@@ -21,6 +21,7 @@ class GatewaySettings(ServiceSettings):
     deadletters_url: HttpUrl = Field(
         default=HttpUrl("http://127.0.0.1:8005"), description="Where deadletters answers HTTP."
     )
+    email_url: HttpUrl = Field(default=HttpUrl("http://127.0.0.1:8003"), description="Where email answers HTTP.")
     running_reports: int = Field(default=5, ge=1, description="Reports that one caller may have in the making.")
     customer_limit: str = Field(default="100/second", description="How often one customer may ask.")
     operator_limit: str = Field(

@@ -1,13 +1,14 @@
 """What email writes and sends, without a broker or an SMTP server."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from uuid_utils.compat import uuid7
 
-from contracts.email import DeliverMail
-from services.email import handlers
+from contracts.email import DeliverMail, MailResendRefused, MailsResent, ResendMails
+from services.email import handlers, store
 from services.email.adapters import NotSent, Refused, mailer
 from services.email.settings import EmailSettings
 from services.email.store import Mail, MailStatus
@@ -123,6 +124,37 @@ async def test_what_may_pass_later_is_raised_for_the_ladder(monkeypatch: pytest.
         with pytest.raises(NotSent):
             await email.when(DeliverMail(mail_id=mail.id))
         assert (await email.row(Mail, mail.id)).status == MailStatus.PENDING
+
+
+async def test_a_failed_mail_is_sent_again_and_no_other_is() -> None:
+    async with Harness(handlers, Mail) as email:
+        failed, sent = a_mail(), a_mail()
+        failed.status, failed.smtp_answer, sent.status = MailStatus.FAILED, "550 no", MailStatus.SENT
+        await email.given(failed, sent)
+        wish = ResendMails(ids=(failed.id, sent.id), by="olga")
+        assert await email.when(wish) == [DeliverMail(mail_id=failed.id), MailsResent(resent=1)]
+        now = await email.row(Mail, failed.id)
+        assert (now.status, now.smtp_answer) == (MailStatus.PENDING, None)
+        assert await email.when(wish) == [MailResendRefused(reason="none_failed")]
+
+
+async def test_many_failed_mails_are_sent_again_a_part_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "RESENT_AT_ONCE", 2)
+    async with Harness(handlers, Mail) as email:
+        began = datetime.now(UTC) - timedelta(seconds=1)
+        mails = [a_mail() for _ in range(4)]
+        for mail in mails:
+            mail.status = MailStatus.FAILED
+        await email.given(*mails)
+        said: list[Any] = [ResendMails(failed_since=began, by="olga")]
+        delivered: list[Any] = []
+        while isinstance(said[-1], ResendMails):
+            said = await email.when(said[-1])
+            delivered += [message.mail_id for message in said if isinstance(message, DeliverMail)]
+        assert delivered == [mail.id for mail in mails]
+        assert said[-1] == MailsResent(resent=4)
+        later = ResendMails(failed_since=datetime.now(UTC) + timedelta(minutes=1), by="olga")
+        assert await email.when(later) == [MailResendRefused(reason="none_failed")]
 
 
 async def test_a_mail_that_does_not_exist_is_nothing_to_retry() -> None:
