@@ -1,18 +1,18 @@
 """What is wrong, causes before those who suffer from them: what `malote doctor` shows and `malote watch` mails."""
 
+import os
 import shutil
 import smtplib
 import socket
-import sqlite3
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import httpx
 
@@ -79,7 +79,7 @@ def gather(here: Environment) -> list[Finding]:
         if not (state or here.is_elsewhere):
             return [*(machine.result() if machine else []), Finding("fleet", "not running; `malote up` starts it")]
         broker = pool.submit(_broker, here, state)
-        files = {service: pool.submit(_sqlite_problem, here, service) for service in here.services}
+        files = {service: pool.submit(_file_problem, here, service) for service in here.services}
         mail = pool.submit(_mail_server, here, state)
         said = {service: pool.submit(readiness, here.address_of(service)) for service in here.services}
         made, letters = pool.submit(_topology, here), pool.submit(_dead_letters, here)
@@ -105,7 +105,8 @@ def gather(here: Environment) -> list[Finding]:
 
 def _machine(here: Environment, state: dict[str, Any]) -> list[Finding]:
     version = ".".join(map(str, sys.version_info[:3]))
-    here.make_folders()
+    with suppress(OSError):  # among what is wrong may be just this
+        here.make_folders()
     free = shutil.disk_usage(here.data).free
     disk = f"{free / 1e9:.1f} GB free"
     taken = here.taken_ports(_our_pids(state))
@@ -180,19 +181,21 @@ def _amqp_silence(here: Environment) -> str:
         return error.strerror or str(error)
 
 
-def _sqlite_problem(here: Environment, service: str) -> str:
-    """Why a service's file cannot be written; empty if it can, is locked by somebody, or is none."""
+def _file_problem(here: Environment, service: str) -> str:
+    """Why a service's file cannot be written, as far as its folder tells; empty if it can, or is none.
+
+    It is not opened: whoever closes a database last, as far as SQLite can tell, removes the log of what was written.
+    """
     path = _file(here, service)
     if path is None:
         return ""
-    try:
-        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=rw", uri=True, timeout=0.1)) as file:
-            file.isolation_level = None
-            file.execute("BEGIN IMMEDIATE")
-            file.execute("ROLLBACK")
-    except sqlite3.Error as error:
-        is_locked = getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-        return "" if is_locked else str(error)
+    if not path.exists():
+        return "there is no such file"
+    if os.statvfs(path).f_flag & os.ST_RDONLY:
+        return "its disk is mounted read-only"
+    for place in (path, path.parent):
+        if not os.access(place, os.W_OK):
+            return f"{place} is read-only for this user"
     return ""
 
 

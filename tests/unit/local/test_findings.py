@@ -38,7 +38,7 @@ def found(here: Environment, monkeypatch: pytest.MonkeyPatch, **looks: Any) -> d
     monkeypatch.setattr(findings, "_topology", lambda _: [Finding("topology", "complete")])
     monkeypatch.setattr(findings, "_dead_letters", lambda _: [])
     monkeypatch.setattr(findings, "readiness", lambda url: answers[url])
-    monkeypatch.setattr(findings, "_sqlite_problem", lambda _, service: looks.get("files", {}).get(service, ""))
+    monkeypatch.setattr(findings, "_file_problem", lambda _, service: looks.get("files", {}).get(service, ""))
     return {finding.what: finding for finding in findings.gather(here)}
 
 
@@ -85,18 +85,18 @@ def test_a_database_is_named_by_its_file_before_the_lanes_that_wait_for_it(
     assert found(here, monkeypatch, files={"email": "disk I/O error"})["email"].kind == "database"
 
 
-def test_a_file_that_is_written_to_by_somebody_is_no_problem_and_one_that_is_missing_is(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_database_is_looked_at_without_being_opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whoever closes it last removes the log of what was written, and a service's own locks do not always hold."""
     monkeypatch.setenv("MALOTE_DATA", str(tmp_path))
     here = Environment()
-    assert "unable to open" in findings._sqlite_problem(here, "stock")
-    with sqlite3.connect(tmp_path / "stock.db", isolation_level=None) as writer:
-        assert findings._sqlite_problem(here, "stock") == ""
-        writer.execute("BEGIN IMMEDIATE")
-        assert findings._sqlite_problem(here, "stock") == "", "locked is not broken"
-    (tmp_path / "email.db").write_bytes(b"no database at all, but for its length" * 50)
-    assert "not a database" in findings._sqlite_problem(here, "email")
+    assert findings._file_problem(here, "stock") == "there is no such file"
+    with sqlite3.connect(tmp_path / "stock.db") as writer:
+        writer.execute("PRAGMA journal_mode=WAL")
+        writer.execute("CREATE TABLE t (x)")
+        assert findings._file_problem(here, "stock") == ""
+        assert (tmp_path / "stock.db-wal").stat().st_size
+    monkeypatch.setattr("os.access", lambda path, _: path != tmp_path)
+    assert findings._file_problem(here, "stock") == f"{tmp_path} is read-only for this user"
 
 
 @pytest.mark.parametrize(
@@ -157,4 +157,4 @@ def test_in_containers_services_are_asked_where_the_setting_says_and_no_file_is_
     monkeypatch.setenv("MALOTE_SERVICE_URL", "http://SERVICE:8000")
     here = Environment()
     assert here.address_of("orders") == "http://orders:8000"
-    assert findings._sqlite_problem(here, "orders") == ""
+    assert findings._file_problem(here, "orders") == ""
