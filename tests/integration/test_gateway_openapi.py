@@ -55,6 +55,7 @@ async def _fleet(folder: str) -> AsyncIterator[Served]:
             running_reports=1_000_000,
             failure_limit="1000000/second",
             customer_limit="1000000/second",
+            recipient_limit="1000000/second",
             operator_limit="1000000/second",
         ) as gateway,
     ):

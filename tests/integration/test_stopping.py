@@ -71,7 +71,11 @@ class Clients:
 async def test_a_busy_gateway_that_is_told_to_end_answers_whoever_waits(fleet: Processes, tmp_path: Path) -> None:
     [reports] = await fleet.add("reports", f"sqlite:///{tmp_path}/reports.db", storage_url=tmp_path / "files")
     [gateway] = await fleet.add(
-        "gateway", f"sqlite:///{tmp_path}/gateway.db", reports_url=reports.url, customer_limit="100000/second"
+        "gateway",
+        f"sqlite:///{tmp_path}/gateway.db",
+        reports_url=reports.url,
+        customer_limit="100000/second",
+        recipient_limit="100000/second",
     )
     clients = Clients(gateway.url)
     job = (await clients.http.post("/v1/orders", json=ORDER)).json()["links"]["job"]
