@@ -315,7 +315,8 @@ def _make_private(url: URL) -> None:
     if not (path := _make_folder(url)):
         return
     with suppress(OSError):  # what is wrong with it is said by whoever uses it
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        if not path.exists():  # one that is there is not opened: closing it would give up this process's locks on it
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         for each in (path, *(path.with_name(f"{path.name}-{more}") for more in ("wal", "shm"))):
             if each.exists():
                 each.chmod(0o600)

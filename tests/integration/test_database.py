@@ -1,7 +1,10 @@
 """What a database is asked, in batches of any size."""
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from sqlalchemy import text
@@ -98,3 +101,19 @@ async def test_a_connection_asks_for_no_more_at_its_start_than_pgbouncer_lets_th
         await database.dispose()
     names = set(asked[0].split(b"\0")[0:-2:2])
     assert names <= {b"user", b"database", b"client_encoding", b"application_name"}
+
+
+async def test_whoever_looks_into_a_sqlite_file_takes_nothing_of_it_away(tmp_path: Path) -> None:
+    """SQLite removes its log with the last user of a file, and knows users by their locks: a process keeps its own,
+    however many connections it makes."""
+    path = tmp_path / "s.db"
+    database = Database(f"sqlite:///{path}")
+    async with database.transaction() as session:
+        await session.execute(text("CREATE TABLE t (x INTEGER)"))
+    async with database.reading() as one, database.reading() as other:
+        for session in (one, other):
+            await session.execute(text("SELECT * FROM t"))
+    look = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('SELECT * FROM t').fetchall()"
+    await asyncio.to_thread(subprocess.run, [sys.executable, "-c", look, str(path)], check=True, timeout=60)
+    assert path.with_name("s.db-wal").exists()
+    await database.dispose()
