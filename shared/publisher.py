@@ -11,7 +11,7 @@ from typing import Any
 import aio_pika
 import aiormq
 import structlog
-from aiormq.exceptions import ChannelAccessRefused, DeliveryError, PublishError
+from aiormq.exceptions import ChannelAccessRefused, ChannelPreconditionFailed, DeliveryError, PublishError
 from pamqp.commands import Basic
 from uuid_utils.compat import uuid7
 from yarl import URL
@@ -29,8 +29,9 @@ log = structlog.get_logger(__name__)
 CONFIRM_SECONDS = 30.0
 JOBS_IN_A_LINE = 20
 BROKER_GONE = (aio_pika.exceptions.AMQPError, ConnectionError, TimeoutError, asyncio.CancelledError)
-REFUSED = (PublishError, DeliveryError, ChannelAccessRefused, Unsendable)
-"""The errors that are about one message: no queue takes it, a queue refuses it, we may not send it, or cannot."""
+REFUSED = (PublishError, DeliveryError, ChannelAccessRefused, ChannelPreconditionFailed, Unsendable)
+"""The errors that are about one message: no queue takes it, a queue refuses it, we may not send it, it is larger than
+the broker takes, or has no form."""
 REOPENED_SECONDS = 0.01
 HEARTBEAT_SECONDS = 5
 """A connection that has died without a word is found after 20 s, by the broker after 15: aiormq waits for three and a
@@ -173,7 +174,7 @@ class Publisher:
         """
         began = tracing.now()
         results = await self._send(messages)
-        if any(isinstance(error, ChannelAccessRefused) for error in results):
+        if any(isinstance(error, ChannelAccessRefused | ChannelPreconditionFailed) for error in results):
             results = await self._one_by_one(messages, results)
         for error in results:
             if error and not isinstance(error, REFUSED):

@@ -35,15 +35,22 @@ from shared.tls import Tls
 DELIVERY_LIMIT = 100
 """Last resort, far above what the kernel needs to find a killer: every message near a killed process counts one."""
 
+LONGEST = 1_000_000
+"""Messages that may wait in a queue, and their bytes. A full one refuses what is published (`x-overflow`), so it waits
+in the outbox, or in the lane that cannot bury it: nothing is lost. An alert comes at four fifths."""
+LONGEST_BYTES = 4 * 1024**3
+_LIMITS = {"max-length": LONGEST, "max-length-bytes": LONGEST_BYTES}
 POLICIES: dict[str, dict[str, Any]] = {
+    "lanes": {"pattern": r"^(lane|wait)\.", "apply-to": "queues", "definition": _LIMITS, "priority": 5},
     "dead-letters": {
         "pattern": r"^lane\..+\.dlq\z",
         "apply-to": "queues",
-        "definition": {"delivery-limit": 1_000_000},
+        "definition": {**_LIMITS, "delivery-limit": 1_000_000},
         "priority": 10,
-    }
+    },
 }
-"""RabbitMQ 4 drops what was delivered 20 times unless told otherwise: in outages of the collector's, dead letters."""
+"""Of a queue's policies the one of the highest priority counts. RabbitMQ 4 drops what was delivered 20 times unless
+told otherwise: in outages of the collector's, dead letters."""
 
 DEFAULT_LADDER = ("1s", "5s", "30s", "2m", "10m")
 NOTHING = r"^\z"

@@ -18,6 +18,7 @@ from deploy.local.postgres import PostgresCluster
 from deploy.local.rabbitmq import ADMINISTRATOR, RabbitNode
 
 _TLS = """\
+max_message_size = 134217728
 listeners.ssl.default = 127.0.0.1:{doors.amqps}
 ssl_options.cacertfile = {ca}
 ssl_options.certfile = {certificate}

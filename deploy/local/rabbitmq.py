@@ -33,6 +33,7 @@ prometheus.tcp.port = {metrics_port}
 default_user = {user}
 default_pass = {password}
 disk_free_limit.absolute = 50MB
+max_message_size = 1048576
 raft.wal_max_size_bytes = 67108864
 log.file.level = info
 """

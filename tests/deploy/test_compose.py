@@ -12,6 +12,7 @@ import yaml
 from contracts.flow import SERVICES, SHOP
 from deploy.local import install
 from deploy.local.postgres import PostgresCluster
+from shared.wire import MESSAGE_LIMIT
 from tests.contract.test_settings import CLASSES, DOCUMENTED
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -202,3 +203,9 @@ def _may_connect(environment: dict[str, str], user: str, database: str) -> bool:
     asked = f"SELECT has_database_privilege('{user}', '{database}', 'CONNECT')"
     command = ["psql", "--no-psqlrc", "--tuples-only", "--no-align", "--dbname", "postgres", "--command", asked]
     return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout.strip() == "t"
+
+
+def test_a_broker_takes_no_larger_messages_than_a_consumer_reads() -> None:
+    files = ("deploy/rabbitmq/limits.conf", "deploy/k8s/base/platform/broker.yaml", "deploy/local/rabbitmq.py")
+    for file in files:
+        assert f"max_message_size = {MESSAGE_LIMIT}\n" in (ROOT / file).read_text(), file
