@@ -252,7 +252,9 @@ class Intake:
                 readable.append(decode(raw, self.name, self.handlers))
             except Exception as error:
                 reason, cause = str(error), error.__cause__ or error
-                if not isinstance(error, Poison):  # of ours, but not to be met again and again by all that come after
+                if isinstance(error, Poison):  # where a parser gave up says nothing, and is half of what a flood costs
+                    cause = cause.with_traceback(None)
+                else:  # of ours, but not to be met again and again by all that come after
                     log.exception("lane: cannot read a message", lane=self.name)
                     reason = "reading it failed"
                 copies.append(self._failures.unreadable(raw, reason, cause))
