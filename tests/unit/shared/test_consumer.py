@@ -17,6 +17,7 @@ from shared.database import Database
 from shared.handler import lanes_of
 from shared.intake import Lost
 from shared.outbox import Outbox
+from shared.retry import Failures
 from shared.wire import Delivery
 from tests.integration.reserving import on_order_placed
 from tests.running import an_order, module_of
@@ -30,7 +31,7 @@ async def test_of_a_batch_from_two_channels_only_what_is_lost_is_dropped() -> No
     """What came over the new channel will not come again: a later acknowledgement of many would cover it unseen."""
     handlers = lanes_of("stock", module_of(on_order_placed))["stock"]
     unused: Any = None
-    lane = Lane("stock", handlers, unused, unused, 10)
+    lane = Lane("stock", handlers, unused, Failures("stock", unused, unused, ("1s",), "1"), 10)
     batches: list[list[int]] = []
 
     async def batch(raws: Sequence[Any]) -> None:
