@@ -190,6 +190,7 @@ def alone(tmp_path: Path) -> Iterator[Process]:
     url = f"sqlite:///{tmp_path}/g.db"
     migrate("gateway", url)
     told = {"database_url": url, "amqp_url": NO_BROKER, "jwt_secret": SECRET, "log_level": "ERROR"}
+    told["recipient_limit"] = "1000000/hour"
     told |= {"stream_limit": STREAMS, "connections": STREAMS + 100, "customer_limit": f"{10 * STREAMS}/second"}
     process = Process("gateway", {f"GATEWAY_{name.upper()}": str(told[name]) for name in told}, tmp_path / "log")
     process.start()
