@@ -1,6 +1,7 @@
 """HTTP the same way in every service: problem details, request ids, bounded bodies, pages."""
 
 import asyncio
+import math
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -26,9 +27,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils.compat import uuid7
 
 from contracts.base import complaint
-from shared import telemetry
+from shared import protection, telemetry
 from shared.database import is_outage
 from shared.openapi import ref
+from shared.protection import Refusals
 from shared.stopping import Stopping
 from shared.tracing import QUIET, Tracing
 
@@ -38,6 +40,8 @@ BODY_LIMIT = 256 * 1024
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 RETRY_AFTER = "2"
 PAUSE_SECONDS = 15.0
+LONGEST_STREAM = 10 * 86_400.0
+"""A stream whose token is good for longer ends some other way."""
 EVENTS: dict[int | str, dict[str, Any]] = {200: {"description": "The stream.", "content": {"text/event-stream": {}}}}
 """The answers of a route whose answer is `Events`, for OpenAPI."""
 LONGEST_KEY = 255
@@ -112,13 +116,13 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 """The answers that every route can give, for OpenAPI."""
 
 
-def install(app: FastAPI, service: str, tracing: Tracing, stopping: Stopping) -> None:
+def install(app: FastAPI, service: str, tracing: Tracing, stopping: Stopping, refusals: Refusals) -> None:
     """Give an application our errors and the `Edge` around it."""
     app.add_exception_handler(Problem, _on_problem)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(Exception, _on_error)
-    app.add_middleware(Edge, service=service, tracing=tracing, stopping=stopping)
+    app.add_middleware(Edge, service=service, tracing=tracing, stopping=stopping, refusals=refusals)
 
 
 def details_of(problem: Problem, instance: str = "", request_id: str = "") -> ProblemDetails:
@@ -135,6 +139,7 @@ def details_of(problem: Problem, instance: str = "", request_id: str = "") -> Pr
 
 
 def problem_response(request: Request, problem: Problem) -> JSONResponse:
+    request.scope["reason"] = problem.code
     details = details_of(problem, request.url.path, request.scope.get("request_id", ""))
     return JSONResponse(
         details.model_dump(), problem.status, headers=problem.headers, media_type="application/problem+json"
@@ -200,8 +205,9 @@ async def _on_error(request: Request, error: Exception) -> JSONResponse:
 class Edge:
     """Around every request: its id, its trace, a bound on its body, one log line and its metrics."""
 
-    def __init__(self, app: ASGIApp, service: str, tracing: Tracing, stopping: Stopping) -> None:
+    def __init__(self, app: ASGIApp, service: str, tracing: Tracing, stopping: Stopping, refusals: Refusals) -> None:
         self._app, self._service, self._tracing, self._stopping = app, service, tracing, stopping
+        self._refusals = refusals
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -229,7 +235,8 @@ class Edge:
                 return
             if message["type"] == "http.response.start":
                 answered, status = time.perf_counter() - started, message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+                added = protection.headers_for(scope, message["headers"])
+                message["headers"] = [*message["headers"], *added, (b"x-request-id", request_id.encode())]
             await send(message)
             if is_head:
                 await send({"type": "http.response.body"})  # now: a stream may say nothing for a while
@@ -254,6 +261,7 @@ class Edge:
             telemetry.of(telemetry.HTTP_SECONDS, self._service, known, route, str(status)).observe(seconds)
             if route not in QUIET:
                 about = {"method": method, "path": scope["path"], "status": status}
+                about |= self._refusals.about(scope, status)
                 log.info("http", **about, ms=round(took * 1000, 1), **_ids(scope))
             structlog.contextvars.clear_contextvars()  # a connection's next request may go on in this context
             structlog.contextvars.bind_contextvars(**outside)
@@ -305,7 +313,7 @@ def _bounded(receive: Receive) -> Receive:
 
 
 class Events(Response):
-    """A stream of server-sent events that ends with `events`, with its client, or with this process: a client then
+    """A stream of server-sent events that ends with `events`, with its client, its token or this process: a client then
     goes on at another, after the last event that it had. Where `events` are None, nothing has happened for a while: a
     comment says that the connection lives.
 
@@ -314,11 +322,12 @@ class Events(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncIterator[ServerSentEvent | None]) -> None:
+    def __init__(self, events: AsyncIterator[ServerSentEvent | None], ends_at: float = math.inf) -> None:
+        """`ends_at`: when the token ends by which its client may listen, in epoch seconds."""
         # What is between us and the client must not keep anything back.
-        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
-        self._events = events
+        self._events, self._seconds = events, max(0.0, ends_at - time.time())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
@@ -327,11 +336,16 @@ class Events(Response):
         try:
             async with stopping.wait() as until_gone:
                 leaving.add_done_callback(end := lambda _: until_gone.reschedule(0))
+                loop, ending = asyncio.get_running_loop(), None
+                if self._seconds < LONGEST_STREAM:
+                    ending = loop.call_later(self._seconds, end, None)
                 try:
                     async for event in self._events:
                         await send({"type": "http.response.body", "body": _event(event), "more_body": True})
                 finally:
                     leaving.remove_done_callback(end)
+                    if ending:
+                        ending.cancel()
         except TimeoutError:
             if not until_gone.expired():
                 raise

@@ -200,7 +200,11 @@ async def _verified(request: Request, credentials: HTTPAuthorizationCredentials 
     if credentials is None:
         raise Problem(401, "token_missing", "Send a token: Authorization: Bearer …")
     tokens: Tokens = request.app.state.tokens
-    return await tokens.caller(credentials.credentials)
+    who = await tokens.caller(credentials.credentials)
+    request.scope["subject"] = who.subject
+    if request.app.state.revoked:
+        request.app.state.revoked.demand_good(who)
+    return who
 
 
 async def caller_or_link(

@@ -36,6 +36,7 @@ from shared.openapi import Application
 from shared.outages import Trouble
 from shared.outbox import Outbox
 from shared.outside import OutsideLane
+from shared.protection import Refusals
 from shared.publisher import BROKER_GONE, Publisher, address, gone_is_outage
 from shared.retry import Failures
 from shared.room import Room
@@ -273,8 +274,9 @@ class Service:
             redoc_url=None,
         )
         app.state.service, app.state.tokens = self, Tokens(self.settings)
+        app.state.revoked = None  # the gateway's lifespan sets what knows revoked tokens
         app.state.limits = None  # a router's lifespan may set some: see shared.security.Limits
-        http.install(app, self.name, self.tracing, self.stopping)
+        http.install(app, self.name, self.tracing, self.stopping, Refusals(self.settings))
         app.include_router(_health)
         app.include_router(router)
         app.include_router(_documents)  # last: the gateway has the document of all services there

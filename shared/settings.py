@@ -163,6 +163,9 @@ class ServiceSettings(BaseSettings):
         default="auto", description="auto: readable on a terminal, JSON elsewhere."
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_identities: Literal["plain", "hashed"] = Field(
+        default="plain", description="How the log names subject and address of who was refused (401, 403, 404)."
+    )
     otlp_endpoint: HttpUrl | None = Field(
         default=None, description="A collector for traces (OTLP over HTTP), without /v1/traces; empty: no traces."
     )

@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime, timedelta
+from uuid import uuid4
 
 import jwt
 
@@ -25,6 +26,6 @@ def issue_token(
     if not SUBJECT.fullmatch(subject):
         raise ValueError("a subject has 1 to 255 printable characters")
     now = datetime.now(UTC)
-    claims = {"sub": subject, "role": role, "iat": now, "exp": now + timedelta(seconds=ttl)}
+    claims = {"jti": str(uuid4()), "sub": subject, "role": role, "iat": now, "exp": now + timedelta(seconds=ttl)}
     claims |= {"email": email, "email_verified": True} if email else {}
     return jwt.encode(claims | ({ACCESS: READ} if read_only else {}), secret, algorithm="HS256")

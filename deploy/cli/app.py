@@ -47,7 +47,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for single in (up, status, restart, lanes, events, demo, logs, populate, token, migrate, asyncapi):
+for single in (up, status, restart, lanes, events, demo, logs, populate, migrate, asyncapi):
     app.add_typer(single.app)
 app.add_typer(orders.app, name="orders", help="Place, show, list and cancel orders.")
 app.add_typer(jobs.app, name="jobs", help="What became of a request: show, list, watch live, cancel.")
@@ -56,6 +56,7 @@ app.add_typer(notifications.app, name="notifications", help="What became of repo
 app.add_typer(products.app, name="products", help="The catalogue.")
 app.add_typer(products.stock, name="stock", help="The levels.")
 app.add_typer(dlq.app, name="dlq", help="Dead letters: look, send again, edit, purge, export.")
+app.add_typer(token.app, name="token", help="A token for this machine; `revoke` believes one no more.")
 app.add_typer(mail.app, name="mail", help="The local mailbox.")
 app.add_typer(topology.app, name="topology", help="Exchanges, queues, users and permissions on the broker.")
 

@@ -1,30 +1,63 @@
-"""malote token: for curl, for scripts, for trying out a role."""
+"""malote token: for curl, for scripts, for trying out a role; and to believe one no more."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+
+from deploy.cli.output import Json, print_json
 
 app = typer.Typer()
 
 
-@app.command()
+@app.callback(invoke_without_command=True)
 def token(
-    role: Annotated[Literal["operator", "customer"], typer.Option(help="What it may do.", show_default=False)],
-    subject: Annotated[str, typer.Option(metavar="ID", help="Who it is for: a customer's id.", show_default=False)],
+    context: typer.Context,
+    role: Annotated[
+        Literal["operator", "customer"] | None, typer.Option(help="What it may do.", show_default=False)
+    ] = None,
+    subject: Annotated[
+        str | None, typer.Option(metavar="ID", help="Who it is for: a customer's id.", show_default=False)
+    ] = None,
     ttl: Annotated[str, typer.Option(metavar="DURATION", help="How long it is good: 90s, 30m, 12h.")] = "24h",
     read_only: Annotated[bool, typer.Option("--read-only", help="It may only read.")] = False,
 ) -> None:
-    """Print a token for this machine's gateway, and nothing else."""
+    """Print a token for this machine's gateway, and nothing else; with revoke, believe one no more."""
     from deploy.local.environment import Environment
     from shared.tokens import issue_token
 
-    if not subject.strip():
+    if context.invoked_subcommand:
+        return
+    if role is None:
+        raise typer.BadParameter("say what the token may do: operator or customer", param_hint="--role")
+    if subject is None or not subject.strip():
         raise typer.BadParameter("a token is for somebody", param_hint="--subject")
     try:
         secret, good_for = Environment().jwt_secret, _seconds(ttl)
         typer.echo(issue_token(secret, subject=subject, role=role, ttl=good_for, read_only=read_only))
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--subject") from error
+
+
+@app.command()
+def revoke(
+    token_id: Annotated[str | None, typer.Option("--id", metavar="JTI", help="One token, by its `jti`.")] = None,
+    subject: Annotated[
+        str | None, typer.Option(metavar="ID", help="All tokens that somebody has been given until now.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Believe a token no more, though it has not ended: at once here, within seconds at every gateway."""
+    from deploy.cli.client import ask
+
+    if (token_id is None) == (subject is None):
+        raise typer.BadParameter("give --id or --subject, and only one of them", param_hint="--id")
+    wish: dict[str, Any] = {"token_id": token_id} if token_id else {"subject": subject}
+    revoked = ask(lambda gateway: gateway.ask("POST", "/v1/revocations", wish))
+    if as_json:
+        print_json(revoked)
+    else:
+        what = f"the token {token_id}" if token_id else f"all that {subject} was given until {revoked['before']}"
+        typer.echo(f"revoked: {what}")
 
 
 def _seconds(duration: str) -> int:

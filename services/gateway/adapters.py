@@ -108,7 +108,7 @@ class Upstream:
 
     async def stream(
         self, request: Request, who: Caller | None, path: str, *, params: dict[str, Any] | None = None
-    ) -> Response:
+    ) -> "HandedThrough":
         """Its answer as ours, handed through as it comes. Raises `Problem` 503 if it has none."""
         ours = _headers(request, who) | {"accept-encoding": "identity"}  # in the trace, but no step: it may last long
         headers = [(name.encode(), value.encode()) for name, value in ours.items()]
@@ -123,7 +123,7 @@ class Upstream:
         if answer.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR and answer.status_code != 503:
             await answer.aclose()
             raise self._failed(answer)
-        return _HandedThrough(answer, request.app.state.service.stopping)
+        return HandedThrough(answer, request.app.state.service.stopping)
 
     def _step(self, method: str) -> contextlib.AbstractContextManager[Any]:
         url = self._client.base_url
@@ -142,7 +142,7 @@ class Upstream:
         return Problem(503, "upstream_unavailable", f"The service {self._name} does not answer now; try again.")
 
 
-class _HandedThrough(StreamingResponse):
+class HandedThrough(StreamingResponse):
     """A stream that is closed with its client's: whoever goes away leaves nothing running behind the gateway.
 
     A file goes on while the process is stopping; events have no end to wait for, and end there.
@@ -152,6 +152,10 @@ class _HandedThrough(StreamingResponse):
         self._answer, self._stopping = answer, stopping
         headers = {name: value for name in STREAMED if (value := answer.headers.get(name))}
         super().__init__(self._chunks(), answer.status_code, headers)
+
+    async def close(self) -> None:
+        """Give up what was asked, where something else is answered."""
+        await self._answer.aclose()
 
     async def _chunks(self) -> AsyncIterator[bytes]:
         chunks = self._answer.aiter_raw()

@@ -1,14 +1,17 @@
 """The public routes. What changes something becomes a job; what asks something is passed to whoever owns the answer."""
 
+import re
 from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from hashlib import sha256
+from http import HTTPStatus
 from pathlib import Path as FilePath
 from string import Template
 from typing import Annotated, Any, cast
 from uuid import UUID
 
+import structlog
 from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
@@ -46,6 +49,9 @@ from contracts.http import (
     ReplayWish,
     ReportView,
     ResendWish,
+    RevocationIn,
+    Revocations,
+    RevocationView,
 )
 from contracts.orders import CancelOrder, Customer, OrderState, PlaceOrder
 from contracts.reports import (
@@ -61,9 +67,9 @@ from services.gateway import domain, store
 from services.gateway.adapters import Limits, Upstream, passed_on
 from services.gateway.domain import Key, Seen
 from services.gateway.settings import GatewaySettings
-from services.gateway.store import Intake, Job, Receipt
+from services.gateway.store import Intake, Job, Receipt, Revocation, Revoked
 from shared import asyncapi
-from shared.clock import moment
+from shared.clock import moment, now
 from shared.http import (
     EVENTS,
     Cursor,
@@ -80,6 +86,8 @@ from shared.http import (
 from shared.security import Caller, CallerOf, CallerOrLink, OperatorOf, operator
 from shared.service import VERSION, Running, Service
 
+log = structlog.get_logger(__name__)
+
 STATIC = FilePath(__file__).parent / "static"
 SWAGGER_FILES = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png")
 ASYNCAPI_FILES = ("page.js", "schema.js", "page.css")
@@ -93,7 +101,10 @@ operator --subject me` makes one; elsewhere it comes from whoever signs with `MA
 
 What goes over the broker is documented at [/asyncapi](/asyncapi).
 """
-TAGS = ("orders", "jobs", "products", "reports", "notifications", "mails", "dead letters", "documents", "health")
+TAGS = (
+    *("orders", "jobs", "products", "reports", "notifications", "mails"),
+    *("dead letters", "tokens", "documents", "health"),
+)
 """In the order in which /docs shows them."""
 DOCS_STYLE = """\
 <style>
@@ -119,7 +130,9 @@ async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
     names = ("orders", "stock", "email", "reports", "deadletters")
     urls = {name: getattr(settings, f"{name}_url") for name in names}
     upstreams = {name: Upstream(name, str(url), settings.tls) for name, url in urls.items()}
-    parts = {"poll": store.changes.poll, "forget": store.tidy, "measure": store.measure}
+    revoked = app.state.revoked = Revoked()
+    parts = {"poll": store.changes.poll, "forget": store.tidy, "measure": store.measure, "revoked": revoked.look}
+    await revoked.look_once(service.database)
     limits = app.state.limits = Limits(settings)
     try:
         async with service.background(**{name: work(service.database) for name, work in parts.items()}):
@@ -379,13 +392,15 @@ HISTORY = {**EVENTS, 204: {"description": "The job has ended, and you have all o
 
 
 @v1.get("/jobs/{job_id}/events", response_class=Response, responses=HISTORY, dependencies=[OneStream], tags=["jobs"])
-async def follow_job(job: JobOf, service: Running, last_event_id: Annotated[str | None, Header()] = None) -> Response:
+async def follow_job(
+    job: JobOf, service: Running, who: CallerOf, last_event_id: Annotated[str | None, Header()] = None
+) -> Response:
     """A job as it goes on: `timeline` for each message that moved it, then `state` with the whole job; `progress` where
     it only got further. The stream ends when the job has; `Last-Event-ID` goes on after an event."""
     seen = Seen.read(last_event_id)
     if JobState(job.status).is_final and seen == _all_of(job):
         return Response(status_code=204)  # a browser comes again whenever a stream ends, but not after this
-    return Events(_events(service, job, seen))
+    return Events(_events(service, job, seen), who.expires_at)
 
 
 async def _events(service: Service, job: Job, seen: Seen) -> AsyncIterator[ServerSentEvent | None]:
@@ -607,7 +622,15 @@ async def download_report(
 ) -> Response:
     """A report's file, by your token or by a signed link. Takes `Range`, `If-Range` and `If-None-Match`."""
     path = f"/v1/reports/{report_id}/download"
-    return await _reports(request).stream(request, who, path, params=_params(link))
+    answer = await _reports(request).stream(request, who, path, params=_params(link))
+    if who is None and answer.status_code == HTTPStatus.FORBIDDEN:  # whoever guesses signatures is counted
+        limits: Limits = request.state.limits
+        try:
+            await limits.count_failure(request.client.host if request.client else "")
+        except Problem:
+            await answer.close()
+            raise
+    return answer
 
 
 # -- notifications ----------------------------------------------------------------------------------------------------
@@ -793,6 +816,41 @@ async def home(accept: Annotated[str, Header()] = "") -> Response:
     return JSONResponse({"service": "malote", "version": VERSION, "links": LINKS}, headers={"Vary": "Accept"})
 
 
+# -- tokens -----------------------------------------------------------------------------------------------------------
+
+
+@v1.post("/revocations", status_code=201, tags=["tokens"])
+async def revoke(wish: RevocationIn, service: Running, who: OperatorOf) -> RevocationView:
+    """Believe a token, or all tokens that a subject has, no more: at once here, within seconds at other gateways.
+    Once more is as good as once. Event streams that are open go on until their token ends. Operators only."""
+    at = now()
+    before = min(at, round(wish.before.timestamp() * 1000)) if wish.before else at
+    id_ = f"token {wish.token_id}" if wish.token_id else f"subject {wish.subject}"
+    until = at + round((service.settings.jwt_max_days + 1) * store.DAY)
+    revocation = Revocation(id=id_, before=before, by=who.subject, at=at, until=until)
+    async with service.database.transaction() as session:
+        await store.revoke(session, revocation)
+    revoked: Revoked = service.app.state.revoked
+    async with service.database.reading() as session:
+        await revoked.read(session)
+    log.warning("tokens revoked", what=id_.partition(" ")[0], by=who.subject)
+    return _revocation(revocation)
+
+
+@v1.get("/revocations", tags=["tokens"])
+async def list_revocations(service: Running, who: OperatorOf) -> Revocations:
+    """What is believed no more. Operators only."""
+    async with service.database.reading() as session:
+        rows = await store.revocations(session)
+    return Revocations(data=tuple(map(_revocation, rows)))
+
+
+def _revocation(row: Revocation) -> RevocationView:
+    kind, _, name = row.id.partition(" ")
+    about = {"token_id": name} if kind == "token" else {"subject": name, "before": moment(row.before)}
+    return RevocationView(**about, by=row.by, at=moment(row.at))
+
+
 # -- documents --------------------------------------------------------------------------------------------------------
 
 
@@ -806,9 +864,20 @@ async def docs() -> HTMLResponse:
         swagger_js_url=script,
         swagger_css_url=style,
         swagger_favicon_url=icon,
-        swagger_ui_parameters={"persistAuthorization": True},
+        swagger_ui_parameters={"persistAuthorization": False},  # or the token would stay in the browser
     )
-    return HTMLResponse(bytes(page.body).decode().replace("</head>", f"{DOCS_STYLE}</head>"))
+    text = bytes(page.body).decode().replace("</head>", f"{DOCS_STYLE}</head>")
+    return HTMLResponse(text, headers={"Content-Security-Policy": _only_what_is_in(text)})
+
+
+def _only_what_is_in(page: str) -> str:
+    """What a page of documents may do: run our files, and the script that is written into it, and ask us."""
+    scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    hashes = " ".join(f"'sha256-{b64encode(sha256(script.encode()).digest()).decode()}'" for script in scripts)
+    return (
+        f"default-src 'none'; script-src 'self' {hashes}; style-src 'self' 'unsafe-inline'; img-src 'self' data:;"
+        " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
 
 
 @router.get("/docs/{name}", include_in_schema=False)

@@ -29,6 +29,7 @@ from shared.http import Problem, asked_to_wait
 from shared.inbox import INSERTS
 from shared.outbox import Outbox
 from shared.publisher import Outgoing, outgoing
+from shared.security import Caller
 from shared.stopping import Stopping
 from shared.table import TableModel
 
@@ -429,3 +430,80 @@ async def ended(database: Database, job_id: UUID, seconds: float, stopping: Stop
             with suppress(TimeoutError), asked_to_wait():
                 async with stopping.wait(left):
                     await changed.wait()
+
+
+# -- tokens that are not believed any more ----------------------------------------------------------------------------
+
+LOOK_SECONDS = 2.0
+"""How long another gateway may still believe what was revoked at one."""
+DAY = 86_400_000
+LISTED = 1_000
+
+
+class Revocation(Base, table=True):
+    """What is not believed. `id` is `token ID` or `subject NAME`; of a subject, tokens that were issued before `before`
+    (epoch milliseconds). Forgotten at `until`: no token of before is good by then."""
+
+    __tablename__ = "revocations"
+
+    id: str = Field(primary_key=True, max_length=264)
+    before: int = Field(sa_type=BigInteger)
+    by: str = Field(max_length=255)
+    at: int = Field(sa_type=BigInteger)
+    until: int = Field(sa_type=BigInteger)
+
+
+class Revoked:
+    """What this process knows of them."""
+
+    def __init__(self) -> None:
+        self._before: dict[str, int] | None = None  # None: not read yet
+        self._state: tuple[int, int] | None = None
+
+    async def read(self, session: AsyncSession) -> None:
+        """Read all rows, if there are others than at the last look."""
+        rows: type[Revocation] = Revocation
+        number, newest = (await session.execute(select(func.count(), func.max(rows.at)).select_from(rows))).one()
+        if self._before is None or (number, newest) != self._state:
+            found = (await session.scalars(select(rows))).all()
+            self._before, self._state = {row.id: row.before for row in found}, (number, newest)
+
+    async def look(self, database: Database) -> None:
+        """Look again and again, for ever."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            await self.look_once(database)
+
+    async def look_once(self, database: Database) -> None:
+        """Read what there is, and forget what has had its time. Without a database, what was known stays known."""
+        try:
+            async with database.reading() as session:
+                await self.read(session)
+                overdue = await session.scalar(select(func.min(Revocation.until)))
+            if overdue is not None and overdue < now():
+                async with database.transaction() as session:
+                    await session.execute(delete(Revocation).where(Revocation.until < now()))  # type: ignore[arg-type]
+        except Exception as error:
+            if not is_outage(error):
+                log.exception("cannot read which tokens are revoked")
+
+    def demand_good(self, who: Caller) -> None:
+        """Raises `Problem` 401 for a token that is revoked, and 503 until it is known which are."""
+        if self._before is None:
+            raise Problem(503, "unavailable", "It is not known yet which tokens are revoked; try again.")
+        of_subject = self._before.get(f"subject {who.subject}", 0)
+        if f"token {who.token_id}" in self._before or who.issued_at * 1000 < of_subject:
+            raise Problem(401, "token_revoked", "The token was revoked: get another one.")
+
+
+async def revoke(session: AsyncSession, revocation: Revocation) -> None:
+    """Write down what is not believed any more."""
+    row = revocation.model_dump()
+    insert_or_update = INSERTS[session.get_bind().dialect.name](Revocation).values(**row)
+    await session.execute(insert_or_update.on_conflict_do_update(index_elements=["id"], set_=row))
+
+
+async def revocations(session: AsyncSession) -> Sequence[Revocation]:
+    """The newest of them."""
+    newest = select(Revocation).order_by(Revocation.at.desc()).limit(LISTED)  # type: ignore[attr-defined]
+    return (await session.scalars(newest)).all()

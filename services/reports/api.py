@@ -249,7 +249,7 @@ async def _seen(service: Running, who: CallerOf, last_event_id: Annotated[str | 
 @router.get("/notifications/events", response_class=Response, responses=EVENTS, tags=["notifications"])
 async def follow_notifications(service: Running, who: CallerOf, seen: Annotated[Seen, Depends(_seen)]) -> Response:
     """What the caller is told from now on, or after the event of that id."""
-    return Events(_events(service, who, seen))
+    return Events(_events(service, who, seen), who.expires_at)
 
 
 async def _events(service: Service, who: Caller, seen: Seen) -> AsyncIterator[ServerSentEvent | None]:
