@@ -19,7 +19,7 @@ import structlog
 
 from contracts.base import Command, Envelope, Message
 from contracts.broker import DEAD_LETTERS, retry_exchange
-from contracts.flow import BY_KEY, service_of
+from contracts.flow import BY_KEY, SENDERS, SHOP, service_of
 from contracts.jobs import JobFailed, JobRetrying, LetterSettled
 from shared import inbox, telemetry, tracing
 from shared.confirms import Publish
@@ -118,7 +118,7 @@ class Failures:
         reason = reason_of(error) if isinstance(error, Poison) else why
         headers = self._headers(delivery.raw, envelope, reason if is_lost else why, error)
         about = delivery.subject() | {"error": reason_of(error)}
-        starts_job = isinstance(delivery.message, Command) and envelope.message_id == envelope.correlation_id
+        starts_job = _starts_job(type(delivery.message), envelope.message_id, envelope.correlation_id, envelope.user)
         tells = envelope if starts_job or delivery.message.carries_job else None
         if is_lost:
             follow: Message = job_failed(reason_of(error), error)
@@ -206,10 +206,6 @@ def job_failed(why: str, error: BaseException) -> JobFailed:
     return JobFailed(reason="dead_lettered", detail=_line(why) or type(error).__name__)
 
 
-def _content_type(raw: Raw) -> str:
-    return "application/json" if isinstance(raw.body, Oversized) else raw.content_type or "application/json"
-
-
 def _first(copies: Sequence[Copy]) -> Sequence[Copy]:
     """As many as are put into one write to the broker."""
     size = 0
@@ -223,10 +219,18 @@ def _first(copies: Sequence[Copy]) -> Sequence[Copy]:
 def _cause_of(raw: Raw) -> Envelope | None:
     """The envelope of a message that cannot be read, if a job stands or falls with it; jobs have UUIDs."""
     contract, message_id, job = BY_KEY.get(key_of(raw)), raw.message_id or "", _job_of(raw) or ""
-    is_known = contract and ((issubclass(contract, Command) and message_id == job) or contract.carries_job)
+    is_known = contract and (_starts_job(contract, message_id, job, user_of(raw)) or contract.carries_job)
     if not is_known or not _UUID.fullmatch(job) or "\x00" in message_id:
         return None
     return Envelope(message_id, job, key_of(raw), raw.app_id or "", sent_at(raw))
+
+
+def _starts_job(contract: type[Message], message_id: str, job: str, user: str | None) -> bool:
+    """Whether a job stands or falls with a message. One that a shop may have sent, whose id can be that of anybody's
+    job, is only taken for it if the broker says that another user sent it."""
+    if not issubclass(contract, Command) or message_id != job:
+        return False
+    return SHOP not in SENDERS[contract] or user not in ("", SHOP)
 
 
 def settle(delivery: Delivery, unit: UnitOfWork) -> None:

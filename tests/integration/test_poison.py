@@ -246,16 +246,18 @@ async def test_the_largest_message_that_is_allowed_is_read(broker: Broker, tmp_p
 
 
 async def test_a_command_that_nobody_can_read_ends_its_job(broker: Broker, tmp_path: Any) -> None:
-    """Others' have no job: an event's would not be the one that failed, and an id that is no UUID is no job's."""
+    """Others' have no job: an event's would not be the one that failed, an id that is no UUID is no job's, and a shop
+    can take the id of somebody else's job for its own order."""
     ended = await broker.spy(("jobs", JobFailed.key))
     job, other = str(uuid7()), str(uuid7())
     async with running("orders", broker.url, f"sqlite:///{tmp_path}/o.db"):
         await broker.send(b"{", "commands", PlaceOrder.key, message_id="a shop's own number")
+        await broker.send(b"{", "commands", PlaceOrder.key, message_id=str(uuid7()))
         await broker.send(b"{", "stock", StockReserved.key, message_id=other, correlation_id=other)
         await broker.send(b"[" * 200, "commands", CancelOrder.key, message_id=job, correlation_id=job)
         [failed] = await ended.collect(1)
         assert await broker.take("orders.dlq")
-        await until(lambda: _has(broker, "orders.dlq", 2), "the other letters")
+        await until(lambda: _has(broker, "orders.dlq", 3), "the other letters")
     await ended.collect(1)
     assert [message.correlation_id for message in ended.seen] == [job]
     assert failed["reason"] == "dead_lettered"

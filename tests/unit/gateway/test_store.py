@@ -13,6 +13,7 @@ from services.gateway import store
 from services.gateway.store import Job
 from shared.clock import now
 from shared.database import Database
+from shared.stopping import Stopping
 
 
 async def test_an_end_that_comes_while_the_job_is_looked_at_is_seen_without_a_poll(
@@ -28,7 +29,7 @@ async def test_an_end_that_comes_while_the_job_is_looked_at_is_seen_without_a_po
     monkeypatch.setattr(store, "job", job)
     database = Database(f"sqlite:///{tmp_path}/jobs.db")
     async with asyncio.timeout(10):
-        found = await store.ended(database, uuid7(), 60)
+        found = await store.ended(database, uuid7(), 60, Stopping())
     await database.dispose()
     assert found
     assert found.status == "SUCCESS"
