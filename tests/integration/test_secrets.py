@@ -132,6 +132,8 @@ async def test_wrong_passwords_of_servers_are_told_without_them(
         headers = {"Authorization": f"Bearer {told.token('olga', 'operator')}"}
         said["gateway /v1/jobs"] = await ask(all_["gateway"], "/v1/jobs", headers=headers)
         assert said["gateway /v1/jobs"].startswith("503 ")
+        # counted before the database is asked who may come
+        said["gateway without a token"] = await ask(all_["gateway"], "/v1/jobs", headers={"Authorization": "Bearer x"})
         said["stock /v1/products"] = await ask(all_["stock"], "/v1/products", headers=headers)
         assert said["stock /v1/products"].startswith("503 ")
     said |= {f"{name} log": process.log() for name, process in all_.items()}
@@ -181,7 +183,7 @@ async def test_requests_messages_and_mails_that_go_wrong_show_no_secret(broker: 
     async with Refusing().listening() as port:
         own["email"] |= {"SMTP_HOST": HOST, "SMTP_PORT": str(port)}
         all_ = processes(tmp_path, told, own)
-        all_["gateway"]._environment |= {f"GATEWAY_{n.upper()}_URL": p.url for n, p in all_.items() if n != "gateway"}
+        all_["gateway"].environment |= {f"GATEWAY_{n.upper()}_URL": p.url for n, p in all_.items() if n != "gateway"}
         with started(all_):
             await asyncio.gather(*(process.ready() for process in all_.values()))
             tokens = [told.token(), told.token("olga", "operator"), told.token(ttl=-60)]

@@ -85,8 +85,8 @@ async def test_pages_follow_each_other_newest_first_and_back(things: Any) -> Non
     assert await page(database, limit=5, starting_after=newest[4]) == ([], False)
 
 
-async def test_both_ends_of_a_page_at_once_are_refused(things: Any) -> None:
+async def test_a_page_with_both_ends_has_what_is_between_them(things: Any) -> None:
     database, newest = things
-    with pytest.raises(Problem) as refused:
-        await page(database, starting_after=newest[0], ending_before=newest[1])
-    assert refused.value.status == 422
+    assert await page(database, starting_after=newest[0], ending_before=newest[3]) == (newest[1:3], False)
+    assert await page(database, starting_after=newest[0], ending_before=newest[4], limit=2) == (newest[1:3], True)
+    assert await page(database, starting_after=newest[0], ending_before=newest[1]) == ([], False)
