@@ -259,7 +259,7 @@ class ServiceSettings(BaseSettings):
                 raise ValueError(f"{value} is every address: name those of your proxies")
         return values
 
-    @field_validator("proxies", "retry_ladder", mode="before")
+    @field_validator("proxies", "retry_ladder", "handler_limit", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
