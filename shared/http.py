@@ -30,6 +30,7 @@ from contracts.base import complaint
 from shared import protection, telemetry
 from shared.database import is_outage
 from shared.openapi import ref
+from shared.ports import Ports
 from shared.protection import Refusals
 from shared.stopping import Stopping
 from shared.tracing import QUIET, Tracing
@@ -116,13 +117,13 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 """The answers that every route can give, for OpenAPI."""
 
 
-def install(app: FastAPI, service: str, tracing: Tracing, stopping: Stopping, refusals: Refusals) -> None:
+def install(app: FastAPI, service: str, tracing: Tracing, stopping: Stopping, refusals: Refusals, ports: Ports) -> None:
     """Give an application our errors and the `Edge` around it."""
     app.add_exception_handler(Problem, _on_problem)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(Exception, _on_error)
-    app.add_middleware(Edge, service=service, tracing=tracing, stopping=stopping, refusals=refusals)
+    app.add_middleware(Edge, service=service, tracing=tracing, stopping=stopping, refusals=refusals, ports=ports)
 
 
 def details_of(problem: Problem, instance: str = "", request_id: str = "") -> ProblemDetails:
@@ -205,9 +206,11 @@ async def _on_error(request: Request, error: Exception) -> JSONResponse:
 class Edge:
     """Around every request: its id, its trace, a bound on its body, one log line and its metrics."""
 
-    def __init__(self, app: ASGIApp, service: str, tracing: Tracing, stopping: Stopping, refusals: Refusals) -> None:
+    def __init__(
+        self, app: ASGIApp, service: str, tracing: Tracing, stopping: Stopping, refusals: Refusals, ports: Ports
+    ) -> None:
         self._app, self._service, self._tracing, self._stopping = app, service, tracing, stopping
-        self._refusals = refusals
+        self._refusals, self._ports = refusals, ports
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -243,6 +246,8 @@ class Edge:
 
         try:
             refusal = scope.get("refusal") or _refusal(method, headers)
+            if self._ports.hides(scope):
+                refusal = refusal or _nothing_here()
             if refusal:
                 await problem_response(Request(scope), refusal)(scope, receive, answer)
             else:
@@ -291,6 +296,10 @@ def _cut_short(method: str) -> Problem:
     known = "it may have been accepted, and is done once if you send it again with the same Idempotency-Key"
     what = "ask again" if method in ("GET", "HEAD") else known
     return Problem(503, "stopping", f"This process is stopping and could not finish your request: {what}.")
+
+
+def _nothing_here() -> Problem:
+    return Problem(404, "not_found", HTTPStatus.NOT_FOUND.phrase)
 
 
 def _too_large() -> Problem:

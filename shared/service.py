@@ -36,6 +36,7 @@ from shared.openapi import Application
 from shared.outages import Trouble
 from shared.outbox import Outbox
 from shared.outside import OutsideLane
+from shared.ports import Ports
 from shared.protection import Refusals
 from shared.publisher import BROKER_GONE, Publisher, address, gone_is_outage
 from shared.retry import Failures
@@ -74,6 +75,7 @@ class Service:
         self.lanes += self._collectors(handlers)
         self.broker = self._declared_broker()
         self.stopping = Stopping()
+        self.ports = Ports(settings)
         self.watchdog = Watchdog(STILL_SECONDS)
         self._parts: dict[str, asyncio.Task[None]] = {}
         self._attempt = asyncio.Lock()
@@ -231,20 +233,24 @@ class Service:
         await _finish([publishing], deadline)
 
     def run(self) -> None:
-        """Serve until SIGTERM or SIGINT."""
+        """Serve until SIGTERM or SIGINT. Raises SystemExit with status 78 if it cannot listen."""
         logging.configure(self.settings)
+        sockets = self.ports.listen()
         gc.collect()
         gc.freeze()  # or each full collection goes through all that was imported: tenths of a second, all work waiting
         gc.set_threshold(20_000)  # what a batch leaves is freed without it
         self.watchdog.start()
-        uvicorn.run(self.app, **self.listening())
+        with contextlib.suppress(KeyboardInterrupt):
+            self.server().run(sockets)
+
+    def server(self) -> uvicorn.Server:
+        """What serves all ports of this service: their connections share its limits, and end together."""
+        return uvicorn.Server(uvicorn.Config(self.app, **self.listening()))
 
     def listening(self) -> dict[str, Any]:
         """How this service is served over HTTP: what uvicorn is to be told."""
         most = _connections(self.settings.connections)
         return {
-            "host": self.settings.host,
-            "port": self.settings.port,
             "loop": "uvloop",
             "http": partial(Connection, most=most, room=Room(most, self.settings.proxies), stopping=self.stopping),
             "proxy_headers": bool(self.settings.proxies),
@@ -276,7 +282,7 @@ class Service:
         app.state.service, app.state.tokens = self, Tokens(self.settings)
         app.state.revoked = None  # the gateway's lifespan sets what knows revoked tokens
         app.state.limits = None  # a router's lifespan may set some: see shared.security.Limits
-        http.install(app, self.name, self.tracing, self.stopping, Refusals(self.settings))
+        http.install(app, self.name, self.tracing, self.stopping, Refusals(self.settings), self.ports)
         app.include_router(_health)
         app.include_router(router)
         app.include_router(_documents)  # last: the gateway has the document of all services there
@@ -373,14 +379,19 @@ async def livez() -> dict[str, str]:
 
 
 @_health.get("/readyz", responses={503: {"description": "A part is missing; `checks` says which."}})
-async def readyz(service: Running, response: Response, only: Literal["database"] | None = None) -> dict[str, Any]:
+async def readyz(
+    service: Running, request: Request, response: Response, only: Literal["database"] | None = None
+) -> dict[str, Any]:
     """Whether database, broker and each lane work, or `only` what requests need: orders are taken without a broker.
 
-    `checks` decide it; `warnings` say what works and should be looked at all the same.
+    `checks` decide it; `warnings` say what works and should be looked at all the same. Where health has a port of its
+    own, the other port answers `ready` alone.
     """
     checks = {name: problem for name, problem in (await service.checks()).items() if only in (None, name)}
     ready = not any(checks.values())
     response.status_code = 200 if ready else 503
+    if service.ports.is_for_everybody(request.scope):
+        return {"ready": ready}
     details = {name: {"ok": problem is None, "detail": problem} for name, problem in checks.items()}
     warnings = {name: why for name, why in service.warnings().items() if only in (None, name)}
     about = {"service": service.name, "version": VERSION, "ready": ready}
@@ -398,5 +409,5 @@ async def asyncapi_json(service: Running) -> dict[str, Any]:
 
 @_health.get("/metrics", response_class=PlainTextResponse)
 async def metrics() -> Response:
-    """Prometheus' text format."""
+    """Prometheus' text format. Where health has a port of its own, only that port has it."""
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

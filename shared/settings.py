@@ -116,6 +116,12 @@ class ServiceSettings(BaseSettings):
 
     host: Host = Field(default="127.0.0.1", description="The address that HTTP listens on.")
     port: int = Field(default=8000, ge=0, le=65535, description="The port that HTTP listens on; 0 takes a free one.")
+    health_port: int | None = Field(
+        default=None,
+        ge=1,
+        le=65535,
+        description="A port for /metrics and detailed /readyz, which PORT then keeps to itself; empty: PORT has all.",
+    )
     connections: int = Field(
         default=4_000,
         ge=10,
@@ -192,6 +198,13 @@ class ServiceSettings(BaseSettings):
     grace_seconds: float = Field(
         default=15.0, gt=0, le=3600, description="How long a stopping service may finish its work."
     )
+
+    @field_validator("health_port")
+    @classmethod
+    def _is_a_port_of_its_own(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and value == info.data.get("port"):
+            raise ValueError("PORT is the same: choose another, or leave it empty")
+        return value
 
     @field_validator("database_url")
     @classmethod

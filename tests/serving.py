@@ -50,8 +50,9 @@ async def serving(name: str, amqp_url: str, database_url: str, **more: Any) -> A
     handlers = importlib.import_module(f"services.{name}.handlers")
     router = importlib.import_module(f"services.{name}.api").router
     service = Service(settings_for(name, amqp_url, database_url, **more), handlers, router)
-    server = uvicorn.Server(uvicorn.Config(service.app, **{**service.listening(), "timeout_graceful_shutdown": 1}))
-    task = asyncio.create_task(server.serve())
+    server = service.server()
+    server.config.timeout_graceful_shutdown = 1
+    task = asyncio.create_task(server.serve(service.ports.listen()))
     try:
         await until(lambda: _is_started(server, task), f"{name} to listen")
         url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"

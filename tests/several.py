@@ -29,7 +29,8 @@ class Process:
     def __init__(self, service: str, environment: dict[str, str], log: Path) -> None:
         port = lasting_port()
         self.service, self.url = service, f"http://{HOST}:{port}"
-        self._environment, self._log = environment | {f"{service.upper()}_PORT": str(port)}, log
+        self._log = log
+        self.environment = {**os.environ, **environment, f"{service.upper()}_PORT": str(port)}
         self._child: subprocess.Popen[bytes] | None = None
         self.root = ROOT
         """The folder of the code that it is started from."""
@@ -45,7 +46,7 @@ class Process:
             self._child = subprocess.Popen(
                 [sys.executable, "-m", f"services.{self.service}.app"],
                 cwd=self.root,
-                env={**os.environ, **self._environment},
+                env=self.environment,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

@@ -46,8 +46,8 @@ def look(here: "Environment") -> dict[str, Any]:
     from deploy.local.readiness import readiness
 
     with ThreadPoolExecutor(max_workers=2 * len(SERVICES)) as pool:
-        asked = {name: pool.submit(readiness, here.address_of(name)) for name in SERVICES}
-        measured = {name: pool.submit(_measures, here.address_of(name)) for name in SERVICES}
+        asked = {name: pool.submit(readiness, here.health_of(name)) for name in SERVICES}
+        measured = {name: pool.submit(_measures, here.health_of(name)) for name in SERVICES}
         try:
             with Management(here) as api:
                 queues = api.queues()

@@ -84,6 +84,14 @@ class Environment:
         running = {entry["name"]: entry["port"] for entry in self.state().get("services", [])}
         return f"http://{HOST}:{running[service]}" if service in running else self.url_of(service)
 
+    def health_of(self, service: str) -> str:
+        """Where a service that runs says how it is: in containers at MALOTE_HEALTH_PORT, if that is set."""
+        address = self.address_of(service)
+        if not (self.is_elsewhere and "MALOTE_HEALTH_PORT" in self.variables):
+            return address
+        url = urlsplit(address)
+        return urlunsplit(url._replace(netloc=f"{url.hostname}:{self._port('MALOTE_HEALTH_PORT', 0)}"))
+
     @property
     def jwt_secret(self) -> str:
         """What tokens are signed with here."""
@@ -193,7 +201,12 @@ class Environment:
     def taken_ports(self, ours: Iterable[int] = ()) -> list[str]:
         """A sentence for each port that we can't have: claimed twice, or listened on by none of `ours` (pids)."""
         claimed = self.claimed_ports()
-        said = []
+        # All processes of one machine would take the same one, and who asks them asks at their only port.
+        said = [
+            f"{variable} is for containers: here a service has one port; unset it"
+            for variable in (f"{owner}_HEALTH_PORT".upper() for owner in ("malote", *self.services))
+            if variable in self.variables
+        ]
         for variable, port in claimed.items():
             twice = [other for other, same in claimed.items() if same == port and other > variable]
             if twice:

@@ -81,7 +81,7 @@ def gather(here: Environment) -> list[Finding]:
         broker = pool.submit(_broker, here, state)
         files = {service: pool.submit(_file_problem, here, service) for service in here.services}
         mail = pool.submit(_mail_server, here, state)
-        said = {service: pool.submit(readiness, here.address_of(service)) for service in here.services}
+        said = {service: pool.submit(readiness, here.health_of(service)) for service in here.services}
         made, letters = pool.submit(_topology, here), pool.submit(_dead_letters, here)
         found = [*(machine.result() if machine else []), broker.result(), *made.result()]
         if has_lost_its_keeper:

@@ -118,6 +118,7 @@ def tried(service: str, work: Path, clean: Path, node: RabbitNode, cluster: Post
         "REPORTS_STORAGE_URL": "/tmp/reports",
         "MALOTE_JWT_SECRET": secrets.token_hex(16),
         "MALOTE_PORT": str(free_port()),
+        "MALOTE_HEALTH_PORT": str(free_port()),
     }
 
     def inside(*command: str) -> "subprocess.CompletedProcess[str]":

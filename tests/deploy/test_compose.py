@@ -14,6 +14,7 @@ from deploy.local import install
 from deploy.local.postgres import PostgresCluster
 from shared.wire import MESSAGE_LIMIT
 from tests.contract.test_settings import CLASSES, DOCUMENTED
+from tests.deploy.dockerfile import DOCKERFILE, stages
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "docker-compose.yml"
@@ -131,6 +132,15 @@ def test_the_watch_looks_at_every_service_and_mails_as_the_email_service_does() 
     own = {name: value for name, value in told.items() if name.startswith("EMAIL_")}
     assert own == {name: mails[name] for name in ("EMAIL_SMTP_HOST", "EMAIL_SMTP_PORT", "EMAIL_OPERATORS")}
     assert ALL[WATCH]["command"] == ["watch"]
+
+
+def test_the_port_of_health_is_the_images_own_and_not_published() -> None:
+    said = " ".join(step.text for step in stages(DOCKERFILE.read_text())[1]["runtime"][1] if step.word == "ENV")
+    assert "MALOTE_HEALTH_PORT=9000" in said.split()
+    for name, service in ALL.items():
+        assert not [variable for variable in service.get("environment", {}) if "HEALTH_PORT" in variable], name
+    for service in OURS.values():
+        assert not any(port.endswith(":9000") for port in service.get("ports", []))
 
 
 def test_everything_has_limits_and_its_log_an_end() -> None:

@@ -130,6 +130,7 @@ def _runs(service: str, image: Image, secrets: dict[str, str], work: Path) -> No
         (folder / variable).write_text(value + "\n")
     environment = Build.environment_of(image)
     environment |= {"MALOTE_SECRETS_DIR": str(folder), "MALOTE_PORT": str(free_port()), "MALOTE_JWT_SECRET": "x" * 32}
+    environment["MALOTE_HEALTH_PORT"] = str(free_port())
     environment["MALOTE_RETRY_LADDER"] = ",".join(topology.DEFAULT_LADDER)
     _inside(image, ["python", "-m", "shared.migrations"], environment)
     _inside(image, ["python", "-m", "shared.migrations", "--wait"], environment)

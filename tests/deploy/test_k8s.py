@@ -250,19 +250,39 @@ def test_the_dev_overlay_lets_no_service_into_anothers_database() -> None:
 
 def test_a_process_is_asked_at_the_port_and_paths_that_there_are_and_has_time_to_stop() -> None:
     _, built = stages(DOCKERFILE.read_text())
-    assert any(step.word == "EXPOSE" and step.text == "8000" for step in built["service"][1])
+    assert any(step.word == "EXPOSE" and step.text == "8000 9000" for step in built["service"][1])
+    told = " ".join(step.text for step in built["runtime"][1] if step.word == "ENV")
+    assert {"MALOTE_PORT=8000", "MALOTE_HEALTH_PORT=9000"} <= set(told.split())
     grace = ServiceSettings.model_fields["grace_seconds"].default
     for service in SERVICES:
         spec = pods(f"base/{service}")[service]
         container = spec["containers"][0]
-        assert container["ports"] == [{"name": "http", "containerPort": 8000}]
+        ports = [{"name": "http", "containerPort": 8000}, {"name": "health", "containerPort": 9000}]
+        assert container["ports"] == ports
         asked = {kind: container[f"{kind}Probe"]["httpGet"] for kind in ("startup", "readiness", "liveness")}
-        assert {get["port"] for get in asked.values()} == {"http"}
+        assert {get["port"] for get in asked.values()} == {"health"}
         # once ready it keeps its requests, broker or not; the gateway accepts orders without one from its start
         ready = "/readyz?only=database" if service == "gateway" else "/readyz"
         assert [asked[kind]["path"] for kind in ("startup", "readiness", "liveness")] == [ready, "/livez", "/livez"]
         waiting = container["lifecycle"]["preStop"]["sleep"]["seconds"]
         assert spec["terminationGracePeriodSeconds"] > waiting + grace + 3
+
+
+def test_what_operates_a_service_is_told_at_a_port_that_only_prometheus_reaches() -> None:
+    policies = of("NetworkPolicy", "overlays/production")
+    for service in SERVICES:
+        serving = of("Deployment", f"base/{service}")[service]["spec"]["template"]
+        scraped = serving["metadata"]["annotations"]
+        assert (scraped["prometheus.io/port"], scraped["prometheus.io/path"]) == ("9000", "/metrics")
+        [port] = of("Service", f"base/{service}")[service]["spec"]["ports"]
+        assert (port["port"], port["targetPort"]) == (8000, "http")
+        own = [p["spec"] for p in policies.values() if _is_about(p, service)]
+        opened = [(peer, port["port"]) for p in own for rule in p.get("ingress", ()) for peer in rule["from"]
+                  for port in rule["ports"]]  # fmt: skip
+        monitoring = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+        assert [peer for peer, port in opened if port == "health"] == [monitoring]
+        assert [port for peer, port in opened if peer == monitoring] == ["health"]
+        assert {port for _, port in opened} <= {"http", "health"}
 
 
 def test_images_come_from_the_overlays_registry_or_were_loaded_and_never_from_strangers() -> None:
@@ -401,11 +421,16 @@ def test_whatever_may_only_go_where_it_is_let_may_ask_for_names() -> None:
     assert named == {*SERVICES, "rabbitmq", "topology"}
 
 
+def _is_about(policy: Manifest, service: str) -> bool:
+    selected = policy["spec"]["podSelector"].get("matchLabels", {})
+    return bool(selected.get("app.kubernetes.io/name") == service)
+
+
 def _may_be_called_by(policies: dict[str, Manifest], service: str) -> set[str]:
     """By its own policies' word, other than by what scrapes and by what ends TLS."""
     found: set[str] = set()
     for policy in policies.values():
-        if policy["spec"]["podSelector"].get("matchLabels", {}).get("app.kubernetes.io/name") == service:
+        if _is_about(policy, service):
             for peer in [peer for rule in policy["spec"].get("ingress", []) for peer in rule["from"]]:
                 if "podSelector" in peer:
                     [expression] = peer["podSelector"]["matchExpressions"]
@@ -416,7 +441,7 @@ def _may_be_called_by(policies: dict[str, Manifest], service: str) -> set[str]:
 def _may_call(policies: dict[str, Manifest], service: str) -> set[str]:
     found: set[str] = set()
     for policy in policies.values():
-        if policy["spec"]["podSelector"].get("matchLabels", {}).get("app.kubernetes.io/name") == service:
+        if _is_about(policy, service):
             for rule in policy["spec"].get("egress", []):
                 if {"port": 8000} in rule["ports"]:
                     for peer in rule["to"]:

@@ -12,10 +12,12 @@ import yaml
 
 from contracts.flow import LANES, SERVICES
 from deploy.local import install
+from tests.deploy.dockerfile import DOCKERFILE, stages
 from tests.deploy.promql import selectors
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy" / "prometheus"
+PORT_NAME = "__meta_kubernetes_pod_container_port_name"
 ALERTS: dict[str, Any] = {
     rule["alert"]: rule
     for group in yaml.safe_load((FOLDER / "alerts.yml").read_text())["groups"]
@@ -121,6 +123,17 @@ def test_on_kubernetes_only_our_own_namespace_is_watched() -> None:
         assert job["kubernetes_sd_configs"] == [
             {"role": "pod", "namespaces": {"names": [namespace["metadata"]["name"]]}}
         ]
+
+
+def test_services_are_scraped_at_the_port_that_their_images_have_for_it() -> None:
+    said = " ".join(step.text for step in stages(DOCKERFILE.read_text())[1]["runtime"][1] if step.word == "ENV")
+    compose, kubernetes = (
+        next(job for job in _jobs(file) if job["job_name"] == "malote") for file in ("prometheus.yml", "kubernetes.yml")
+    )
+    for found in compose["dns_sd_configs"]:
+        assert f"MALOTE_HEALTH_PORT={found['port']}" in said.split()
+    named = [rule for rule in kubernetes["relabel_configs"] if rule["source_labels"] == [PORT_NAME]]
+    assert [rule["regex"] for rule in named] == ["health"], "the name that deploy/k8s gives it"
 
 
 def _jobs(file: str) -> list[dict[str, Any]]:

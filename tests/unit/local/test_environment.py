@@ -124,6 +124,14 @@ def test_a_port_given_twice_names_both_variables(monkeypatch: pytest.MonkeyPatch
     assert f"port {port} is given twice; change ORDERS_PORT or STOCK_PORT" in Environment().taken_ports()
 
 
+@pytest.mark.parametrize("variable", ["MALOTE_HEALTH_PORT", "ORDERS_HEALTH_PORT"])
+def test_a_health_port_is_refused_where_the_processes_of_one_machine_would_share_it(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "9000")
+    assert f"{variable} is for containers: here a service has one port; unset it" in Environment().taken_ports()
+
+
 def test_a_taken_port_names_its_holder_and_the_variable_that_moves_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in Environment().claimed_ports():
         monkeypatch.setenv(name, str(free_port()))

@@ -156,5 +156,9 @@ def test_in_containers_services_are_asked_where_the_setting_says_and_no_file_is_
     monkeypatch.setenv("MALOTE_DATA", str(tmp_path))
     monkeypatch.setenv("MALOTE_SERVICE_URL", "http://SERVICE:8000")
     here = Environment()
+    assert here.address_of("orders") == here.health_of("orders") == "http://orders:8000"
+    monkeypatch.setenv("MALOTE_HEALTH_PORT", "9000")
+    here = Environment()
+    assert here.health_of("orders") == "http://orders:9000"
     assert here.address_of("orders") == "http://orders:8000"
     assert findings._file_problem(here, "orders") == ""

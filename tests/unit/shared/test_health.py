@@ -47,6 +47,15 @@ def test_a_services_own_port_wins(port: int, monkeypatch: pytest.MonkeyPatch) ->
     assert health.main() == 0
 
 
+def test_the_health_port_is_asked_where_there_is_one(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVICE", "orders")
+    monkeypatch.setenv("ORDERS_PORT", str(free_port()))
+    monkeypatch.setenv("MALOTE_HEALTH_PORT", str(port))
+    assert health.main() == 0
+    monkeypatch.setenv("ORDERS_HEALTH_PORT", str(free_port()))
+    assert health.main() == 1, "a service's own wins"
+
+
 def test_nobody_there_is_not_well_and_says_why(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

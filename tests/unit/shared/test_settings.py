@@ -49,6 +49,8 @@ ISSUED = {"JWT_ISSUER": "https://issuer.example", "JWT_AUDIENCE": "malote"}
 WRONG: list[tuple[str, str, dict[str, str]]] = [
     ("STOCK_PORT", "a lot", {}),
     ("STOCK_PORT", "99999", {}),
+    ("STOCK_HEALTH_PORT", "0", {}),
+    ("STOCK_HEALTH_PORT", "8123", {"PORT": "8123"}),
     ("STOCK_HOST", " ", {}),
     ("STOCK_LOG_LEVEL", "LOUD", {}),
     ("STOCK_RETRY_LADDER", "1s,soon", {}),
