@@ -8,6 +8,7 @@ from typing import Any
 import aio_pika
 from uuid_utils.compat import uuid7
 
+from contracts.broker import queue_of
 from contracts.email import DeliverMail
 from contracts.orders import CancelOrder, OrderPlaced
 from tests.integration.hostile import publish_raw, short, table
@@ -39,7 +40,7 @@ async def a_wrong_schema(channel: Channel, mark: str) -> None:
 async def no_id(channel: Channel, mark: str) -> None:
     """Of a message that cannot be told from its copies by what is in it. (aiormq would make an id up.)"""
     body = an_order().model_dump(mode="json") | {"mark": mark}
-    await publish_raw(channel, json.dumps(body).encode(), "", "stock", type=short(OrderPlaced.key.encode()))
+    await publish_raw(channel, json.dumps(body).encode(), "", queue_of("stock"), type=short(OrderPlaced.key.encode()))
 
 
 @kind
@@ -60,29 +61,29 @@ async def the_wrong_lane(channel: Channel, mark: str) -> None:
 @kind
 async def a_nul_in_its_id(channel: Channel, mark: str) -> None:
     body = an_order().model_dump(mode="json") | {"mark": mark}
-    await _send(channel, body, "", "stock", type=OrderPlaced.key, message_id="a\x00b")
+    await _send(channel, body, "", queue_of("stock"), type=OrderPlaced.key, message_id="a\x00b")
 
 
 @kind
 async def a_timestamp_beyond_all_years(channel: Channel, mark: str) -> None:
-    await publish_raw(channel, mark.encode(), "", "orders", timestamp=struct.pack(">Q", 2**63))
+    await publish_raw(channel, mark.encode(), "", queue_of("orders"), timestamp=struct.pack(">Q", 2**63))
 
 
 @kind
 async def properties_that_are_no_text(channel: Channel, mark: str) -> None:
-    await publish_raw(channel, mark.encode(), "", "reports", message_id=short(b"\xff\xfe"))
+    await publish_raw(channel, mark.encode(), "", queue_of("reports"), message_id=short(b"\xff\xfe"))
 
 
 @kind
 async def a_header_that_is_no_text(channel: Channel, mark: str) -> None:
     headers = table(note=b"S" + struct.pack(">I", 2) + b"\xff\xfe")
-    await publish_raw(channel, mark.encode(), "", "gateway", headers=headers)
+    await publish_raw(channel, mark.encode(), "", queue_of("gateway"), headers=headers)
 
 
 @kind
 async def huge_headers(channel: Channel, mark: str) -> None:
     headers = {f"h{n}": "x" * 9_000 for n in range(10)}
-    await _send(channel, f"{mark} [".encode(), "", "stock", type="order.placed.v1", headers=headers)
+    await _send(channel, f"{mark} [".encode(), "", queue_of("stock"), type="order.placed.v1", headers=headers)
 
 
 @kind
@@ -98,7 +99,7 @@ async def an_order_that_is_never_placed(channel: Channel, mark: str) -> None:
 
 
 async def _to_lane(channel: Channel, mark: str, lane: str, key: str) -> None:
-    await _send(channel, {"mark": mark}, "", lane, type=key, message_id=str(uuid7()))
+    await _send(channel, {"mark": mark}, "", queue_of(lane), type=key, message_id=str(uuid7()))
 
 
 async def _send(channel: Channel, body: Any, exchange: str, key: str, **properties: Any) -> None:

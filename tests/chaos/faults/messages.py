@@ -10,6 +10,7 @@ import aio_pika
 from uuid_utils.compat import uuid7
 
 from contracts.flow import FLOW
+from deploy.local.rabbitmq import ADMINISTRATOR
 from shared.wire import PROBLEM
 from tests.chaos import poison
 from tests.chaos.faults.registry import fault
@@ -51,6 +52,7 @@ async def _publish_again(channel: Any, messages: list[aio_pika.abc.AbstractIncom
             correlation_id=found.correlation_id,
             type=found.type,
             app_id=found.app_id,
+            user_id=ADMINISTRATOR,  # who may speak for any service
             timestamp=found.timestamp,
             content_type=found.content_type,
             delivery_mode=2,
@@ -77,8 +79,11 @@ async def _poison(world: World, kind: poison.Kind, mark: str, *, is_kept_long: b
     world.poison[mark] = 0 if world.is_calm and not is_kept_long else math.inf
     while True:
         world.poison[mark] += 1
-        with contextlib.suppress(*_HIT_TOO):
+        try:
             async with world.administrator() as channel:
                 await kind(channel, mark)
                 return
-        await asyncio.sleep(0.5)
+        except aio_pika.exceptions.PublishError:
+            raise  # there is no such queue: the script is wrong, and would try for ever
+        except _HIT_TOO:
+            await asyncio.sleep(0.5)
