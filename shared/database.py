@@ -254,8 +254,8 @@ def sqlite_engine(url: URL, begin: str, pool_size: int) -> AsyncEngine:
             try:
                 cursor.execute(begin)
                 return
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+            except sqlite3.Error as error:  # raised here, it would not be SQLAlchemy's: damage would blame messages
+                if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY:
                     break
         connection.exec_driver_sql(begin)  # and say what is wrong
 
