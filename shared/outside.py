@@ -261,13 +261,15 @@ class OutsideLane(Intake):
     async def _commit_outcomes(self, good: Sequence[Finished]) -> None:
         ids = [finished.delivery.envelope.message_id for finished in good]
         async with self._outbox.unit() as unit:
-            await inbox.claim(unit.session, self.name, ids)
+            new = await inbox.claim(unit.session, self.name, ids)
             await inbox.end_attempts(unit.session, self.name, ids)
             for finished in good:
                 assert finished.unit
                 assert not isinstance(finished.outcome, Exception)
-                unit.take_up(finished.unit)
-                send(unit, finished.outcome)
+                # Or it is recorded: by whoever took it over, or by us, and only the commit's answer was lost.
+                if finished.delivery.envelope.message_id in new:
+                    unit.take_up(finished.unit)
+                    send(unit, finished.outcome)
                 settle(finished.delivery, unit)
 
     async def _fail(self, delivery: Delivery, error: Exception) -> None:
