@@ -154,8 +154,11 @@ async def give_back(session: AsyncSession, lane: str, ids: Collection[str], owne
     await session.execute(update(attempts).where(*here).values(owner=before, tries=attempts.c.tries - 1, before=None))
 
 
-async def end_attempts(session: AsyncSession, lane: str, ids: Collection[str]) -> None:
-    """The tries of these messages had an outcome, good or bad."""
+async def end_attempts(session: AsyncSession, lane: str, ids: Collection[str], owner: str | None = None) -> None:
+    """The tries of these messages had an outcome, good or bad: those of the process `owner`, if it says nothing of a
+    try by which another has taken a message over meanwhile."""
     if ids:
-        here = (attempts.c.lane == lane, among(session, attempts.c.message_id, ids))
+        here = [attempts.c.lane == lane, among(session, attempts.c.message_id, ids)]
+        if owner is not None:
+            here.append(attempts.c.owner == owner)
         await session.execute(delete(attempts).where(*here))

@@ -292,7 +292,7 @@ class OutsideLane(Intake):
 
     async def _forget_attempt(self, message_id: str) -> None:
         async with self._outbox.unit() as unit:
-            await inbox.end_attempts(unit.session, self.name, [message_id])
+            await inbox.end_attempts(unit.session, self.name, [message_id], self._outbox.owner)
 
     async def _settle(self, delivery: Delivery) -> None:
         with contextlib.suppress(Lost):

@@ -168,7 +168,7 @@ class Failures:
         if not ended and not told:
             return
         async with self._outbox.unit() as unit:
-            await inbox.end_attempts(unit.session, self._lane, ended)
+            await inbox.end_attempts(unit.session, self._lane, ended, self._outbox.owner)
             for copy in told:
                 unit.cause = copy.tells
                 unit.send(*filter(None, [copy.follow]))
