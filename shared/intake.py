@@ -286,10 +286,9 @@ async def _whole(work: Coroutine[Any, Any, None]) -> None:
     try:
         await asyncio.shield(task)
     except asyncio.CancelledError:
-        if not task.done():
+        while not task.done():  # cut short, it writes down what it has done, for which the database may be away
             await asyncio.wait({task}, timeout=CUT_SECONDS)
             task.cancel()
-            await asyncio.wait({task})
         raise
 
 
