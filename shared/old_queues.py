@@ -18,14 +18,15 @@ from urllib.parse import quote
 
 import aio_pika
 import httpx
+from pydantic import ValidationError
 
 from contracts.broker import DEAD_LETTERS, RETURNS, retry_exchange
-from contracts.flow import LANES
+from contracts.flow import BY_KEY, LANES
 from shared import confirms
 from shared.confirms import Publish
 from shared.publisher import CONFIRM_SECONDS
 from shared.retry import copied
-from shared.wire import SENT_BY, Raw
+from shared.wire import SENT_BY, Raw, is_shops, key_of
 
 AT_ONCE = 500
 LONGEST_SECONDS = 60.0
@@ -48,12 +49,23 @@ class Left(Exception):
 
 
 def _lane(lane: str) -> Old:
-    return Old(lane, lambda raw: (RETURNS, lane, _believed(copied(raw))))
+    return Old(lane, lambda raw: (RETURNS, lane, _named(raw, _believed(copied(raw)))))
 
 
 def _believed(properties: Any) -> Any:
     """Processes of that version did not say who they are."""
     properties.headers.pop(SENT_BY, None)
+    return properties
+
+
+def _named(raw: Raw, properties: Any) -> Any:
+    """One that came without an id gets that of its content, and so its job: it may be moved twice, and is one."""
+    contract = BY_KEY.get(key_of(raw))
+    if contract and not raw.message_id:
+        with contextlib.suppress(ValidationError):  # nobody can read it
+            properties.message_id = contract.read(raw.body).identity()
+            if is_shops(raw):
+                properties.correlation_id = properties.message_id
     return properties
 
 
