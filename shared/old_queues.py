@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -38,10 +38,17 @@ _WAITING = re.compile(r"retry\.\d+(ms|s|m|h)")
 
 @dataclass(frozen=True, slots=True)
 class Old:
-    """A queue of that version, and where a message in it goes now: (exchange, routing key, properties)."""
+    """A queue of that version, and where a message in it goes now: (exchange, routing key, properties). By the
+    arguments that it was declared with it is told from somebody else's queue of that name."""
 
     name: str
     route: Callable[[Raw], tuple[str, str, Any]]
+    arguments: Mapping[str, str]
+
+    def is_it(self, queue: Mapping[str, Any]) -> bool:
+        """Whether a queue, as the management API shows it, is this one."""
+        arguments = {"x-queue-type": "quorum", "x-overflow": "reject-publish", **self.arguments}
+        return bool(queue["name"] == self.name and (queue["arguments"] or {}).items() >= arguments.items())
 
 
 class Left(Exception):
@@ -49,7 +56,8 @@ class Left(Exception):
 
 
 def _lane(lane: str) -> Old:
-    return Old(lane, lambda raw: (RETURNS, lane, _named(raw, _believed(copied(raw)))))
+    dead = {"x-dead-letter-exchange": DEAD_LETTERS, "x-dead-letter-routing-key": lane}
+    return Old(lane, lambda raw: (RETURNS, lane, _named(raw, _believed(copied(raw)))), dead)
 
 
 def _believed(properties: Any) -> Any:
@@ -70,13 +78,13 @@ def _named(raw: Raw, properties: Any) -> Any:
 
 
 def _dead_letters(lane: str) -> Old:
-    return Old(f"{lane}.dlq", lambda raw: (DEAD_LETTERS, lane, raw.properties))
+    return Old(f"{lane}.dlq", lambda raw: (DEAD_LETTERS, lane, raw.properties), {})
 
 
 def _waiting(name: str, ladder: Sequence[str]) -> Old:
     step = name.removeprefix("retry.")
     exchange = retry_exchange(step if step in ladder else ladder[0])
-    return Old(name, lambda raw: (exchange, raw.routing_key or "", raw.properties))
+    return Old(name, lambda raw: (exchange, raw.routing_key or "", raw.properties), {"x-dead-letter-exchange": ""})
 
 
 class OldQueues:
@@ -88,10 +96,11 @@ class OldQueues:
 
     async def find(self) -> list[Old]:
         """Those that are there: retry queues first, since what waits in them comes out into the lanes' old queues."""
-        listed = (await self._api.get(f"/api/queues/{quote(self._vhost, safe='')}?columns=name")).raise_for_status()
-        names = {queue["name"] for queue in listed.json()}
-        old = [_waiting(name, self._ladder) for name in sorted(names) if _WAITING.fullmatch(name)]
-        return [one for one in [*old, *map(_dead_letters, LANES), *map(_lane, LANES)] if one.name in names]
+        path = f"/api/queues/{quote(self._vhost, safe='')}?columns=name,arguments"
+        queues = (await self._api.get(path)).raise_for_status().json()
+        names = sorted(queue["name"] for queue in queues)
+        old = [_waiting(name, self._ladder) for name in names if _WAITING.fullmatch(name)]
+        return [one for one in [*old, *map(_dead_letters, LANES), *map(_lane, LANES)] if any(map(one.is_it, queues))]
 
     async def unbind(self, old: Sequence[Old]) -> None:
         """Let nothing more come into these queues."""
