@@ -20,7 +20,7 @@ from contracts.flow import service_of
 from shared import inbox, suspects, telemetry, tracing
 from shared.database import Backoff, Outage
 from shared.handler import Handler, Poison, Replies
-from shared.intake import Intake, Lost, acknowledge, load, log, send, uncancelled
+from shared.intake import Intake, Lost, TooLong, acknowledge, load, log, send, uncancelled
 from shared.outbox import Outbox
 from shared.ownership import Ownership
 from shared.retry import Failures, settle
@@ -229,12 +229,12 @@ class OutsideLane(Intake):
                     self._group.create_task(self._fail(finished.delivery, finished.outcome))
 
     def _learn(self, finished: Finished) -> None:
-        """Open or close the circuit: whatever the server said to a message, it is there."""
+        """Open or close the circuit: whatever the server said to a message, it is there. Of some it was not asked."""
         if isinstance(finished.outcome, Outage):
             if self._circuit is None:
                 log.warning("lane: circuit opened", lane=self.name, why=str(finished.outcome))
             self._circuit = str(finished.outcome)
-        elif self._circuit and finished.unit and not isinstance(finished.outcome, Poison):
+        elif self._circuit and finished.unit and not isinstance(finished.outcome, Poison | Busy | Lost | TooLong):
             log.info("lane: circuit closed", lane=self.name)
             self._circuit = None
             self._probes.clear()
