@@ -192,13 +192,16 @@ class Intake:
             await _whole(self._send_on(copies))
 
     async def _send_on(self, copies: Sequence[Copy]) -> None:
-        waiting = list(copies)
+        once: dict[tuple[object, ...], Copy] = {}  # what came several times is to come again once
+        for copy in copies:
+            once.setdefault(copy.fate(), copy)
+        waiting = list(once.values())
         try:
             await self._steadily(copies[0].raw, self._failures.send, waiting)
         finally:
-            left = {id(copy) for copy in waiting}
-            if sent := [copy for copy in copies if id(copy) not in left]:
-                await self._record_sent(sent)
+            left = {copy.fate() for copy in waiting}
+            if sent := [copy for copy in copies if copy.fate() not in left]:
+                await self._record_sent([copy for copy in sent if once[copy.fate()] is copy])
                 await self._acknowledge([copy.raw for copy in sent])
 
     async def _record_sent(self, sent: Sequence[Copy]) -> None:

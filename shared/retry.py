@@ -82,6 +82,13 @@ class Copy:
     tells: Envelope | None = None
     follow: Message | None = None
 
+    def fate(self) -> tuple[object, ...]:
+        """The same for copies of one message that came together and go the same way: a broker that is silent during an
+        alarm is sent one again and again, and has them all in the end."""
+        if self.envelope is None:
+            return (id(self),)
+        return self.exchange, self.envelope.message_id, self.envelope.attempt, replay_of(self.raw)
+
     def properties(self) -> Properties:
         """Its own, as far as they can be believed, and the headers."""
         return copied(self.raw, self.envelope, self.headers)
