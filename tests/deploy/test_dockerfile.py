@@ -21,6 +21,7 @@ from deploy.local.ports import free_port
 from deploy.local.postgres import PostgresCluster
 from shared import topology
 from tests.deploy.dockerfile import DOCKERFILE, ROOT, Build, Image, stages, steps
+from tests.running import SECRET
 
 # Without its capabilities root is held to files' permissions like anybody, as in a container with cap_drop: ALL.
 POWERLESS = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"] if os.geteuid() == 0 else []
@@ -129,7 +130,7 @@ def _runs(service: str, image: Image, secrets: dict[str, str], work: Path) -> No
     for variable, value in secrets.items():
         (folder / variable).write_text(value + "\n")
     environment = Build.environment_of(image)
-    environment |= {"MALOTE_SECRETS_DIR": str(folder), "MALOTE_PORT": str(free_port()), "MALOTE_JWT_SECRET": "x" * 32}
+    environment |= {"MALOTE_SECRETS_DIR": str(folder), "MALOTE_PORT": str(free_port()), "MALOTE_JWT_SECRET": SECRET}
     environment["MALOTE_HEALTH_PORT"] = str(free_port())
     environment["MALOTE_RETRY_LADDER"] = ",".join(topology.DEFAULT_LADDER)
     _inside(image, ["python", "-m", "shared.migrations"], environment)
