@@ -185,7 +185,7 @@ async def test_a_restored_backup_goes_on_where_it_was_taken(
     monkeypatch.setattr(outbox, "DEAD_AFTER_SECONDS", 2.0)
     sent: list[str] = []
 
-    async def deliver(mail: Mail) -> str:
+    async def deliver(mail: Mail, _: object) -> str:
         sent.append(mail.message_id)
         return "250 OK"
 
