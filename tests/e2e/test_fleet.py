@@ -380,7 +380,7 @@ def test_a_taken_port_is_named_with_its_holder_and_its_variable(fleet: Fleet, tm
     [
         ("ORDERS_DATABASE_URL", "mysql://db/orders", "starts with sqlite:// or postgresql://, not mysql://"),
         ("ORDERS_DATABASE_URL", "postgresql://me:my-password@127.0.0.1:9/orders", "Connect call failed"),
-        ("AMQP_URL", "amqp://me:my-password@127.0.0.1:9/", "Connect call failed"),
+        ("AMQP_URL", "amqp://me:my-password@127.0.0.1:9/", "connection attempts failed"),
         ("MALOTE_RETRY_LADDER", "1s,soon", "'soon' is not a duration"),
         ("EMAIL_PORT", "smtp", "is not a port"),
     ],
