@@ -73,7 +73,7 @@ def test_what_is_asked_for_is_exposed(exposed: Exposed, where: str) -> None:
 
 
 def test_every_lane_and_service_tells_of_itself(exposed: Exposed) -> None:
-    assert {labels["lane"] for labels in exposed["malote_lane_paused"]} >= set(map(queue_of, LANES))
+    assert {labels["lane"] for labels in exposed["malote_lane_paused"]} >= set(LANES)
     assert {labels["service"] for labels in exposed["malote_outbox_oldest_seconds"]} == set(SERVICES)
     assert {labels["queue"] for labels in exposed["rabbitmq_detailed_queue_consumers"]} >= set(map(queue_of, LANES))
 
