@@ -8,7 +8,16 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, ConfigDict, Field, JsonValue, StrictBool, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StrictBool,
+    field_validator,
+    model_validator,
+)
 
 from contracts.base import (
     UUID,
@@ -492,13 +501,23 @@ class MailView(MailSummary):
     html: str
 
 
+def _is_text(value: object) -> object:
+    if isinstance(value, int | float):
+        raise ValueError("write a time as text, such as 2026-11-02T14:30:00Z")
+    return value
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_is_text)]
+"""A time that a client says: a number would be taken for seconds, or for milliseconds."""
+
+
 class ResendWish(Contract):
     """Which failed mails to send again: some by their ids, or all that were written since a time."""
 
     model_config = _example(failed_since=_AT)
 
     ids: Annotated[tuple[UUID, ...], Field(max_length=1_000)] = ()
-    failed_since: AwareDatetime | None = None
+    failed_since: Moment | None = None
 
     @model_validator(mode="after")
     def _is_one_of_both(self) -> Self:
@@ -510,12 +529,27 @@ class ResendWish(Contract):
 # -- tokens -----------------------------------------------------------------------------------------------------------
 
 
+_NONE: Any = {"type": "null"}
+_ONE_TOKEN: Any = {
+    "required": ["token_id"],
+    "properties": {"token_id": {"type": "string"}, "subject": _NONE, "before": _NONE},
+}
+_ALL_OF_A_SUBJECT: Any = {
+    "required": ["subject"],
+    "properties": {"subject": {"type": "string"}, "token_id": _NONE},
+}
+
+
 class RevocationIn(Contract):
     """What to believe no more: one token by its `jti`, or all that a subject was given `before` (by default now)."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"oneOf": [_ONE_TOKEN, _ALL_OF_A_SUBJECT], "examples": [{"subject": "ana"}]}
+    )
+
     token_id: Annotated[str, text(255)] | None = Field(default=None, examples=["6f1c2b9e"])
     subject: Annotated[str, Field(min_length=1, max_length=255)] | None = None
-    before: AwareDatetime | None = None
+    before: Moment | None = None
 
     @model_validator(mode="after")
     def _is_about_one(self) -> Self:

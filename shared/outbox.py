@@ -101,6 +101,7 @@ class Outbox:
         """Why nothing can be published; None while it can."""
         self._refused = False  # the table holds rows of ours that are to be looked for with the next heartbeat
         self._stopping = False
+        self._measuring = asyncio.Lock()
         self._limit, self._rows = limit, 0  # of the whole table: as last counted, and what we did to it since
         self._confirmed: list[str] = []  # published, to be deleted by the next transaction
         self._published: set[str] = set()  # published, not known to be deleted
@@ -284,12 +285,15 @@ class Outbox:
 
     async def _measure(self) -> None:
         """Say how much the whole table holds, whoever's it is: also what no living process has in hand."""
-        before = self._rows
-        async with self._database.reading() as session:
-            rows = await session.scalar(select(func.count()).select_from(outbox)) or 0
-            # Ids grow with time, and their index is there.
-            oldest = await session.scalar(select(outbox.c.sent_at).order_by(outbox.c.message_id).limit(1))
-        self._rows += rows - before  # what was committed meanwhile may count twice, and that only until the next time
+        async with self._measuring:  # two at a time would both add what is missing
+            before = self._rows
+            async with self._database.reading() as session:
+                rows = await session.scalar(select(func.count()).select_from(outbox)) or 0
+                # Ids grow with time, and their index is there.
+                oldest = await session.scalar(select(outbox.c.sent_at).order_by(outbox.c.message_id).limit(1))
+            self._rows += (
+                rows - before
+            )  # what was committed meanwhile may count twice, and that only until the next time
         telemetry.of(telemetry.OUTBOX_MESSAGES, self.service).set(rows)
         age = max(0.0, time.time() - oldest) if oldest else 0.0
         telemetry.of(telemetry.OUTBOX_OLDEST_SECONDS, self.service).set(age)

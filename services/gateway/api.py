@@ -701,7 +701,7 @@ async def resend_mails(wish: ResendWish, who: OperatorOf, job: JobStart) -> Resp
     return await job.start(command, "mails.resend", asked=wish)
 
 
-@v1.get("/mails/{mail_id}", response_model=MailView, tags=["mails"])
+@v1.get("/mails/{mail_id:id}", response_model=MailView, tags=["mails"])
 async def show_mail(mail_id: IdOf, request: Request, who: CallerOf) -> Response:
     """One mail, with its text."""
     return passed_on(await _mails(request).ask(request, who, f"/v1/mails/{mail_id}"))

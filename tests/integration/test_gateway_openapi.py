@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, assume, settings
 from pydantic import BaseModel, ValidationError
 from schemathesis import Case
 
-from contracts.http import PurgeWish, ReplayWish
+from contracts.http import PurgeWish, ReplayWish, ResendWish, RevocationIn
 from contracts.reports import ReportWish
 from services.gateway import handlers
 from services.gateway.api import router
@@ -29,6 +29,8 @@ WISHES: dict[str, type[BaseModel]] = {
     "/v1/reports": ReportWish,
     "/v1/dead-letters/replay": ReplayWish,
     "/v1/dead-letters/purge": PurgeWish,
+    "/v1/mails/resend": ResendWish,
+    "/v1/revocations": RevocationIn,
 }
 OLGA = issue_token(SECRET, subject="olga", role="operator", ttl=3600, email="olga@example.com")
 OPERATOR = {"Authorization": f"Bearer {OLGA}"}
@@ -43,6 +45,7 @@ async def _fleet(folder: str) -> AsyncIterator[Served]:
         serving("orders", NO_BROKER, f"sqlite:///{folder}/orders.db") as orders,
         serving("stock", NO_BROKER, f"sqlite:///{folder}/stock.db") as stock,
         serving("reports", NO_BROKER, f"sqlite:///{folder}/reports.db", storage_url=f"{folder}/files") as reports,
+        serving("email", NO_BROKER, f"sqlite:///{folder}/email.db") as email,
         serving("deadletters", NO_BROKER, f"sqlite:///{folder}/deadletters.db") as deadletters,
         serving(
             "gateway",
@@ -51,6 +54,7 @@ async def _fleet(folder: str) -> AsyncIterator[Served]:
             orders_url=orders.url,
             stock_url=stock.url,
             reports_url=reports.url,
+            email_url=email.url,
             deadletters_url=deadletters.url,
             running_reports=1_000_000,
             failure_limit="1000000/second",
