@@ -291,9 +291,8 @@ class Outbox:
                 rows = await session.scalar(select(func.count()).select_from(outbox)) or 0
                 # Ids grow with time, and their index is there.
                 oldest = await session.scalar(select(outbox.c.sent_at).order_by(outbox.c.message_id).limit(1))
-            self._rows += (
-                rows - before
-            )  # what was committed meanwhile may count twice, and that only until the next time
+            # What was committed meanwhile may count twice, and that only until the next time.
+            self._rows += rows - before
         telemetry.of(telemetry.OUTBOX_MESSAGES, self.service).set(rows)
         age = max(0.0, time.time() - oldest) if oldest else 0.0
         telemetry.of(telemetry.OUTBOX_OLDEST_SECONDS, self.service).set(age)
