@@ -452,7 +452,7 @@ IdOf = Annotated[UUID, Path(), BeforeValidator(_id)]
 
 
 class _IdConvertor(StringConvertor):
-    regex = _UUID.pattern
+    regex = _UUID.pattern + r"(?!\n)"  # the end of a compiled path lets a line feed follow
 
 
 register_url_convertor("id", _IdConvertor())
