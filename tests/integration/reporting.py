@@ -61,6 +61,7 @@ async def fleet(folder: Path, database_url: str | None = None, amqp_url: str = N
             orders_url=NOBODY,
             stock_url=NOBODY,
             reports_url=reports.url,
+            failure_limit="1000/second",
         ) as gateway,
     ):
         exporter.configure(reports.service.settings, reports.service.database)  # type: ignore[arg-type]
