@@ -436,7 +436,12 @@ async def test_whoever_asked_is_told_in_the_way_that_was_chosen(
     await fill(database_url, [order(1), chosen, silent])  # type: ignore[list-item]
     async with exporting(broker, database_url, folder):
         mails = await broker.spy(("commands", "mail.report.v1"))
-        asked = [wanted(owner="ana", email="ana@example.com"), wanted(owner="bia"), wanted(owner="caio")]
+        role = "customer"
+        asked = [
+            wanted(owner="ana", role=role, email="ana@example.com"),
+            wanted(owner="bia", role=role),
+            wanted(owner="caio", role=role),
+        ]
         await ended(broker, *asked)
         written = {mail["recipient"]: mail for mail in await mails.collect(2)}
     assert {address: mail["locale"] for address, mail in written.items()} == {
