@@ -529,23 +529,10 @@ class ResendWish(Contract):
 # -- tokens -----------------------------------------------------------------------------------------------------------
 
 
-_NONE: Any = {"type": "null"}
-_ONE_TOKEN: Any = {
-    "required": ["token_id"],
-    "properties": {"token_id": {"type": "string"}, "subject": _NONE, "before": _NONE},
-}
-_ALL_OF_A_SUBJECT: Any = {
-    "required": ["subject"],
-    "properties": {"subject": {"type": "string"}, "token_id": _NONE},
-}
-
-
 class RevocationIn(Contract):
     """What to believe no more: one token by its `jti`, or all that a subject was given `before` (by default now)."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"oneOf": [_ONE_TOKEN, _ALL_OF_A_SUBJECT], "examples": [{"subject": "ana"}]}
-    )
+    model_config = _example(subject="ana")
 
     token_id: Annotated[str, text(255)] | None = Field(default=None, examples=["6f1c2b9e"])
     subject: Annotated[str, Field(min_length=1, max_length=255)] | None = None
