@@ -54,6 +54,7 @@ PURGE_STEP = 500
 MEASURE_EVERY = 5  # heartbeats
 FULL_RETRY_AFTER = "10"
 FORGET_EVERY = 15  # heartbeats
+LONGEST_PATIENCE = 8  # heartbeats
 
 outbox = Table(
     "outbox",
@@ -100,6 +101,8 @@ class Outbox:
         self.paused: str | None = None
         """Why nothing can be published; None while it can."""
         self._refused = False  # the table holds rows of ours that are to be looked for with the next heartbeat
+        self._is_taken = True  # False: the broker has refused some of our rows
+        self._offer_at, self._patience = 0.0, 1  # when these may be offered next, and how many heartbeats after that
         self._stopping = False
         self._measuring = asyncio.Lock()
         self._limit, self._rows = limit, 0  # of the whole table: as last counted, and what we did to it since
@@ -221,7 +224,7 @@ class Outbox:
                 self._confirmed.append(message.envelope.message_id)
                 self._published.add(message.envelope.message_id)
             else:
-                self._refused = True
+                self._is_taken = False
 
     async def _read_back(self) -> None:
         """Fill the empty hand. What is committed meanwhile is left for the next time: it comes after these."""
@@ -265,9 +268,23 @@ class Outbox:
         if is_left and (adopted := await self._adopt(dead)):
             log.info("outbox: adopted what another process left unpublished", messages=adopted)
             self._refused = True
+        if not self._is_taken and self._may_offer():
+            self._is_taken, self._refused = True, True
         if self._refused:  # what is adopted is in the table as ours, too
             self._behind, self._skipped, self._refused = True, True, False
             self._wake.set()
+
+    def _may_offer(self) -> bool:
+        """Whether it is time to offer what the broker refused. The longer it refuses, the less often: an event for
+        several lanes, one of which is full, comes to the others with each offer."""
+        now = time.monotonic()
+        if now < self._offer_at:
+            return False
+        if now > self._offer_at + LONGEST_PATIENCE * HEARTBEAT_SECONDS:  # the last offer was taken
+            self._patience = 1
+        self._offer_at = now + self._patience * HEARTBEAT_SECONDS
+        self._patience = min(2 * self._patience, LONGEST_PATIENCE)
+        return True
 
     async def _adopt(self, dead: Sequence[tuple[str, float]]) -> int:
         """Take over some of what nobody living owns; return how much."""

@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import structlog
@@ -17,7 +18,7 @@ from deploy.local.postgres import PostgresCluster
 from shared import outbox as module
 from shared.database import Database, Outage
 from shared.outbox import Outbox, outbox, processes
-from shared.publisher import Outgoing
+from shared.publisher import Outgoing, Publisher
 from tests.running import reserved, until
 
 
@@ -174,11 +175,42 @@ async def test_what_the_broker_refuses_is_offered_again(database: Database) -> N
     wire.refuses = True
     async with at_work(database, wire) as box:
         ids = await say(box, 3)
-        await until(lambda: _is_true(box._refused or not box._hand), "a refusal")
+        await until(lambda: _is_true(not box._hand), "a refusal")
         assert await rows(database) == 3
         wire.refuses = False
         await until(lambda: _none_left(database), "the table to be empty")
     assert wire.sent == ids
+
+
+async def test_what_the_broker_goes_on_refusing_is_offered_less_and_less_often(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With each offer, lanes that have taken an event get it once more: a full one must not fill the others."""
+    wire = Wire()
+    wire.refuses = True
+    now = 1000.0
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now, time=time.time))
+    monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 2.0)
+    monkeypatch.setattr(module, "DEAD_AFTER_SECONDS", 8.0)
+    box = Outbox("stock", database, cast(Publisher, wire))
+    await say(box, 3)
+    await box._publish_some()
+    offers = []
+    for beat in range(40):
+        await box._tidy_once()
+        if box._behind:
+            offers.append(beat)
+            await box._read_back()
+            await box._publish_some()
+        now += module.HEARTBEAT_SECONDS
+    assert offers == [0, 1, 3, 7, 15, 23, 31, 39]
+    assert not wire.sent
+    wire.refuses = False
+    now += module.HEARTBEAT_SECONDS * module.LONGEST_PATIENCE
+    await box._tidy_once()
+    await box._read_back()
+    await box._publish_some()
+    assert len(wire.sent) == 3
 
 
 async def test_a_dead_process_messages_are_adopted_in_order(database: Database) -> None:
