@@ -30,10 +30,11 @@ class Trouble(Enum):
 _STATES = {
     # connection lost, rollback by deadlock or serialization, out of resources, operator intervention, system error,
     # configuration file, login refused; no such database, not in the right state, lock not available, a transaction
-    # ended for its age; prepared statements of another session, as behind a PgBouncer that shares sessions
+    # ended for its age; prepared statements of another session, as behind a PgBouncer that shares sessions; a kept plan
+    # of a table that was migrated meanwhile
     Trouble.AWAY: (
         *("08", "40", "53", "57", "58", "F0", "28"),
-        *("3D000", "55000", "55P03", "25P03", "25P04", "26", "42P05"),
+        *("3D000", "55000", "55P03", "25P03", "25P04", "26", "42P05", "0A000"),
     ),
     # no such table, column, object, schema; no constraint for an ON CONFLICT
     Trouble.LACKS: ("42P01", "42703", "42704", "3F000", "42P10"),
@@ -57,7 +58,7 @@ _LACKING = ("no such table", "no such column", " has no column named ", "ON CONF
 
 def trouble(error: DBAPIError) -> Trouble | None:
     """What an error says about the database; None if it is about one statement or its data."""
-    state, code = getattr(error.orig, "sqlstate", None), getattr(error.orig, "sqlite_errorcode", None)
+    state, code = _state(error.orig), getattr(error.orig, "sqlite_errorcode", None)
     found: Trouble | None = None
     if state is not None:
         found = next((kind for kind, of in reversed(_STATES.items()) if state.startswith(of)), None)
@@ -68,6 +69,12 @@ def trouble(error: DBAPIError) -> Trouble | None:
     elif isinstance(error, InterfaceError | OperationalError) and not _is_of_data(error.orig):
         found = Trouble.AWAY
     return found or (Trouble.AWAY if error.connection_invalidated else None)
+
+
+def _state(raised: BaseException | None) -> str | None:
+    """PostgreSQL's own word for it, which SQLAlchemy does not take over for every error of the driver's."""
+    found: str | None = getattr(raised, "sqlstate", None) or getattr(raised and raised.__cause__, "sqlstate", None)
+    return found
 
 
 def _is_of_data(raised: BaseException | None) -> bool:

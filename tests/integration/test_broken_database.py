@@ -10,6 +10,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 from sqlalchemy import text
+from structlog.testing import capture_logs
 
 from contracts.orders import OrderPlaced
 from contracts.stock import StockReserved
@@ -148,6 +149,17 @@ async def test_a_broken_postgresql_database_pauses_the_lane_which_names_what_is_
         await _is_done_at_once(broker, stock)
 
 
+async def test_a_table_that_is_migrated_under_a_running_service_costs_no_attempt(broker: Broker, plain: str) -> None:
+    """PostgreSQL refuses the plans that it has kept, once for each connection."""
+    async with running("stock", broker.url, plain, module_of(on_order_placed)) as stock:
+        await _one_by_one(broker, stock, 12)  # whatever connection has done it
+        await _sql(plain, "ALTER TABLE inbox ALTER message_id TYPE text")
+        with capture_logs() as lines:
+            await _one_by_one(broker, stock, 12)
+        assert any("cached statement plan is invalid" in str(line.get("why")) for line in lines), "or nothing was shown"
+        await _is_done_at_once(broker, stock)
+
+
 async def test_a_database_that_is_not_migrated_is_named_before_a_message_meets_it(
     broker: Broker, database_url: str
 ) -> None:
@@ -229,6 +241,16 @@ def _checkpoint(file: Path) -> None:
 async def _paused(service: Service) -> str | None:
     why = (await service.checks())["lane stock"]
     return why if service.lanes[0].paused else None
+
+
+async def _one_by_one(broker: Broker, stock: Service, number: int) -> None:
+    for total in range(before := await count(stock, Reservation), before + number):
+        await broker.publish(an_order())
+        await until(lambda total=total: _has(stock, total + 1), "the effect")
+
+
+async def _has(stock: Service, number: int) -> bool:
+    return await count(stock, Reservation) == number
 
 
 async def _is_done_at_once(broker: Broker, stock: Service) -> None:

@@ -20,7 +20,21 @@ class Refusal(Exception):
 
 @pytest.mark.parametrize(
     "state",
-    ["08006", "40001", "40P01", "53300", "57P01", "57P03", "58030", "55P03", "25006", "28P01", "25P03", "26000"],
+    [
+        "08006",
+        "40001",
+        "40P01",
+        "53300",
+        "57P01",
+        "57P03",
+        "58030",
+        "55P03",
+        "25006",
+        "28P01",
+        "25P03",
+        "26000",
+        "0A000",
+    ],
 )
 def test_a_database_that_cannot_answer_now_is_an_outage(state: str) -> None:
     assert is_outage(DBAPIError("SELECT", {}, Refusal(state)))
