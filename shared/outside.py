@@ -276,9 +276,11 @@ class OutsideLane(Intake):
         try:
             if isinstance(error, Lost):
                 raise error
-            if isinstance(error, Outage):
+            # Where the lane is paused, it was the database or the broker that a handler waited for in vain.
+            is_outage = isinstance(error, Outage) or (isinstance(error, TooLong) and self.paused is not None)
+            if is_outage:
                 await self._steadily(delivery.raw, self._forget_attempt, delivery.envelope.message_id)
-            is_put_off = isinstance(error, Busy | Outage)
+            is_put_off = is_outage or isinstance(error, Busy)
             copy = self._failures.postponed(delivery) if is_put_off else self._failures.failed(delivery, error)
             await self._give_up([copy])
         except Lost:

@@ -1,6 +1,9 @@
 """A handler that does not come back: its attempt ends, its lane goes on, and somebody is told."""
 
 import asyncio
+import contextlib
+import sqlite3
+import time
 from typing import Any
 
 from structlog.testing import capture_logs
@@ -55,6 +58,40 @@ async def test_work_outside_the_database_that_hangs_fails_by_the_limit_of_its_ow
         assert letter.headers["failure_message"] == "its handler took longer than 0.2 s"
 
 
+async def test_a_database_that_is_away_for_longer_than_a_handler_may_take_costs_no_attempt(
+    broker: Broker, tmp_path: Any
+) -> None:
+    """Work outside asks the database just before it is done, and that question waits the outage out."""
+    tried, gate = list[int](), asyncio.Event()
+
+    @on(DeliverMail, concurrency=4)
+    async def on_deliver_mail(command: DeliverMail, unit: Unit) -> None:
+        assert unit.cause
+        tried.append(unit.cause.attempt)
+        await gate.wait()
+        await unit.demand_ours()
+
+    url, limits = f"sqlite:///{tmp_path}/e.db", {"handler_limit": ("20m", "email.outgoing=500ms")}
+    async with running("email", broker.url, url, module_of(on_deliver_mail), **limits) as email:
+        lane = next(lane for lane in email.lanes if lane.name == "email.outgoing")
+
+        async def is_left() -> bool:
+            return not lane._in_hand()
+
+        await broker.publish(DeliverMail(mail_id=uuid7()))
+        await until(lambda: _is_true(tried), "the handler to begin")
+        with contextlib.closing(sqlite3.connect(f"{tmp_path}/e.db", isolation_level=None)) as other:
+            other.execute("ALTER TABLE attempts RENAME TO away")
+            gate.set()
+            await until(lambda: _is_true(lane.paused), "the lane to pause")
+            began = time.monotonic()
+            await until(lambda: _is_true(time.monotonic() > began + 1), "its time to be over")
+            other.execute("ALTER TABLE away RENAME TO attempts")
+        await until(lambda: _is_true(len(tried) > 1), "the mail to be tried again")
+        await until(is_left, "the mail to be done")
+    assert set(tried) == {1}
+
+
 async def test_a_lane_whose_oldest_message_is_in_hand_for_long_is_named_with_it(broker: Broker, tmp_path: Any) -> None:
     handlers, url = module_of(on_order_placed), f"sqlite:///{tmp_path}/s.db"
     with capture_logs() as lines:
@@ -69,6 +106,10 @@ async def test_a_lane_whose_oldest_message_is_in_hand_for_long_is_named_with_it(
             assert not any((await stock.checks()).values()), "it is ready all the same"
             await until(lambda: _said(lines), "a log line")
             await until(lambda: _is_well(stock), "the message to be tried again and the warning to end", 30)
+
+
+async def _is_true(thing: object) -> bool:
+    return bool(thing)
 
 
 async def _said(lines: Any) -> bool:
