@@ -4,11 +4,13 @@ import asyncio
 import math
 import re
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from http import HTTPStatus
 from typing import Annotated, Any, Generic, TypeVar
+from urllib.parse import parse_qsl
 from uuid import UUID
 
 import structlog
@@ -162,9 +164,13 @@ async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
             400, "malformed_json", f"The body is not JSON: {error.errors()[0].get('ctx', {}).get('error')}"
         )
     else:
-        where = "; ".join(f"{p.pointer}: {p.detail}" for p in found[:3])
-        problem = Problem(422, "invalid_request", f"The request does not fit: {where}", errors=found)
+        problem = _unfit(found)
     return problem_response(request, problem)
+
+
+def _unfit(found: list[FieldProblem]) -> Problem:
+    where = "; ".join(f"{problem.pointer}: {problem.detail}" for problem in found[:3])
+    return Problem(422, "invalid_request", f"The request does not fit: {where}", errors=found)
 
 
 def _pointer(location: Sequence[str | int]) -> str:
@@ -245,7 +251,7 @@ class Edge:
                 await send({"type": "http.response.body"})  # now: a stream may say nothing for a while
 
         try:
-            refusal = scope.get("refusal") or _refusal(method, headers)
+            refusal = scope.get("refusal") or _refusal(method, headers) or _repeated(scope["query_string"])
             if self._ports.hides(scope):
                 refusal = refusal or _nothing_here()
             if refusal:
@@ -292,6 +298,17 @@ def _refusal(method: str, headers: dict[bytes, str]) -> Problem | None:
     return None
 
 
+def _repeated(query: bytes) -> Problem | None:
+    """No parameter is a list, and of two values for one name nobody can say which was meant."""
+    times = Counter(name for name, _ in parse_qsl(query.decode("latin-1"), keep_blank_values=True))
+    found = [
+        FieldProblem(pointer=_pointer(("query", name)), code="repeated", detail="is given more than once")
+        for name, count in times.most_common(20)
+        if count > 1
+    ]
+    return _unfit(found) if found else None
+
+
 def _cut_short(method: str) -> Problem:
     known = "it may have been accepted, and is done once if you send it again with the same Idempotency-Key"
     what = "ask again" if method in ("GET", "HEAD") else known
@@ -331,12 +348,18 @@ class Events(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncIterator[ServerSentEvent | None], ends_at: float = math.inf) -> None:
-        """`ends_at`: when the token ends by which its client may listen, in epoch seconds."""
+    def __init__(
+        self,
+        events: AsyncIterator[ServerSentEvent | None],
+        ends_at: float = math.inf,
+        may_go_on: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """`ends_at`: when the token ends by which its client may listen, in epoch seconds. `may_go_on` is asked before
+        each event and comment whether the token is still believed."""
         # What is between us and the client must not keep anything back.
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
-        self._events, self._seconds = events, max(0.0, ends_at - time.time())
+        self._events, self._seconds, self._may_go_on = events, max(0.0, ends_at - time.time()), may_go_on
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
@@ -350,6 +373,8 @@ class Events(Response):
                     ending = loop.call_later(self._seconds, end, None)
                 try:
                     async for event in self._events:
+                        if not self._may_go_on():
+                            break
                         await send({"type": "http.response.body", "body": _event(event), "more_body": True})
                 finally:
                     leaving.remove_done_callback(end)

@@ -4,7 +4,8 @@ import contextlib
 import math
 import time
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -123,7 +124,8 @@ class Upstream:
         if answer.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR and answer.status_code != 503:
             await answer.aclose()
             raise self._failed(answer)
-        return HandedThrough(answer, request.app.state.service.stopping)
+        may_go_on = partial(request.app.state.revoked.is_good, who) if who else lambda: True
+        return HandedThrough(answer, request.app.state.service.stopping, may_go_on)
 
     def _step(self, method: str) -> contextlib.AbstractContextManager[Any]:
         url = self._client.base_url
@@ -145,11 +147,12 @@ class Upstream:
 class HandedThrough(StreamingResponse):
     """A stream that is closed with its client's: whoever goes away leaves nothing running behind the gateway.
 
-    A file goes on while the process is stopping; events have no end to wait for, and end there.
+    A file goes on while the process is stopping; events have no end to wait for, and end there, as they do once
+    `may_go_on` says no: it is asked before each of them.
     """
 
-    def __init__(self, answer: httpx.Response, stopping: Stopping) -> None:
-        self._answer, self._stopping = answer, stopping
+    def __init__(self, answer: httpx.Response, stopping: Stopping, may_go_on: Callable[[], bool]) -> None:
+        self._answer, self._stopping, self._may_go_on = answer, stopping, may_go_on
         headers = {name: value for name in STREAMED if (value := answer.headers.get(name))}
         super().__init__(self._chunks(), answer.status_code, headers)
 
@@ -161,6 +164,8 @@ class HandedThrough(StreamingResponse):
         chunks = self._answer.aiter_raw()
         try:
             async for chunk in _until(self._stopping, chunks) if self._has_no_end else chunks:
+                if self._has_no_end and not self._may_go_on():
+                    return
                 yield chunk
         except httpx.HTTPError as error:
             log.warning("upstream: stopped in the middle", why=repr(error))

@@ -4,6 +4,7 @@ import re
 from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
+from functools import partial
 from hashlib import sha256
 from http import HTTPStatus
 from pathlib import Path as FilePath
@@ -393,14 +394,15 @@ HISTORY = {**EVENTS, 204: {"description": "The job has ended, and you have all o
 
 @v1.get("/jobs/{job_id}/events", response_class=Response, responses=HISTORY, dependencies=[OneStream], tags=["jobs"])
 async def follow_job(
-    job: JobOf, service: Running, who: CallerOf, last_event_id: Annotated[str | None, Header()] = None
+    job: JobOf, request: Request, service: Running, who: CallerOf, last_event_id: Annotated[str | None, Header()] = None
 ) -> Response:
     """A job as it goes on: `timeline` for each message that moved it, then `state` with the whole job; `progress` where
     it only got further. The stream ends when the job has; `Last-Event-ID` goes on after an event."""
     seen = Seen.read(last_event_id)
     if JobState(job.status).is_final and seen == _all_of(job):
         return Response(status_code=204)  # a browser comes again whenever a stream ends, but not after this
-    return Events(_events(service, job, seen), who.expires_at)
+    may_go_on = partial(request.app.state.revoked.is_good, who)
+    return Events(_events(service, job, seen), who.expires_at, may_go_on)
 
 
 async def _events(service: Service, job: Job, seen: Seen) -> AsyncIterator[ServerSentEvent | None]:

@@ -277,6 +277,19 @@ async def test_a_timeout_that_makes_no_sense_is_refused(ana: httpx.AsyncClient) 
         check(await ana.post(f"{job}/wait", params={"timeout": timeout}), 422, "invalid_request")
 
 
+async def test_a_parameter_that_is_given_twice_is_refused_by_its_name(
+    ana: httpx.AsyncClient, operator: httpx.AsyncClient
+) -> None:
+    """The last one would win without a word, and a filter that was not meant finds what was not looked for."""
+    asked = {"/v1/dead-letters/groups?lane=a&lane=": operator, "/v1/jobs?limit=1&status=a&limit=1": ana}
+    for path, client in asked.items():
+        answer = await client.get(path)
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+        name = path.partition("?")[2].partition("=")[0]
+        problems = [(problem["pointer"], problem["code"]) for problem in answer.json()["errors"]]
+        assert problems == [(f"/query/{name}", "repeated")]
+
+
 async def test_an_adjustment_that_is_none_is_refused(operator: httpx.AsyncClient) -> None:
     for delta in (0, 1_000_001, -1_000_001, 1.5, "1", None, True):
         answer = await operator.post("/v1/products/A/adjustments", json={"delta": delta, "reason": "count"})

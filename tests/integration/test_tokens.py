@@ -13,6 +13,7 @@ import structlog
 from limits import parse
 from structlog.testing import capture_logs
 
+from shared import http
 from shared.tokens import issue_token
 from tests.integration import reporting
 from tests.integration.reporting import Fleet, check, link_of, stranger
@@ -102,6 +103,21 @@ async def test_a_stream_ends_with_its_token_and_cleanly(fleet: Fleet) -> None:
             async with asyncio.timeout(15), ana.stream("GET", path, headers=bearer(short)) as answer:
                 assert answer.status_code == 200
                 await answer.aread()  # raises, if it is cut in the middle of a chunk
+
+
+async def test_a_stream_ends_soon_after_its_token_was_revoked(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "PAUSE_SECONDS", 0.2)
+    async with fleet.gateway.client() as ana, fleet.gateway.client("eva", "operator") as eva:
+        events = (await ana.post("/v1/orders", json=ORDER)).json()["links"]["events"]
+        for path in (events, "/v1/notifications/events"):
+            stolen = token()
+            jti = jwt.decode(stolen, options={"verify_signature": False})["jti"]
+            async with asyncio.timeout(15), ana.stream("GET", path, headers=bearer(stolen)) as answer:
+                chunks = answer.aiter_raw()
+                assert await anext(chunks), "it goes on while the token is good"
+                assert (await eva.post("/v1/revocations", json={"token_id": jti})).status_code == 201
+                async for _ in chunks:
+                    pass
 
 
 async def test_who_guesses_signatures_of_links_is_slowed_down(fleet: Fleet) -> None:
