@@ -10,7 +10,6 @@ from typing import Any
 import aio_pika
 import pytest
 from fastapi import APIRouter
-from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -20,7 +19,7 @@ from contracts.stock import StockReserved
 from deploy.local.postgres import PostgresCluster
 from deploy.local.rabbitmq import RabbitNode
 from services.stock.store import Reservation
-from shared import outbox, topology
+from shared import database, outbox, topology
 from shared.database import Database, migrate
 from shared.handler import on
 from shared.inbox import inbox
@@ -152,13 +151,15 @@ async def test_postgresql_killed_under_load_comes_back_and_so_do_the_lanes(
     postgres.drop_database("outage")
 
 
-async def test_a_sqlite_file_that_another_program_holds_pauses_the_lane(broker: Broker, tmp_path: Any) -> None:
+async def test_a_sqlite_file_that_another_program_holds_pauses_the_lane(
+    broker: Broker, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "LOCKED_SECONDS", 0.1)
     gate, tried = asyncio.Event(), list[int]()
     gate.set()
     spy = await broker.spy(RESERVED)
     url = f"sqlite:///{tmp_path}/held.db"
     async with running("stock", broker.url, url, gated(gate, tried)) as stock:
-        _be_impatient(stock.database)
         other = Database(url)
         async with other.transaction():
             await broker.publish(an_order())
@@ -247,14 +248,6 @@ async def cut(rabbit: RabbitNode, broker: Broker, connection_name: str) -> None:
 
     name = await until(found, f"the connection {connection_name!r}")
     await asyncio.to_thread(manage, rabbit, "DELETE", f"/connections/{name}")
-
-
-def _be_impatient(database: Database) -> None:
-    """Give up on a lock at once: the product waits 10 s before it calls it an outage."""
-
-    @event.listens_for(database._writer.sync_engine, "checkout")
-    def shorten(connection: Any, *_: Any) -> None:
-        connection.cursor().execute("PRAGMA busy_timeout=50")
 
 
 async def _is_true(thing: object) -> bool:

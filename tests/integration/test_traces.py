@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import secrets
 import socket
 import ssl
 import subprocess
@@ -248,7 +249,7 @@ async def test_a_collector_that_is_gone_or_silent_costs_no_order_and_one_warning
 
 def test_without_a_collector_nothing_of_the_sdk_is_loaded() -> None:
     look = "import sys, services.stock.app as app; app.service; print([m for m in sys.modules if 'telemetry.sdk' in m])"
-    told = {**os.environ, "MALOTE_JWT_SECRET": "x" * 32, "MALOTE_OTLP_ENDPOINT": ""}
+    told = {**os.environ, "MALOTE_JWT_SECRET": secrets.token_hex(), "MALOTE_OTLP_ENDPOINT": ""}
     done = subprocess.run([sys.executable, "-c", look], cwd=ROOT, env=told, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -1,5 +1,6 @@
 """How the next version of a message comes into a running system: beside the old one, and nobody notices."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 from uuid import UUID
@@ -9,6 +10,7 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from contracts.base import Contract, Event
+from contracts.broker import routes_to
 from contracts.flow import BY_KEY, FLOW
 from contracts.orders import Customer, OrderLine, OrderPlaced, PlaceOrder
 from shared import topology
@@ -47,6 +49,12 @@ async def both(command: PlaceOrder, unit: Unit) -> list[OrderPlaced | OrderPlace
     return [an_order(order_id=command.order_id), new]
 
 
+@pytest.fixture(autouse=True)
+def _routes_as_they_are() -> Iterator[None]:
+    yield
+    routes_to.cache_clear()
+
+
 async def test_a_second_version_is_introduced_while_consumers_of_the_first_go_on(
     vhost: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -77,6 +85,7 @@ async def test_a_second_version_is_introduced_while_consumers_of_the_first_go_on
 
         monkeypatch.setitem(flow, OrderPlacedV2, ("email",))
         monkeypatch.setitem(BY_KEY, OrderPlacedV2.key, OrderPlacedV2)
+        routes_to.cache_clear()  # another test may have asked for the lane's before
         await topology.declare(vhost, LADDER)
         async with (
             running("email", vhost, database("email"), module_of(on_order_placed_v2)),
