@@ -34,7 +34,7 @@ class Ports:
         host = self._settings.host
         try:
             addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-            return [_listening(family, address) for family, _, _, _, address in dict.fromkeys(addresses)]
+            return [_listening(family, protocol, to) for family, _, protocol, _, to in dict.fromkeys(addresses)]
         except OSError as error:
             own = f"{self._settings.name}_{field}".upper()
             where = f"{own} (or {COMMON_PREFIX}{field.upper()})"
@@ -57,8 +57,9 @@ class Ports:
         return port is not None and port == self._settings.health_port
 
 
-def _listening(family: int, address: tuple[object, ...]) -> socket.socket:
-    found = socket.socket(family, socket.SOCK_STREAM)
+def _listening(family: int, protocol: int, address: tuple[object, ...]) -> socket.socket:
+    # With TCP by name: asyncio sets TCP_NODELAY on no other connection, and answers would wait 40 ms for a receipt.
+    found = socket.socket(family, socket.SOCK_STREAM, protocol)
     try:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
