@@ -1,7 +1,7 @@
 """malote restart: one part of this machine's fleet ends and is started again."""
 
 import signal
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -9,8 +9,9 @@ from deploy.cli import status
 from deploy.cli.errors import Failed, NotRunning
 from deploy.cli.output import Json, print_json
 from deploy.local import fleet, ports, processes
-from deploy.local.environment import Environment
-from deploy.local.readiness import readiness
+
+if TYPE_CHECKING:
+    from deploy.local.environment import Environment
 
 app = typer.Typer()
 _BACK_SECONDS = 90.0
@@ -39,7 +40,7 @@ def restart(
         typer.echo(f"{name} is back (pid {after})")
 
 
-def _pids(here: Environment) -> dict[str, int]:
+def _pids(here: "Environment") -> dict[str, int]:
     """The process of each part; 0 where the supervisor is about to start one."""
     state = here.state()
     entries = [*state.get("services", []), *filter(None, [state.get("mail")])]
@@ -58,7 +59,9 @@ def _end(pid: int) -> None:
     processes.signal_group(pid, signal.SIGKILL)
 
 
-def _is_back(here: Environment, name: str, before: int) -> bool:
+def _is_back(here: "Environment", name: str, before: int) -> bool:
+    from deploy.local.readiness import readiness
+
     now = _pids(here).get(name, 0)
     if now in (0, before):
         return False

@@ -11,10 +11,9 @@ import typer
 
 from deploy.cli.output import Json, console, plain, print_json, table, visible
 from deploy.local import fleet
-from deploy.local.environment import Environment, Misconfigured
-from deploy.local.readiness import readiness
 
 if TYPE_CHECKING:
+    from deploy.local.environment import Environment
     from deploy.local.findings import Finding
 
 app = typer.Typer()
@@ -73,8 +72,10 @@ def watch() -> None:
     watching.main()
 
 
-def checked() -> Environment:
+def checked() -> "Environment":
     """This machine's settings. Ends with status 78 where one is wrong."""
+    from deploy.local.environment import Environment, Misconfigured  # with all settings, which take long to load
+
     try:
         here = Environment()
         here.claimed_ports()
@@ -85,8 +86,10 @@ def checked() -> Environment:
     return here
 
 
-def look(here: Environment) -> dict[str, Any]:
+def look(here: "Environment") -> dict[str, Any]:
     """The fleet as the supervisor wrote it down, each service with what it says about itself."""
+    from deploy.local.readiness import readiness
+
     state = here.state()
     entries = state.get("services", [])
     with ThreadPoolExecutor(max_workers=max(1, len(entries))) as pool:
@@ -102,7 +105,7 @@ def look(here: Environment) -> dict[str, Any]:
     return known | {"services": services}
 
 
-def all_ready(here: Environment, found: dict[str, Any]) -> bool:
+def all_ready(here: "Environment", found: dict[str, Any]) -> bool:
     """By the living supervisor's word: the state file may be a dead one's."""
     ready = {service["name"] for service in found["services"] if service["ready"]}
     state = here.state()

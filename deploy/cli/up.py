@@ -7,13 +7,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from deploy.cli import status
 from deploy.local import fleet, processes
-from deploy.local.environment import ROOT, Environment
+
+if TYPE_CHECKING:
+    from deploy.local.environment import Environment
 
 app = typer.Typer()
 _START_TIMEOUT = 300.0  # a first start may install RabbitMQ
@@ -38,6 +40,8 @@ def up(detach: Annotated[bool, typer.Option(help="Return once everything is read
 @app.command()
 def down() -> None:
     """Stop everything: the services first, then the broker."""
+    from deploy.local.environment import Environment
+
     here = Environment()  # however wrong a setting is by now, what runs can be stopped
     found = bool(here.state())
     if pid := fleet.running(here):
@@ -48,7 +52,7 @@ def down() -> None:
     typer.echo("stopped" if pid or found else "nothing was running")
 
 
-def ensure(here: Environment) -> None:
+def ensure(here: "Environment") -> None:
     """Return once all is ready, having started what was missing; what is started here stays."""
     if fleet.running(here):
         _join(here)
@@ -56,8 +60,10 @@ def ensure(here: Environment) -> None:
         _start_daemon(here)
 
 
-def _start_daemon(here: Environment) -> None:
+def _start_daemon(here: "Environment") -> None:
     """Start the supervisor in a session of its own and pass on what it says until all is ready."""
+    from deploy.local.environment import ROOT
+
     here.make_folders()
     log = here.logs / "supervisor.log"
     said = log.stat().st_size if log.exists() else 0
@@ -69,7 +75,7 @@ def _start_daemon(here: Environment) -> None:
     _follow(here, log, said, daemon)
 
 
-def _join(here: Environment) -> None:
+def _join(here: "Environment") -> None:
     """A fleet is there: if a part is missing, have the supervisor look again. It cannot take in a new service: its
     process, the gateway's and the dead letters' have the flow that they started with."""
     new = set(here.services) - {entry["name"] for entry in here.state().get("services", [])}
@@ -88,7 +94,7 @@ def _join(here: Environment) -> None:
         _follow(here, log, said, None)
 
 
-def _follow(here: Environment, log: Path, said: int, daemon: subprocess.Popen[bytes] | None) -> None:
+def _follow(here: "Environment", log: Path, said: int, daemon: subprocess.Popen[bytes] | None) -> None:
     """Pass on the supervisor's lines until all is ready. Ends with status 1 when it gave up or time is over."""
     deadline = time.monotonic() + _START_TIMEOUT
     while True:
@@ -109,11 +115,11 @@ def _follow(here: Environment, log: Path, said: int, daemon: subprocess.Popen[by
         time.sleep(0.1)
 
 
-def _has_given_up(here: Environment) -> bool:
+def _has_given_up(here: "Environment") -> bool:
     return not fleet.running(here) or here.state().get("phase") == "incomplete"
 
 
-def _welcome(here: Environment) -> None:
+def _welcome(here: "Environment") -> None:
     """What a newcomer needs next: addresses, a token, and a line to paste that places an order."""
     gateway = here.state().get("gateway_url")  # of what runs, whatever the variables say in this terminal
     if gateway is None:

@@ -2,10 +2,12 @@
 
 import fcntl
 import os
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from deploy.local import processes
-from deploy.local.environment import Environment
+
+if TYPE_CHECKING:
+    from deploy.local.environment import Environment
 
 _LOOKS = 1.0
 """Seconds: `running` holds the lock for a moment, and whoever holds it says so a moment later."""
@@ -14,7 +16,7 @@ GRACE = 20.0
 """Seconds that a process has to end after SIGTERM."""
 
 
-def hold_lock(here: Environment) -> IO[str] | None:
+def hold_lock(here: "Environment") -> IO[str] | None:
     """The lock that a supervisor holds while it lives, so a pid that was given to somebody else fools nobody.
 
     None when another one holds it. Closing the file, or dying, gives it back."""
@@ -29,7 +31,7 @@ def hold_lock(here: Environment) -> IO[str] | None:
     return lock
 
 
-def running(here: Environment) -> int:
+def running(here: "Environment") -> int:
     """The living supervisor's pid, 0 when there is none."""
     path = here.run / "lock"
     if not path.exists():
@@ -49,7 +51,7 @@ def _locked(lock: IO[str], how: int) -> bool:
     return True
 
 
-def end_orphans(here: Environment) -> None:
+def end_orphans(here: "Environment") -> None:
     """End what a killed supervisor left running, and nothing that merely got one of its pids since."""
     state = here.state()
     for entry in [*state.get("services", []), *filter(None, [state.get("mail"), state.get("watch")])]:

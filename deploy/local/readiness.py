@@ -1,5 +1,6 @@
 """What a service says about itself at `/readyz`."""
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +22,16 @@ class Readiness:
     """Why it said nothing; empty if it did."""
 
 
+@functools.cache
+def _client() -> httpx.Client:
+    """One for all looks: each makes a TLS context. No connection is kept, because a service may be another by then."""
+    return httpx.Client(timeout=LOOK_SECONDS, limits=httpx.Limits(max_keepalive_connections=0), trust_env=False)
+
+
 def readiness(url: str) -> Readiness:
     """What a service says about itself at `/readyz`."""
     try:
-        answer = httpx.get(f"{url}/readyz", timeout=LOOK_SECONDS, trust_env=False)
+        answer = _client().get(f"{url}/readyz")
     except httpx.HTTPError as error:
         return Readiness(False, {}, {}, silence=f"{url}: {str(error) or type(error).__name__}")
     try:

@@ -1,6 +1,7 @@
 """How the command line ends: one line on stderr, and a status that scripts can tell apart."""
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,13 @@ def malote(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
         return int(end.value.code or 0)
 
     return run
+
+
+def test_help_comes_at_once_because_nothing_is_loaded_that_only_some_commands_need() -> None:
+    slow = {"contracts", "httpx", "jwt", "pydantic", "rich", "services", "shared", "sqlalchemy"}
+    look = f"import sys, deploy.cli.app; print(sorted({slow} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_help_documents_the_exit_statuses(malote: Run, capsys: pytest.CaptureFixture[str]) -> None:
