@@ -18,9 +18,10 @@ from uuid_utils.compat import uuid7
 
 from contracts.base import Message, Money
 from contracts.broker import queue_of
-from contracts.flow import LANES
-from contracts.orders import Customer, OrderPlaced, PricedLine
+from contracts.flow import LANES, SERVICES, SHOP
+from contracts.orders import Customer, OrderLine, OrderPlaced, PlaceOrder, PricedLine
 from contracts.stock import StockReserved
+from deploy.local.rabbitmq import RabbitNode
 from shared import topology
 from shared.database import migrate
 from shared.service import Service
@@ -28,6 +29,8 @@ from shared.settings import ServiceSettings
 
 SECRET = "a secret for tests that is long enough"
 LADDER = ("100ms", "200ms")
+PASSWORDS = {user: f"{user}-password" for user in (*SERVICES, SHOP)}
+"""Those of the broker's users, where a test makes them."""
 T = TypeVar("T")
 
 
@@ -120,6 +123,13 @@ async def broker(vhost: str) -> AsyncIterator[Broker]:
         yield Broker(vhost, await connection.channel())
 
 
+@pytest.fixture
+async def guarded(rabbit: RabbitNode, broker: Broker) -> Broker:
+    """The topology with its users and their permissions."""
+    await topology.apply(broker.url, rabbit.management_url + "/", PASSWORDS, LADDER)
+    return broker
+
+
 def settings_for(name: str, amqp_url: str, database_url: str, **more: Any) -> ServiceSettings:
     """A service's own settings, for a test."""
     module = importlib.import_module(f"services.{name}.settings")
@@ -157,6 +167,12 @@ def module_of(*handlers: Any) -> ModuleType:
     module = ModuleType("handlers")
     vars(module).update({handler.__name__: handler for handler in handlers})
     return module
+
+
+def to_place() -> PlaceOrder:
+    """An order that Ana wants to place."""
+    ana = Customer(id="ana", name="Ana", email="ana@example.com")
+    return PlaceOrder(order_id=uuid7(), customer=ana, currency="BRL", lines=(OrderLine(sku="A", quantity=1),))
 
 
 def an_order(lines: Iterable[tuple[str, int]] = (("A", 1),), order_id: UUID | None = None) -> OrderPlaced:

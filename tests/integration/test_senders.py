@@ -15,29 +15,15 @@ from uuid_utils.compat import uuid7
 from contracts.base import Message
 from contracts.flow import SERVICES, SHOP
 from contracts.jobs import JobFailed
-from contracts.orders import CancelOrder, Customer, OrderLine, PlaceOrder
+from contracts.orders import CancelOrder
 from deploy.local.rabbitmq import RabbitNode
 from services.gateway import domain
-from shared import topology
 from shared.publisher import Publisher, outgoing
 from shared.wire import PROBLEM
-from tests.running import LADDER, Broker, running, until
+from tests.running import PASSWORDS, Broker, running, to_place, until
 from tests.serving import serving
 
-PASSWORDS = {user: f"{user}-password" for user in (*SERVICES, SHOP)}
-ORDER = PlaceOrder(
-    order_id=uuid7(),
-    customer=Customer(id="ana", name="Ana", email="ana@example.com"),
-    currency="BRL",
-    lines=(OrderLine(sku="A", quantity=1),),
-)
-
-
-@pytest.fixture
-async def guarded(rabbit: RabbitNode, broker: Broker) -> Broker:
-    """The topology with its users and their permissions."""
-    await topology.apply(broker.url, rabbit.management_url + "/", PASSWORDS, LADDER)
-    return broker
+ORDER = to_place()
 
 
 @asynccontextmanager

@@ -11,35 +11,20 @@ from urllib.parse import urlsplit
 
 import aio_pika
 import httpx
-import pytest
 from fastapi import APIRouter
 from uuid_utils.compat import uuid7
 
 from contracts.broker import dead_letters_of
-from contracts.flow import LANES, MONITOR, SERVICES, SHOP
-from contracts.orders import Customer, OrderLine, PlaceOrder
+from contracts.flow import LANES, MONITOR, SHOP
 from deploy.local.rabbitmq import RabbitNode
 from shared import topology
 from shared.database import migrate
 from shared.service import Service
 from tests.integration.hostile import publish_raw
-from tests.running import LADDER, Broker, running, settings_for, until
+from tests.running import LADDER, PASSWORDS, Broker, running, settings_for, to_place, until
 from tests.servers import manage
 
-PASSWORDS = {user: f"{user}-password" for user in (*SERVICES, SHOP)}
-A_BODY = PlaceOrder(
-    order_id=uuid7(),
-    customer=Customer(id="ana", name="Ana", email="ana@example.com"),
-    currency="BRL",
-    lines=(OrderLine(sku="A", quantity=1),),
-)
-
-
-@pytest.fixture
-async def guarded(rabbit: RabbitNode, broker: Broker) -> Broker:
-    """The topology with its users and their permissions."""
-    await topology.apply(broker.url, rabbit.management_url + "/", PASSWORDS, LADDER)
-    return broker
+A_BODY = to_place()
 
 
 @asynccontextmanager

@@ -7,16 +7,15 @@ from uuid import UUID
 
 import aio_pika
 import pytest
-from uuid_utils.compat import uuid7
 
 from contracts.base import Contract, Event
 from contracts.broker import routes_to
 from contracts.flow import BY_KEY, FLOW
-from contracts.orders import Customer, OrderLine, OrderPlaced, PlaceOrder
+from contracts.orders import OrderPlaced, PlaceOrder
 from shared import topology
 from shared.handler import on
 from shared.unit import Unit
-from tests.running import LADDER, Broker, an_order, module_of, running, until
+from tests.running import LADDER, Broker, an_order, module_of, running, to_place, until
 
 
 class Place(Contract):
@@ -99,11 +98,9 @@ async def test_a_second_version_is_introduced_while_consumers_of_the_first_go_on
 
 
 async def _place(broker: Broker) -> UUID:
-    ana = Customer(id="ana", name="Ana", email="ana@example.com")
-    order_id: UUID = uuid7()
-    line = OrderLine(sku="A", quantity=1)
-    await broker.publish(PlaceOrder(order_id=order_id, customer=ana, currency="BRL", lines=(line,)))
-    return order_id
+    wish = to_place()
+    await broker.publish(wish)
+    return wish.order_id
 
 
 async def _has(seen: list[UUID], wanted: list[UUID]) -> bool:
