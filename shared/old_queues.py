@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -46,9 +46,9 @@ class Old:
     arguments: Mapping[str, str]
 
     def is_it(self, queue: Mapping[str, Any]) -> bool:
-        """Whether a queue, as the management API shows it, is this one."""
+        """Whether a queue of this name, as the management API shows it, is this one."""
         arguments = {"x-queue-type": "quorum", "x-overflow": "reject-publish", **self.arguments}
-        return bool(queue["name"] == self.name and (queue["arguments"] or {}).items() >= arguments.items())
+        return (queue["arguments"] or {}).items() >= arguments.items()
 
 
 class Left(Exception):
@@ -87,6 +87,15 @@ def _waiting(name: str, ladder: Sequence[str]) -> Old:
     return Old(name, lambda raw: (exchange, raw.routing_key or "", raw.properties), {"x-dead-letter-exchange": ""})
 
 
+def among(queues: Iterable[Mapping[str, Any]], ladder: Sequence[str]) -> list[Old]:
+    """Those of that version among a broker's queues, as its management API shows them: retry queues first, since what
+    waits in them comes out into the lanes' old queues."""
+    shown = {queue["name"]: queue for queue in queues}
+    waiting = [_waiting(name, ladder) for name in sorted(shown) if _WAITING.fullmatch(name)]
+    known = [*waiting, *map(_dead_letters, LANES), *map(_lane, LANES)]
+    return [one for one in known if one.name in shown and one.is_it(shown[one.name])]
+
+
 class OldQueues:
     """The old queues of a vhost. `unbind` before the new ones are bound where two copies would be tried twice, `move`
     at the end."""
@@ -95,12 +104,9 @@ class OldQueues:
         self._amqp_url, self._api, self._vhost, self._ladder, self._tls = amqp_url, api, vhost, ladder, tls
 
     async def find(self) -> list[Old]:
-        """Those that are there: retry queues first, since what waits in them comes out into the lanes' old queues."""
+        """Those that are there, in the order in which they are to be moved."""
         path = f"/api/queues/{quote(self._vhost, safe='')}?columns=name,arguments"
-        queues = (await self._api.get(path)).raise_for_status().json()
-        names = sorted(queue["name"] for queue in queues)
-        old = [_waiting(name, self._ladder) for name in names if _WAITING.fullmatch(name)]
-        return [one for one in [*old, *map(_dead_letters, LANES), *map(_lane, LANES)] if any(map(one.is_it, queues))]
+        return among((await self._api.get(path)).raise_for_status().json(), self._ladder)
 
     async def unbind(self, old: Sequence[Old]) -> None:
         """Let nothing more come into these queues."""

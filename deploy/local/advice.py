@@ -88,6 +88,10 @@ _EN = {
         "`malote lanes` shows how far behind it is, `malote logs --service {what} --level warning --since 10m` why.",
     ),
     "topology": Advice("the broker lacks queues or bindings", "`malote topology apply` makes them."),
+    "old_queues": Advice(
+        "queues of a version before are left, and nothing consumes them",
+        "`malote topology apply` moves what is in them and removes them; an import of definitions does not.",
+    ),
     "dead_letters": Advice(
         "messages have failed for good and wait for a decision",
         "`malote dlq list` groups them by reason; `malote dlq replay --group GROUP` sends a group again.",
@@ -172,6 +176,10 @@ _PT_BR = {
         "`malote lanes` mostra o atraso; `malote logs --service {what} --level warning --since 10m`, o motivo.",
     ),
     "topology": Advice("faltam filas ou ligações no broker", "`malote topology apply` as cria."),
+    "old_queues": Advice(
+        "restam filas de uma versão anterior, que ninguém consome",
+        "`malote topology apply` move o que está nelas e as remove; uma importação de definições não o faz.",
+    ),
     "dead_letters": Advice(
         "mensagens falharam de vez e esperam uma decisão",
         "`malote dlq list` as agrupa por motivo; `malote dlq replay --group GRUPO` envia um grupo de novo.",

@@ -22,7 +22,7 @@ from deploy.local.advice import advice
 from deploy.local.environment import Environment
 from deploy.local.management import Management
 from deploy.local.readiness import LOOK_SECONDS, Readiness, readiness
-from shared import topology
+from shared import old_queues, topology
 from shared.tokens import issue_token
 
 LEAST_DISK = 1_000_000_000
@@ -281,7 +281,7 @@ def _restarts(entry: dict[str, Any]) -> str:
 
 
 def _topology(here: Environment) -> list[Finding]:
-    """Every queue and binding that the flow asks for is there."""
+    """Every queue and binding that the flow asks for is there, and no queue of a version before."""
     ladder = here.retry_ladder
     try:
         with Management(here) as api:
@@ -292,7 +292,8 @@ def _topology(here: Environment) -> list[Finding]:
     wanted = {*topology.bindings(ladder), *topology.gates()}
     missing += [f"{exchange} → {to} ({key})" for exchange, key, to in sorted(wanted - bindings) if to not in missing]
     if not missing:
-        return [Finding("topology", "complete")]
+        left = ", ".join(old.name for old in old_queues.among(queues.values(), ladder))
+        return [Finding("topology", left, "old_queues") if left else Finding("topology", "complete")]
     more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
     return [Finding("topology", ", ".join(missing[:_NAMED]) + more, "topology")]
 

@@ -3,6 +3,7 @@
 import json
 import sqlite3
 import string
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,11 @@ def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Environment:
     write_private(here.state_file, json.dumps({"services": [], "phase": "ready"}))
     monkeypatch.setattr(findings, "_machine", lambda *_: [])
     return here
+
+
+def shown(queues: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """As the management API shows queues with these arguments."""
+    return {name: {"name": name, "arguments": arguments} for name, arguments in queues.items()}
 
 
 def found(here: Environment, monkeypatch: pytest.MonkeyPatch, **looks: Any) -> dict[str, Finding]:
@@ -122,7 +128,7 @@ def test_a_binding_that_is_missing_is_named_and_so_are_the_first_of_many(
 ) -> None:
     ladder = here.retry_ladder
     bindings = {*topology.bindings(ladder), *topology.gates()}
-    monkeypatch.setattr(Management, "queues", lambda _: dict(topology.queues(ladder)))
+    monkeypatch.setattr(Management, "queues", lambda _: shown(topology.queues(ladder)))
     monkeypatch.setattr(Management, "bindings", lambda _: bindings)
     assert findings._topology(here) == [Finding("topology", "complete")]
     gone = topology.gates()[0]
@@ -132,6 +138,21 @@ def test_a_binding_that_is_missing_is_named_and_so_are_the_first_of_many(
     assert found.detail == f"{gone[0]} → {gone[2]} (#)"
     monkeypatch.setattr(Management, "queues", lambda _: {})
     assert "more" in findings._topology(here)[0].detail
+
+
+def test_queues_of_a_version_before_are_named_and_somebody_elses_are_not(
+    here: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ladder = here.retry_ladder
+    bindings = {*topology.bindings(ladder), *topology.gates()}
+    quorum = {"x-queue-type": "quorum", "x-overflow": "reject-publish"}
+    dead = {"x-dead-letter-exchange": "dead-letters", "x-dead-letter-routing-key": "stock"}
+    others = {"stock": quorum | dead, "stock.dlq": quorum, "email": quorum, "newsletter": quorum | dead}
+    monkeypatch.setattr(Management, "queues", lambda _: shown({**topology.queues(ladder), **others}))
+    monkeypatch.setattr(Management, "bindings", lambda _: bindings)
+    (found,) = findings._topology(here)
+    assert (found.level, found.detail) == ("problem", "stock.dlq, stock")
+    assert "`malote topology apply` moves what is in them" in found.said()
 
 
 def test_a_warning_is_shown_and_is_no_problem(here: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
