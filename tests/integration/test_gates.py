@@ -11,7 +11,7 @@ from contracts.orders import OrderPlaced
 from shared import topology
 from shared.database import Outage
 from shared.publisher import Publisher, outgoing
-from tests.running import LADDER, Broker, an_order
+from tests.running import LADDER, Broker, an_order, until
 
 ROUNDS = 4
 
@@ -20,25 +20,29 @@ ROUNDS = 4
 async def test_an_event_that_is_confirmed_while_its_exchange_is_made_anew_is_in_all_of_its_lanes(
     broker: Broker, deleted: str
 ) -> None:
-    over = asyncio.Event()
-    publishing = asyncio.create_task(_publish_until(over, broker))
+    over, confirmed = asyncio.Event(), set[str]()
+    publishing = asyncio.create_task(_publish_until(over, broker, confirmed))
     for _ in range(ROUNDS):
+        before = len(confirmed)
         await broker.channel.exchange_delete(deleted)
         await topology.declare(broker.url, LADDER)
+        await until(lambda before=before: _is_longer(confirmed, before), "an event to be confirmed")
     over.set()
-    confirmed = await publishing
+    await publishing
     for lane in FLOW[OrderPlaced]:
         queue = await broker.queue(lane)
         found = {(await queue.get(no_ack=True)).message_id for _ in range(await broker.depth(lane))}
         assert confirmed - found == set(), lane
-    assert len(confirmed) > ROUNDS
 
 
-async def _publish_until(over: asyncio.Event, broker: Broker) -> set[str]:
-    """What the broker has confirmed: each is sent until it is."""
+async def _is_longer(found: set[str], before: int) -> bool:
+    return len(found) > before
+
+
+async def _publish_until(over: asyncio.Event, broker: Broker, confirmed: set[str]) -> None:
+    """Collect what the broker has confirmed: each is sent until it is."""
     publisher = Publisher(broker.url, "orders")
     await publisher.connect()
-    confirmed: set[str] = set()
     while not over.is_set():
         message = outgoing(an_order(order_id=uuid7()), "orders", None)
         try:
@@ -49,4 +53,3 @@ async def _publish_until(over: asyncio.Event, broker: Broker) -> set[str]:
         if is_there:
             confirmed.add(message.envelope.message_id)
     await publisher.close()
-    return confirmed
