@@ -535,7 +535,7 @@ class RevocationIn(Contract):
     model_config = _example(subject="ana")
 
     token_id: Annotated[str, text(255)] | None = Field(default=None, examples=["6f1c2b9e"])
-    subject: Annotated[str, Field(min_length=1, max_length=255)] | None = None
+    subject: Annotated[str, text(255)] | None = None
     before: Moment | None = None
 
     @model_validator(mode="after")

@@ -43,8 +43,8 @@ BODY_LIMIT = 256 * 1024
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 RETRY_AFTER = "2"
 PAUSE_SECONDS = 15.0
-LONGEST_STREAM = 10 * 86_400.0
-"""A stream whose token is good for longer ends some other way."""
+LONGEST_TIMER = 10 * 86_400.0
+"""Seconds. A stream whose token is good for longer ends at its first event after that."""
 EVENTS: dict[int | str, dict[str, Any]] = {200: {"description": "The stream.", "content": {"text/event-stream": {}}}}
 """The answers of a route whose answer is `Events`, for OpenAPI."""
 LONGEST_KEY = 255
@@ -359,7 +359,7 @@ class Events(Response):
         # What is between us and the client must not keep anything back.
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
-        self._events, self._seconds, self._may_go_on = events, max(0.0, ends_at - time.time()), may_go_on
+        self._events, self._ends_at, self._may_go_on = events, ends_at, may_go_on
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
@@ -369,11 +369,11 @@ class Events(Response):
             async with stopping.wait() as until_gone:
                 leaving.add_done_callback(end := lambda _: until_gone.reschedule(0))
                 loop, ending = asyncio.get_running_loop(), None
-                if self._seconds < LONGEST_STREAM:
-                    ending = loop.call_later(self._seconds, end, None)
+                if (seconds := self._ends_at - time.time()) < LONGEST_TIMER:
+                    ending = loop.call_later(max(0.0, seconds), end, None)
                 try:
                     async for event in self._events:
-                        if not self._may_go_on():
+                        if time.time() > self._ends_at or not self._may_go_on():
                             break
                         await send({"type": "http.response.body", "body": _event(event), "more_body": True})
                 finally:

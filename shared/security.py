@@ -39,8 +39,8 @@ _bearer = HTTPBearer(
 class Caller:
     """Who a request comes from. `token` is passed on when another service is asked on the caller's behalf; `email` is
     where the token says that the caller can be written to, `is_email_verified` that this is the caller's own address.
-    `issued_at` and `expires_at` are epoch seconds; a token that does not say when it was issued has 0. `token_id` is
-    its `jti`. One that `is_read_only` changes nothing, whatever its role may."""
+    `issued_at` and `expires_at` are epoch seconds, `token_id` is its `jti`. One that `is_read_only` changes nothing,
+    whatever its role may."""
 
     subject: str
     role: Role
@@ -109,7 +109,7 @@ class Tokens:
                     token,
                     key,
                     algorithms=algorithms,
-                    options=cast(Any, {"require": ["exp", "sub"]}),
+                    options=cast(Any, {"require": ["exp", "iat", "sub"]}),
                     audience=self._settings.jwt_audience,
                     issuer=self._settings.jwt_issuer,
                     leeway=LEEWAY_SECONDS,
@@ -123,9 +123,9 @@ class Tokens:
             raise Problem(401, "token_invalid", "The token names no role of ours: customer or operator.")
         if not SUBJECT.fullmatch(str(claims["sub"])):
             raise Problem(401, "token_invalid", "The token's subject is not 1 to 255 printable characters.")
-        issued_at, expires_at = _seconds(claims.get("iat", 0)), _seconds(claims["exp"])
+        issued_at, expires_at = _seconds(claims["iat"]), _seconds(claims["exp"])
         days = self._settings.jwt_max_days
-        if expires_at - (issued_at or time.time()) > days * 86_400 + LEEWAY_SECONDS:
+        if expires_at - issued_at > days * 86_400 + LEEWAY_SECONDS:
             raise Problem(401, "token_too_long", f"The token is good for more than {days:g} days: take a shorter one.")
         verified, token_id = claims.get("email_verified"), claims.get("jti")  # some issuers write "true"
         email = None if verified in (False, "false") else _email(claims.get("email"))

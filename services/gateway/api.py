@@ -70,7 +70,7 @@ from services.gateway.domain import Key, Seen
 from services.gateway.settings import GatewaySettings
 from services.gateway.store import Intake, Job, Receipt, Revocation, Revoked
 from shared import asyncapi
-from shared.clock import moment, now
+from shared.clock import moment
 from shared.http import (
     EVENTS,
     Cursor,
@@ -210,6 +210,16 @@ class Start:
         await self._demand_own(receipt)
         return await self._answer(receipt, kind)
 
+    async def count_recipient(self, email: str, asked: BaseModel) -> None:
+        """Count a mail to an address that nobody says to be the caller's own, if a job can begin and has not begun:
+        what is asked for in vain, or again, sends none. Raises `Problem` 429."""
+        key = self._scoped(asked)
+        if key and await store.earlier(self._service.database, key):
+            return
+        self._service.outbox.demand_room()
+        limits: Limits = self._request.state.limits
+        await limits.count_recipient(email)
+
     async def _demand_own(self, receipt: Receipt) -> None:
         """Raises `Problem` 422 for a customer whose key came from an operator of the same name before."""
         if not receipt.is_replay or self._who.is_operator:
@@ -257,16 +267,15 @@ async def place_order(wish: OrderIn, request: Request, who: CallerOf, job: JobSt
     """Place an order. A customer orders for itself, an operator for anyone. Mail about a customer's order goes to the
     address that its token says to be its own, if it says one."""
     command = PlaceOrder(order_id=uuid7(), customer=wish.customer, currency=wish.currency, lines=wish.lines)
-    return await job.start(_order(command, request, who), "order.place", command.order_id, wish)
+    return await job.start(_order(command, wish, who, job), "order.place", command.order_id, wish)
 
 
-async def _order(command: PlaceOrder, request: Request, who: Caller) -> PlaceOrder:
+async def _order(command: PlaceOrder, wish: OrderIn, who: Caller, job: Start) -> PlaceOrder:
     """The command, if it is not one for a stranger. Raises `Problem` 403 or 429."""
-    limits: Limits = request.state.limits
     if not who.is_operator:
         _demand_own(command.customer, who)
         if not who.is_email_verified:
-            await limits.count_recipient(command.customer.email)
+            await job.count_recipient(command.customer.email, wish)
     return command
 
 
@@ -823,15 +832,12 @@ async def home(accept: Annotated[str, Header()] = "") -> Response:
 
 @v1.post("/revocations", status_code=201, tags=["tokens"])
 async def revoke(wish: RevocationIn, service: Running, who: OperatorOf) -> RevocationView:
-    """Believe a token, or all tokens that a subject has, no more: at once here, within seconds at other gateways.
-    Once more is as good as once. Event streams that are open go on until their token ends. Operators only."""
-    at = now()
-    before = min(at, round(wish.before.timestamp() * 1000)) if wish.before else at
+    """Believe a token, or all tokens that a subject has, no more: at once here, within seconds at other gateways, where
+    event streams that are open end, too. Once more is as good as once. Operators only."""
     id_ = f"token {wish.token_id}" if wish.token_id else f"subject {wish.subject}"
-    until = at + round((service.settings.jwt_max_days + 1) * store.DAY)
-    revocation = Revocation(id=id_, before=before, by=who.subject, at=at, until=until)
+    before = round(wish.before.timestamp() * 1000) if wish.before else None
     async with service.database.transaction() as session:
-        await store.revoke(session, revocation)
+        revocation = await store.revoke(session, id_, who.subject, before, service.settings.jwt_max_days)
     revoked: Revoked = service.app.state.revoked
     async with service.database.reading() as session:
         await revoked.read(session)

@@ -21,7 +21,13 @@ LONGEST_WAIT = 30
 _WAIT = re.compile(r'(?:^|[,;\s])wait\s*=\s*"?(\d{1,9})"?\s*(?:$|[,;])', re.IGNORECASE)
 _EVENT_ID = re.compile(r"(\d{1,9})\.(\d{1,9})")
 _RESOURCES = ("order", "report")
-_WORKERS = {"order": "orders", "report": "reports", "reports": "reports", "dead_letters": "deadletters"}
+_WORKERS = {
+    "order": "orders",
+    "report": "reports",
+    "reports": "reports",
+    "dead_letters": "deadletters",
+    "mails": "email",
+}
 """The service that works on a kind of job, by the kind's first word."""
 _CANCELLABLE = ("order.place", "report.create", "dead_letters.replay")
 GIVEN_UP = "dead_lettered"

@@ -9,11 +9,11 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import structlog
-from sqlalchemy import JSON, BigInteger, Column, delete, event, func, insert, literal_column, select
+from sqlalchemy import JSON, BigInteger, Column, case, delete, event, func, insert, literal_column, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
@@ -29,7 +29,7 @@ from shared.http import Problem, asked_to_wait
 from shared.inbox import INSERTS
 from shared.outbox import Outbox
 from shared.publisher import Outgoing, outgoing
-from shared.security import Caller
+from shared.security import LEEWAY_SECONDS, Caller
 from shared.stopping import Stopping
 from shared.table import TableModel
 
@@ -438,6 +438,7 @@ LOOK_SECONDS = 2.0
 """How long another gateway may still believe what was revoked at one."""
 DAY = 86_400_000
 LISTED = 1_000
+_LATER = ("before", "until")
 
 
 class Revocation(Base, table=True):
@@ -458,15 +459,11 @@ class Revoked:
 
     def __init__(self) -> None:
         self._before: dict[str, int] | None = None  # None: not read yet
-        self._state: tuple[int, int] | None = None
 
     async def read(self, session: AsyncSession) -> None:
-        """Read all rows, if there are others than at the last look."""
-        rows: type[Revocation] = Revocation
-        number, newest = (await session.execute(select(func.count(), func.max(rows.at)).select_from(rows))).one()
-        if self._before is None or (number, newest) != self._state:
-            found = (await session.scalars(select(rows))).all()
-            self._before, self._state = {row.id: row.before for row in found}, (number, newest)
+        """Read all of them: a revocation may change a row, and become visible after a later one."""
+        rows = await session.execute(select(Revocation.id, Revocation.before))  # type: ignore[call-overload]
+        self._before = {row.id: row.before for row in rows}
 
     async def look(self, database: Database) -> None:
         """Look again and again, for ever."""
@@ -476,13 +473,14 @@ class Revoked:
 
     async def look_once(self, database: Database) -> None:
         """Read what there is, and forget what has had its time. Without a database, what was known stays known."""
+        overdue: Any = Revocation.until
         try:
             async with database.reading() as session:
                 await self.read(session)
-                overdue = await session.scalar(select(func.min(Revocation.until)))
-            if overdue is not None and overdue < now():
+                is_overdue = await session.scalar(select(func.min(overdue) < clock.of_database(session)))
+            if is_overdue:
                 async with database.transaction() as session:
-                    await session.execute(delete(Revocation).where(Revocation.until < now()))  # type: ignore[arg-type]
+                    await session.execute(delete(Revocation).where(overdue < clock.of_database(session)))
         except Exception as error:
             if not is_outage(error):
                 log.exception("cannot read which tokens are revoked")
@@ -497,14 +495,31 @@ class Revoked:
     def is_good(self, who: Caller) -> bool:
         """Whether a token is not revoked, as far as it is known: what goes on asks this again and again."""
         before = self._before or {}
-        return f"token {who.token_id}" not in before and who.issued_at * 1000 >= before.get(f"subject {who.subject}", 0)
+        is_revoked = who.token_id is not None and f"token {who.token_id}" in before
+        return not is_revoked and who.issued_at * 1000 >= before.get(f"subject {who.subject}", 0)
 
 
-async def revoke(session: AsyncSession, revocation: Revocation) -> None:
-    """Write down what is not believed any more."""
-    row = revocation.model_dump()
-    insert_or_update = INSERTS[session.get_bind().dialect.name](Revocation).values(**row)
-    await session.execute(insert_or_update.on_conflict_do_update(index_elements=["id"], set_=row))
+async def revoke(session: AsyncSession, id_: str, by: str, before: int | None, days: float) -> Revocation:
+    """Write down what is not believed any more, until no token of before can be good, which is so many days.
+
+    `before` is when tokens were issued, in epoch milliseconds. Without one it is now, and some seconds more, because an
+    issuer's clock may run ahead. What was said before is never taken back: the later time stays."""
+    at = await clock.read(session)
+    latest = at + LEEWAY_SECONDS * 1000
+    wanted = Revocation(
+        id=id_,
+        before=latest if before is None else max(0, min(before, latest)),
+        by=by,
+        at=at,
+        until=at + round((days + 1) * DAY),
+    )
+    adding: Any = INSERTS[session.get_bind().dialect.name](Revocation).values(**wanted.model_dump())
+    new, old = adding.excluded, cast(Any, Revocation)
+    later = {name: case((new[name] > getattr(old, name), new[name]), else_=getattr(old, name)) for name in _LATER}
+    await session.execute(
+        adding.on_conflict_do_update(index_elements=["id"], set_={"by": new.by, "at": new.at, **later})
+    )
+    return (await session.scalars(select(Revocation).where(old.id == id_))).one()
 
 
 async def revocations(session: AsyncSession) -> Sequence[Revocation]:

@@ -156,11 +156,11 @@ async def download(
     async with service.database.reading() as session:
         row = await session.get(Report, report_id)
     if who is None or link.signature is not None:
-        return await _file(_ready(_linked(row, link)), request, "private, no-store")
-    return await _file(_ready(_theirs(row, who)), request, "private, no-cache")
+        return await _file(_ready(_linked(row, link)), request)
+    return await _file(_ready(_theirs(row, who)), request)
 
 
-async def _file(report: Report, request: Request, caching: str) -> Response:
+async def _file(report: Report, request: Request) -> Response:
     """The file, or the range of it that was asked for (RFC 9110, 13 and 14)."""
     size, etag = report.bytes or 0, f'"{report.sha256}"'
     modified = formatdate((report.ended_at or 0) / 1000, usegmt=True)
@@ -168,7 +168,7 @@ async def _file(report: Report, request: Request, caching: str) -> Response:
         "ETag": etag,
         "Last-Modified": modified,
         "Accept-Ranges": "bytes",
-        "Cache-Control": caching,
+        "Cache-Control": "private, no-store",
         "X-Content-Type-Options": "nosniff",
         "Content-Disposition": f'attachment; filename="{report.filename}"',
     }

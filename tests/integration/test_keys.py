@@ -40,7 +40,7 @@ class Issuer:
     def token(self, kid: str, key: Any = None, **claims: Any) -> str:
         key = key or self.keys[kid]
         about = {"sub": "ana", "role": "customer", "iss": ISSUER["jwt_issuer"], "aud": "malote"}
-        ends = {"exp": datetime.now(UTC) + timedelta(hours=1)}
+        ends = {"iat": datetime.now(UTC), "exp": datetime.now(UTC) + timedelta(hours=1)}
         algorithm = "ES256" if key is EC else "RS256"
         return jwt.encode({**about, **ends, **claims}, key, algorithm=algorithm, headers={"kid": kid})
 

@@ -161,6 +161,14 @@ async def test_mail_to_an_address_that_nobody_says_to_be_the_customers_own_is_li
     ):
         key = {"Idempotency-Key": "k"}
         first = await ana.post("/v1/orders", json=an_order_for("carl@example.com"), headers=key)
+        for _ in range(3):  # this is no other order, and sends no other mail
+            assert (await ana.post("/v1/orders", json=an_order_for("carl@example.com"), headers=key)).status_code == 202
+        outbox = gateway.service.outbox
+        rows, outbox._rows = outbox._rows, outbox._limit
+        for _ in range(3):
+            refused = await bia.post("/v1/orders", json=an_order_for("carl@example.com", "bia"))
+            assert (refused.status_code, refused.json()["code"]) == (503, "outbox_full")
+        outbox._rows = rows
         second = await bia.post("/v1/orders", json=an_order_for("Carl+spam@example.com", "bia"))
         assert (first.status_code, second.status_code) == (202, 202)
         refused = await bia.post("/v1/orders", json=an_order_for("carl@example.com", "bia"))

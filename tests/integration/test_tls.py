@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import ssl
+import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -290,7 +291,7 @@ async def test_the_gateway_asks_an_issuer_and_other_services_over_https(
     other = FastAPI()
     other.get("/keys")(lambda: {"keys": [published]})
     other.get("/v1/orders")(lambda: {"data": [], "has_more": False})
-    claims = {"sub": "ana", "role": "customer", "exp": datetime.now(UTC).timestamp() + 60}
+    claims = {"sub": "ana", "role": "customer", "iat": time.time(), "exp": time.time() + 60}
     issued = {"jwt_issuer": "https://issuer.example", "jwt_audience": "malote"}
     claims |= {"iss": issued["jwt_issuer"], "aud": issued["jwt_audience"]}
     login = {"Authorization": f"Bearer {jwt.encode(claims, key, algorithm='EdDSA', headers={'kid': 'one'})}"}

@@ -13,6 +13,7 @@ import structlog
 from limits import parse
 from structlog.testing import capture_logs
 
+from services.gateway.store import Revocation
 from shared import http
 from shared.tokens import issue_token
 from tests.integration import reporting
@@ -75,7 +76,13 @@ async def test_what_is_revoked_at_one_gateway_is_believed_at_none(tmp_path: Path
 
 @pytest.mark.parametrize(
     "wish",
-    [{}, {"token_id": "a", "subject": "b"}, {"token_id": ""}, {"token_id": "a", "before": "2026-01-01T00:00:00Z"}],
+    [
+        {},
+        {"subject": "a\0b"},
+        {"token_id": "a", "subject": "b"},
+        {"token_id": ""},
+        {"token_id": "a", "before": "2026-01-01T00:00:00Z"},
+    ],
 )
 async def test_what_to_revoke_is_said_in_one_way(gateway: Served, wish: dict[str, Any]) -> None:
     async with gateway.client("eva", "operator") as eva, gateway.client() as ana:
@@ -86,13 +93,53 @@ async def test_what_to_revoke_is_said_in_one_way(gateway: Served, wish: dict[str
 
 async def test_tokens_from_before_a_time_are_revoked_and_later_ones_are_not(gateway: Served) -> None:
     old = jwt.encode({"sub": "ana", "role": "customer", "iat": 1, "exp": time.time() + 60}, SECRET)
-    undated = jwt.encode({"sub": "ana", "role": "customer", "exp": time.time() + 60}, SECRET)
+    gateway.service.settings.jwt_max_days = 1e5
     async with gateway.client("eva", "operator") as eva, gateway.client() as ana:
         wish = {"subject": "ana", "before": "2026-01-01T00:00:00Z"}
+        assert (await ana.get(JOBS, headers=bearer(old))).status_code == 200
         assert (await eva.post("/v1/revocations", json=wish)).json()["before"] == "2026-01-01T00:00:00Z"
         assert (await ana.get(JOBS)).status_code == 200
-        check(await ana.get(JOBS, headers=bearer(undated)), 401, "token_revoked")
-        assert (await ana.get(JOBS, headers=bearer(old))).status_code == 401
+        check(await ana.get(JOBS, headers=bearer(old)), 401, "token_revoked")
+
+
+async def test_what_was_revoked_is_never_taken_back_by_another_revocation(gateway: Served) -> None:
+    async with gateway.client("eva", "operator") as eva, gateway.client() as ana:
+        first = (await eva.post("/v1/revocations", json={"subject": "ana"})).json()
+        for before in ("2026-01-01T00:00:00Z", "0001-01-01T00:00:00+14:00"):
+            again = await eva.post("/v1/revocations", json={"subject": "ana", "before": before})
+            assert again.json()["before"] == first["before"]
+        check(await ana.get(JOBS), 401, "token_revoked")
+        assert len((await eva.get("/v1/revocations")).json()["data"]) == 1
+
+
+async def test_a_revocation_is_seen_whatever_time_its_process_believes_it_to_be(gateway: Served) -> None:
+    """It may change a row that is there, and be committed after a later one."""
+    async with gateway.client("eva", "operator") as eva, gateway.client() as ana:
+        for subject in ("ana", "bob"):
+            wish = {"subject": subject, "before": "2026-01-01T00:00:00Z"}
+            await eva.post("/v1/revocations", json=wish)
+        async with gateway.service.database.transaction() as session:
+            row = await session.get_one(Revocation, "subject ana")
+            row.before = row.at  # as another gateway does whose clock is behind
+
+        async def is_refused() -> bool:
+            return (await ana.get(JOBS)).status_code == 401
+
+        await until(is_refused, "the revocation to be seen")
+
+
+async def test_a_token_that_was_issued_by_a_clock_a_little_ahead_is_revoked_with_the_others(gateway: Served) -> None:
+    ahead = {"sub": "ana", "role": "customer", "iat": time.time() + 5, "exp": time.time() + 60}
+    async with gateway.client("eva", "operator") as eva, gateway.client() as ana:
+        await eva.post("/v1/revocations", json={"subject": "ana"})
+        check(await ana.get(JOBS, headers=bearer(jwt.encode(ahead, SECRET))), 401, "token_revoked")
+
+
+async def test_a_token_without_an_id_is_not_meant_by_a_token_of_that_name(gateway: Served) -> None:
+    nameless = {"sub": "ana", "role": "customer", "iat": time.time(), "exp": time.time() + 60}
+    async with gateway.client("eva", "operator") as eva, gateway.client() as ana:
+        await eva.post("/v1/revocations", json={"token_id": "None"})
+        assert (await ana.get(JOBS, headers=bearer(jwt.encode(nameless, SECRET)))).status_code == 200
 
 
 async def test_a_stream_ends_with_its_token_and_cleanly(fleet: Fleet) -> None:

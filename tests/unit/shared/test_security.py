@@ -23,7 +23,8 @@ def tokens() -> Tokens:
 
 
 def signed(secret: str = SECRET, algorithm: str = "HS256", **claims: Any) -> str:
-    return jwt.encode({"sub": "ana", "role": "customer", "exp": IN_AN_HOUR, **claims}, secret, algorithm=algorithm)
+    usual = {"sub": "ana", "role": "customer", "iat": datetime.now(UTC), "exp": IN_AN_HOUR}
+    return jwt.encode({**usual, **claims}, secret, algorithm=algorithm)
 
 
 def test_a_good_token_says_who_calls(tokens: Tokens) -> None:
@@ -70,7 +71,7 @@ def test_an_address_is_the_callers_own_if_the_issuer_says_so_and_none_if_it_says
 
 
 def unsigned() -> str:
-    return jwt.encode({"sub": "ana", "role": "operator", "exp": IN_AN_HOUR}, key="", algorithm="none")
+    return jwt.encode({"sub": "ana", "role": "operator", "iat": 1, "exp": IN_AN_HOUR}, key="", algorithm="none")
 
 
 @pytest.mark.parametrize(
@@ -84,8 +85,9 @@ def unsigned() -> str:
         (signed(role=None), "token_invalid"),
         (signed(role=["operator"]), "token_invalid"),
         (signed(sub=7), "token_invalid"),
-        (jwt.encode({"sub": "ana", "role": "customer"}, SECRET), "token_invalid"),
-        (jwt.encode({"role": "customer", "exp": IN_AN_HOUR}, SECRET), "token_invalid"),
+        (jwt.encode({"sub": "ana", "role": "customer", "iat": 1}, SECRET), "token_invalid"),
+        (jwt.encode({"sub": "ana", "role": "customer", "exp": IN_AN_HOUR}, SECRET), "token_invalid"),
+        (jwt.encode({"role": "customer", "iat": 1, "exp": IN_AN_HOUR}, SECRET), "token_invalid"),
         (signed(nbf=IN_AN_HOUR), "token_invalid"),
         (signed(exp=datetime(9999, 1, 1, tzinfo=UTC)), "token_too_long"),
         (signed(iat=datetime.now(UTC) - timedelta(days=366)), "token_too_long"),
