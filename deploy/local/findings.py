@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 import httpx
 
 from contracts.base import Locale
+from contracts.broker import queue_of
 from deploy.local import fleet, install, processes
 from deploy.local.advice import advice
 from deploy.local.environment import Environment
@@ -26,7 +27,7 @@ from shared import old_queues, topology
 from shared.tokens import issue_token
 
 LEAST_DISK = 1_000_000_000
-WARNINGS = frozenset({"service_warning", "dead_letters", "broker_tracing", "broker_unmanaged"})
+WARNINGS = frozenset({"service_warning", "dead_letters", "broker_tracing", "broker_unmanaged", "old_queues"})
 """Kinds of findings with which everything works all the same."""
 CONSEQUENCES = frozenset({"service_waits"})
 RESTARTS, RESTARTS_WITHIN = 3, 600.0
@@ -55,6 +56,8 @@ class Finding:
     what: str
     detail: str
     kind: str = ""
+    lacking: frozenset[str] = frozenset()
+    """Queues that are missing, or that a binding is missing to."""
 
     @property
     def level(self) -> Literal["ok", "warning", "problem"]:
@@ -261,10 +264,12 @@ def _service(name: str, answer: Readiness, state: dict[str, Any], causes: Sequen
 def _is_explained(service: str, part: str, causes: Sequence[Finding]) -> bool:
     """Whether a part of a service does not work because something does not that is named already."""
     has_no_database = any(cause.what == service and cause.kind.startswith("database") for cause in causes)
-    has_no_broker = any(cause.what in ("broker", "topology") for cause in causes)
+    has_no_broker = any(cause.what == "broker" for cause in causes)
     if part == "database":
         return has_no_database
-    return has_no_database or (has_no_broker and (part == "broker" or part.startswith("lane ")))
+    lane = part.removeprefix("lane ")
+    is_lacking = lane != part and any(queue_of(lane) in cause.lacking for cause in causes)
+    return has_no_database or is_lacking or (has_no_broker and (part == "broker" or lane != part))
 
 
 def _restarts(entry: dict[str, Any]) -> str:
@@ -290,12 +295,14 @@ def _topology(here: Environment) -> list[Finding]:
         return []  # the broker's finding says so
     missing = sorted(set(topology.queues(ladder)) - set(queues))
     wanted = {*topology.bindings(ladder), *topology.gates()}
-    missing += [f"{exchange} → {to} ({key})" for exchange, key, to in sorted(wanted - bindings) if to not in missing]
+    unbound = [binding for binding in sorted(wanted - bindings) if binding[-1] not in missing]
+    lacking = frozenset([*missing, *(to for _, _, to in unbound)])
+    missing += [f"{exchange} → {to} ({key})" for exchange, key, to in unbound]
     if not missing:
         left = ", ".join(old.name for old in old_queues.among(queues.values(), ladder))
         return [Finding("topology", left, "old_queues") if left else Finding("topology", "complete")]
     more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
-    return [Finding("topology", ", ".join(missing[:_NAMED]) + more, "topology")]
+    return [Finding("topology", ", ".join(missing[:_NAMED]) + more, "topology", lacking)]
 
 
 def _dead_letters(here: Environment) -> list[Finding]:

@@ -41,7 +41,7 @@ def found(here: Environment, monkeypatch: pytest.MonkeyPatch, **looks: Any) -> d
     answers |= {here.address_of(name): look for name, look in looks.items() if isinstance(look, Readiness)}
     monkeypatch.setattr(findings, "_broker", lambda *_: looks.get("broker", Finding("broker", "answers")))
     monkeypatch.setattr(findings, "_mail_server", lambda *_: looks.get("mail", Finding("mail", "answers")))
-    monkeypatch.setattr(findings, "_topology", lambda _: [Finding("topology", "complete")])
+    monkeypatch.setattr(findings, "_topology", lambda _: [looks.get("topology", Finding("topology", "complete"))])
     monkeypatch.setattr(findings, "_dead_letters", lambda _: [])
     monkeypatch.setattr(findings, "readiness", lambda url: answers[url])
     monkeypatch.setattr(findings, "_file_problem", lambda _, service: looks.get("files", {}).get(service, ""))
@@ -77,6 +77,42 @@ def test_a_service_with_a_trouble_of_its_own_is_not_said_to_wait_for_the_broker(
     seen = found(here, monkeypatch, broker=Finding("broker", "no answer", "broker_down"), stock=both)
     assert seen["stock"].kind == "service_not_ready"
     assert "publish: has ended" in seen["stock"].said()
+
+
+def test_a_lane_waits_for_what_the_broker_lacks_only_if_that_is_its_own(
+    here: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ladder = here.retry_ladder
+    bindings = {*topology.bindings(ladder), *topology.gates()}
+    monkeypatch.setattr(Management, "queues", lambda _: shown(topology.queues(ladder)))
+    monkeypatch.setattr(Management, "bindings", lambda _: bindings)
+    look = findings._topology
+    paused = Readiness(False, {"lane stock": "cannot settle a batch: KeyError"}, {})
+    for binding, kind in (
+        (topology.gates()[0], "service_not_ready"),
+        (("lanes", "stock", "lane.stock"), "service_waits"),
+    ):
+        bindings.remove(binding)
+        (lacks,) = look(here)
+        seen = found(here, monkeypatch, topology=lacks, stock=paused)["stock"]
+        assert seen.kind == kind, binding
+        assert ("cannot settle a batch: KeyError" in seen.said()) == (kind == "service_not_ready")
+        bindings.add(binding)
+    gone = topology.queues(ladder)
+    del gone["lane.stock"]
+    monkeypatch.setattr(Management, "queues", lambda _: shown(gone))
+    (lacks,) = look(here)
+    assert found(here, monkeypatch, topology=lacks, stock=paused)["stock"].kind == "service_waits"
+    unsent = Readiness(False, {"broker": "a lane's queue is missing"}, {})
+    assert found(here, monkeypatch, topology=lacks, stock=unsent)["stock"].kind == "service_not_ready"
+
+
+def test_a_lane_does_not_wait_for_queues_of_a_version_before(
+    here: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paused = Readiness(False, {"lane stock": "cannot settle a batch: KeyError"}, {})
+    left = Finding("topology", "stock.dlq", "old_queues")
+    assert "KeyError" in found(here, monkeypatch, topology=left, stock=paused)["stock"].said()
 
 
 def test_a_database_is_named_by_its_file_before_the_lanes_that_wait_for_it(
@@ -151,7 +187,7 @@ def test_queues_of_a_version_before_are_named_and_somebody_elses_are_not(
     monkeypatch.setattr(Management, "queues", lambda _: shown({**topology.queues(ladder), **others}))
     monkeypatch.setattr(Management, "bindings", lambda _: bindings)
     (found,) = findings._topology(here)
-    assert (found.level, found.detail) == ("problem", "stock.dlq, stock")
+    assert (found.level, found.detail) == ("warning", "stock.dlq, stock")
     assert "`malote topology apply` moves what is in them" in found.said()
 
 
