@@ -21,6 +21,11 @@ _EN = {
         "nearly full",
         "Make room on it, a GB at least: a full disk stops the broker and every database.",
     ),
+    "data_folder": Advice(
+        "cannot be used",
+        "Give the data folder and all that is in it to the user that runs `malote` (chown -R), or set MALOTE_DATA to"
+        " another folder. What needs the passwords in it cannot be looked at until then.",
+    ),
     "rabbitmq": Advice("not installed", "`malote up` installs it, or says what to do."),
     "ports": Advice(
         "taken by another program, or given twice", "Set the variable that is named, or end the other program."
@@ -102,6 +107,11 @@ _PT_BR = {
     "disk": Advice(
         "quase cheio",
         "Libere espaço, pelo menos 1 GB: um disco cheio para o broker e todos os bancos de dados.",
+    ),
+    "data_folder": Advice(
+        "não pode ser usada",
+        "Dê a pasta de dados e tudo o que está nela ao usuário que executa `malote` (chown -R), ou indique outra pasta"
+        " em MALOTE_DATA. Até lá, não é possível ver o que depende das senhas que estão nela.",
     ),
     "rabbitmq": Advice("não está instalado", "`malote up` o instala ou diz o que fazer."),
     "ports": Advice(

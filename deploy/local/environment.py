@@ -1,10 +1,11 @@
 """Where things are on this machine, and what each process is told: paths, ports, passwords, addresses."""
 
+import contextlib
 import importlib
 import json
 import os
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,25 @@ from shared.settings import ServiceSettings, demand_broker, read_ladder
 from shared.tls import Tls
 
 ROOT = Path(__file__).resolve().parents[2]
+_BROKER_PORTS = {
+    "MALOTE_AMQP_PORT": 5680,
+    "MALOTE_MANAGEMENT_PORT": 15680,
+    "MALOTE_METRICS_PORT": 15700,
+    "MALOTE_DIST_PORT": 25680,
+}
 
 
 class Misconfigured(Exception):
     """Something in the environment is wrong; the text names the variable."""
+
+
+class Unusable(Misconfigured):
+    """The data folder, or something in it, cannot be used. `detail` is its path and the system's reason."""
+
+    def __init__(self, data: Path, error: OSError) -> None:
+        self.detail = f"{error.filename or data}: {error.strerror or error}"
+        todo = f"give {data} and all that is in it to this user (chown -R), or set MALOTE_DATA to another folder"
+        super().__init__(f"{self.detail}; {todo}")
 
 
 class Environment:
@@ -41,13 +57,25 @@ class Environment:
         self.mailbox = self.data / "mail"
 
     def make_folders(self) -> None:
-        """The data folder, which holds what customers said: its owner's alone, whatever it was before."""
+        """The data folder, which holds what customers said: its owner's alone, whatever it was before.
+
+        Raises `Unusable` where it cannot be that, as after a restore by another user."""
         os.umask(0o077)  # for all that this process and its children make
-        self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.data.chmod(0o700)
-        for path in self.data.glob("*.db*"):
-            path.chmod(0o600)
-        self.logs.mkdir(exist_ok=True)
+        with self.using_data():
+            self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.data.chmod(0o700)
+            for path in self.data.glob("*.db*"):
+                with contextlib.suppress(FileNotFoundError):  # a journal, which its database removes
+                    path.chmod(0o600)
+            self.logs.mkdir(exist_ok=True)
+
+    @contextlib.contextmanager
+    def using_data(self) -> Iterator[None]:
+        """Work on files of the data folder: what the system has against it is raised as `Unusable`."""
+        try:
+            yield
+        except OSError as error:
+            raise Unusable(self.data, error) from error
 
     @cached_property
     def smtp_port(self) -> int:
@@ -110,18 +138,18 @@ class Environment:
         own = urlsplit(self.variables.get(f"{user.upper()}_AMQP_URL", ""))
         return unquote(own.password) if own.username == user and own.password else self._secret(f"broker.{user}")
 
+    @property
+    def has_own_broker(self) -> bool:
+        """Whether the broker is the project's own node: AMQP_URL names no other."""
+        return "AMQP_URL" not in self.variables
+
     def broker(self) -> RabbitNode | None:
         """The project's own node; None where AMQP_URL names another broker."""
-        if self.variables.get("AMQP_URL"):
+        if not self.has_own_broker:
             return None
-        return RabbitNode(
-            self.data / "broker",
-            self._port("MALOTE_AMQP_PORT", 5680),
-            self._port("MALOTE_MANAGEMENT_PORT", 15680),
-            self._port("MALOTE_METRICS_PORT", 15700),
-            self._port("MALOTE_DIST_PORT", 25680),
-            self._secret(f"broker.{ADMINISTRATOR}"),
-        )
+        amqp, management, metrics, dist = (self._port(*port) for port in _BROKER_PORTS.items())
+        password = self._secret(f"broker.{ADMINISTRATOR}")
+        return RabbitNode(self.data / "broker", amqp, management, metrics, dist, password)
 
     @property
     def amqp_url(self) -> str:
@@ -193,9 +221,8 @@ class Environment:
         """Every port that the fleet will listen on, by the variable that moves it."""
         claimed = {f"{service.upper()}_PORT": self.port_of(service) for service in self.services}
         claimed["MALOTE_SMTP_PORT"] = self.smtp_port
-        if node := self.broker():
-            claimed |= {"MALOTE_AMQP_PORT": node.amqp_port, "MALOTE_MANAGEMENT_PORT": node.management_port}
-            claimed |= {"MALOTE_METRICS_PORT": node.metrics_port, "MALOTE_DIST_PORT": node.dist_port}
+        if self.has_own_broker:
+            claimed |= {variable: self._port(variable, default) for variable, default in _BROKER_PORTS.items()}
         return claimed
 
     def taken_ports(self, ours: Iterable[int] = ()) -> list[str]:
@@ -250,10 +277,11 @@ class Environment:
     def _secret(self, name: str) -> str:
         """Made when first asked for, then kept: tokens and broker users outlive a restart."""
         path = self.data / "secrets.json"
-        if name not in (kept := _read(path)):
-            with alone(self.data / "secrets.lock"):  # `malote token` in one terminal, `make up` in another
-                kept = {name: secrets.token_urlsafe(32)} | _read(path)
-                write_private(path, json.dumps(kept, indent=1))
+        with self.using_data():
+            if name not in (kept := _read(path)):
+                with alone(self.data / "secrets.lock"):  # `malote token` in one terminal, `make up` in another
+                    kept = {name: secrets.token_urlsafe(32)} | _read(path)
+                    write_private(path, json.dumps(kept, indent=1))
         return kept[name]
 
 

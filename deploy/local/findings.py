@@ -1,5 +1,6 @@
 """What is wrong, causes before those who suffer from them: what `malote doctor` shows and `malote watch` mails."""
 
+import errno
 import os
 import shutil
 import smtplib
@@ -7,7 +8,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +21,7 @@ from contracts.base import Locale
 from contracts.broker import queue_of
 from deploy.local import fleet, install, processes
 from deploy.local.advice import advice
-from deploy.local.environment import Environment
+from deploy.local.environment import Environment, Unusable
 from deploy.local.management import Management
 from deploy.local.readiness import LOOK_SECONDS, Readiness, readiness
 from shared import old_queues, topology
@@ -75,12 +76,22 @@ class Finding:
 
 def gather(here: Environment) -> list[Finding]:
     """Look at everything. Takes as long as the slowest answer, at most some seconds."""
+    try:
+        return _gathered(here)
+    except Unusable as error:  # the passwords are in the data folder: without them nothing can be asked
+        return [_unusable(error)]
+
+
+def _gathered(here: Environment) -> list[Finding]:
     state = here.state()
     has_lost_its_keeper = bool(state) and not fleet.running(here)
     with ThreadPoolExecutor(max_workers=32) as pool:
         machine = None if here.is_elsewhere else pool.submit(_machine, here, state)
         if not (state or here.is_elsewhere):
-            return [*(machine.result() if machine else []), Finding("fleet", "not running; `malote up` starts it")]
+            found = machine.result() if machine else []
+            if any(finding.kind == "data_folder" for finding in found):  # what runs is written down in there
+                return [finding for finding in found if finding.what != "ports"]
+            return [*found, Finding("fleet", "not running; `malote up` starts it")]
         broker = pool.submit(_broker, here, state)
         files = {service: pool.submit(_file_problem, here, service) for service in here.services}
         mail = pool.submit(_mail_server, here, state)
@@ -108,14 +119,10 @@ def gather(here: Environment) -> list[Finding]:
 
 def _machine(here: Environment, state: dict[str, Any]) -> list[Finding]:
     version = ".".join(map(str, sys.version_info[:3]))
-    with suppress(OSError):  # among what is wrong may be just this
-        here.make_folders()
-    free = shutil.disk_usage(here.data).free
-    disk = f"{free / 1e9:.1f} GB free"
     taken = here.taken_ports(_our_pids(state))
     return [
         Finding("python", version, "" if (3, 11) <= sys.version_info[:2] <= (3, 13) else "python"),
-        Finding("disk", disk) if free > LEAST_DISK else Finding("disk", f"{disk} at {here.data}", "disk"),
+        *_data(here),
         _rabbitmq(here),
         Finding("postgresql", str(install.find_postgres() or "not installed; only tests and large shops use it")),
         Finding("pango", _pango()),
@@ -123,8 +130,28 @@ def _machine(here: Environment, state: dict[str, Any]) -> list[Finding]:
     ]
 
 
+def _data(here: Environment) -> list[Finding]:
+    """Whether the data folder can be used, and the room that is left for it."""
+    found = []
+    try:
+        here.make_folders()
+    except Unusable as error:
+        found = [_unusable(error)]
+    try:
+        with here.using_data():
+            free = shutil.disk_usage(here.data).free
+    except Unusable as error:
+        return found or [_unusable(error)]
+    disk = f"{free / 1e9:.1f} GB free"
+    return [*found, Finding("disk", disk) if free > LEAST_DISK else Finding("disk", f"{disk} at {here.data}", "disk")]
+
+
+def _unusable(error: Unusable) -> Finding:
+    return Finding("data folder", error.detail, "data_folder")
+
+
 def _rabbitmq(here: Environment) -> Finding:
-    if here.broker() is None:
+    if not here.has_own_broker:
         return Finding("rabbitmq", "another broker, by AMQP_URL")
     found = install.find_rabbitmq() or ("in Docker" if install.docker() else None)
     return Finding("rabbitmq", str(found)) if found else Finding("rabbitmq", "", "rabbitmq")
@@ -192,9 +219,13 @@ def _file_problem(here: Environment, service: str) -> str:
     path = _file(here, service)
     if path is None:
         return ""
-    if not path.exists():
+    try:
+        mounted = os.statvfs(path)
+    except FileNotFoundError:
         return "there is no such file"
-    if os.statvfs(path).f_flag & os.ST_RDONLY:
+    except OSError as error:
+        return f"{path}: {error.strerror}"
+    if mounted.f_flag & os.ST_RDONLY:
         return "its disk is mounted read-only"
     for place in (path, path.parent):
         if not os.access(place, os.W_OK):
@@ -215,8 +246,9 @@ def _database(here: Environment, service: str, problem: str, answer: Readiness) 
     url = urlsplit(here.database_url_of(service))
     place = str(_file(here, service) or (f"{url.hostname}{url.path}" if url.hostname else ""))
     detail = why if place in why else f"{place}: {why}"
+    is_closed = problem.endswith(os.strerror(errno.EACCES))
     is_read_only = any(word in why.lower() for word in ("readonly database", "read-only", "read only"))
-    return Finding(service, detail, "database_read_only" if is_read_only else "database")
+    return Finding(service, detail, "database_read_only" if is_closed or is_read_only else "database")
 
 
 def _mail_server(here: Environment, state: dict[str, Any]) -> Finding:

@@ -32,13 +32,14 @@ def hold_lock(here: "Environment") -> IO[str] | None:
 
 
 def running(here: "Environment") -> int:
-    """The living supervisor's pid, 0 when there is none."""
+    """The living supervisor's pid, 0 when there is none. Raises `Unusable` where nobody can tell."""
     path = here.run / "lock"
-    if not path.exists():
-        return 0
-    with path.open() as lock:
-        if _locked(lock, fcntl.LOCK_SH):
+    with here.using_data():
+        if not path.exists():
             return 0
+        with path.open() as lock:
+            if _locked(lock, fcntl.LOCK_SH):
+                return 0
     processes.until(lambda: processes.read_pid(path) > 0, _LOOKS)
     return processes.read_pid(path)
 

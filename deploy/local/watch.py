@@ -23,6 +23,7 @@ from shared.settings import load
 
 LOOK_EVERY = 15.0
 """Seconds. A mail server of somebody else's is greeted as often."""
+_CANNOT_LOOK, _NO_MAIL = "cannot look", "no mail to the operators"
 
 
 class Watch:
@@ -38,7 +39,7 @@ class Watch:
         self._here, self._settings, self._look = here, settings, look
         self._memory = memory or Memory()
         self._file = here.run / "watch.json"
-        self._complained = ""
+        self._complaints: set[str] = set()
         with suppress(OSError, ValueError, KeyError, TypeError):
             self._memory.remember(json.loads(self._file.read_text()), time.monotonic())
 
@@ -47,14 +48,15 @@ class Watch:
         if not self._here.is_elsewhere and self._here.state().get("phase") in ("starting", "stopping"):
             return
         self._memory.see(self._look(self._here), time.monotonic(), datetime.now(UTC))
+        self._complaints.discard(_CANNOT_LOOK)
         if not self._settings.operators or not (digest := self._memory.digest(time.monotonic())):
             return
         try:
             send(written(digest, self._settings, time.monotonic()), self._settings)
         except (OSError, smtplib.SMTPException) as error:
-            self._complain("no mail to the operators", error)
+            self._complain(_NO_MAIL, error)
             return
-        self._complained = ""
+        self._complaints.discard(_NO_MAIL)
         self._memory.told(digest, time.monotonic())
         for what, troubles in (("wrong", digest.begun), ("over", digest.over)):
             for trouble in troubles:
@@ -74,14 +76,14 @@ class Watch:
             try:
                 self.once()
             except Exception as error:  # whatever looking fails of, the next look may go well
-                self._complain("cannot look", error)
+                self._complain(_CANNOT_LOOK, error)
             time.sleep(LOOK_EVERY)
 
     def _complain(self, what: str, error: Exception) -> None:
         """Once for as long as it lasts, which may be days: no log grows by it."""
-        if self._complained != what:
+        if what not in self._complaints:
             _say("warning", what, why=str(error) or type(error).__name__)
-        self._complained = what
+        self._complaints.add(what)
 
 
 def _say(level: str, event: str, **more: str) -> None:

@@ -1,5 +1,6 @@
 """Files that others read at the same time."""
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 from aiosmtpd.smtp import SMTP, Envelope, Session
 from sqlalchemy import text
 
-from deploy.local.environment import Environment
+from deploy.local.environment import Environment, Misconfigured
 from deploy.local.files import alone, write_private
 from deploy.local.mailsink import Sink
 from shared.database import Database
@@ -46,6 +47,27 @@ def test_what_others_could_read_is_its_owners_alone_again(tmp_path: Path, monkey
     found = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "data").iterdir()}
     assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o700
     assert found == {"orders.db": 0o600, "orders.db-wal": 0o600, "new": 0o600, "logs": 0o700}
+
+
+def test_a_file_of_another_owner_is_named_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MALOTE_DATA", str(tmp_path))
+    (tmp_path / "orders.db").touch()
+
+    def chmod(path: Path, mode: int) -> None:
+        if path.name == "orders.db":
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(path))
+
+    monkeypatch.setattr(Path, "chmod", chmod)
+    with pytest.raises(Misconfigured) as refused:
+        Environment().make_folders()
+    assert str(refused.value).startswith(f"{tmp_path / 'orders.db'}: Operation not permitted; give {tmp_path} and all")
+    assert "MALOTE_DATA" in str(refused.value)
+
+
+def test_what_a_database_removes_meanwhile_is_no_trouble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MALOTE_DATA", str(tmp_path))
+    monkeypatch.setattr(Path, "glob", lambda *_: [tmp_path / "orders.db-journal"])
+    Environment().make_folders()
 
 
 async def test_a_services_own_database_is_its_owners_alone(tmp_path: Path) -> None:

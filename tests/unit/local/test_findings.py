@@ -1,6 +1,9 @@
 """What is found wrong, in which order, and in which words."""
 
+import errno
 import json
+import os
+import shutil
 import sqlite3
 import string
 from collections.abc import Mapping
@@ -113,6 +116,53 @@ def test_a_lane_does_not_wait_for_queues_of_a_version_before(
     paused = Readiness(False, {"lane stock": "cannot settle a batch: KeyError"}, {})
     left = Finding("topology", "stock.dlq", "old_queues")
     assert "KeyError" in found(here, monkeypatch, topology=left, stock=paused)["stock"].said()
+
+
+def closed(path: Any, *_: Any, **__: Any) -> Any:
+    """What the system says of what is in a folder that is closed to this user; root is refused nothing."""
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+
+def test_a_database_in_a_folder_that_is_closed_to_this_user_is_named_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MALOTE_DATA", str(tmp_path))
+    here = Environment()
+    monkeypatch.setattr(Path, "exists", closed)
+    monkeypatch.setattr("os.statvfs", closed)
+    why = findings._file_problem(here, "stock")
+    assert why == f"{tmp_path / 'stock.db'}: Permission denied"
+    named = findings._database(here, "stock", why, WELL)
+    assert named
+    assert (named.kind, named.detail) == ("database_read_only", why)
+
+
+def test_a_data_folder_that_cannot_be_made_is_named_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MALOTE_DATA", str(tmp_path / "file" / "data"))
+    seen = {finding.what: finding for finding in findings.gather(Environment())}
+    assert (seen["data folder"].level, seen["data folder"].kind) == ("problem", "data_folder")
+    assert f"{tmp_path / 'file' / 'data'}: Not a directory" in seen["data folder"].said()
+    assert "python" in seen, "what needs no file is looked at all the same"
+    assert not {"fleet", "ports"} & seen.keys(), "what runs, and so which ports are ours, is not known"
+
+
+def test_passwords_that_cannot_be_read_are_named_because_nobody_can_be_asked_without_them(
+    here: Environment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "secrets.json").mkdir()
+    assert findings.gather(here) == [
+        Finding("data folder", f"{tmp_path / 'secrets.json'}: Is a directory", "data_folder")
+    ]
+
+
+def test_a_disk_that_does_not_answer_is_named_with_the_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MALOTE_DATA", str(tmp_path))
+    monkeypatch.setattr(shutil, "disk_usage", closed)
+    seen = {finding.what: finding for finding in findings.gather(Environment())}
+    assert seen["data folder"].detail == f"{tmp_path}: Permission denied"
 
 
 def test_a_database_is_named_by_its_file_before_the_lanes_that_wait_for_it(

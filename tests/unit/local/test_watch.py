@@ -1,5 +1,6 @@
 """Who is told of what is wrong, when, and how often."""
 
+import json
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -17,7 +18,7 @@ from deploy.local.environment import Environment
 from deploy.local.findings import Finding
 from deploy.local.ports import HOST, free_port
 from deploy.local.troubles import Memory
-from deploy.local.watch import Watch
+from deploy.local.watch import LOOK_EVERY, Watch
 from services.email.settings import EmailSettings
 
 AT = datetime(2026, 11, 2, 14, 30, tzinfo=UTC)
@@ -181,6 +182,24 @@ def test_a_mail_server_that_is_gone_for_long_is_one_line_in_the_log(
     for _ in range(50):
         watch.once()
     assert capsys.readouterr().out.count("\n") == 1
+
+
+def test_each_time_when_nothing_can_be_seen_is_one_line_in_the_log_and_a_mail_server_that_is_gone_stays_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    looks: list[Any] = [BROKEN, None, None, BROKEN, None, BROKEN]
+    watch = watching(looks, tmp_path, monkeypatch, free_port(), "en")
+
+    def slept(seconds: float) -> None:
+        assert seconds == LOOK_EVERY
+        if not looks:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("time.sleep", slept)
+    with pytest.raises(KeyboardInterrupt):
+        watch.forever()
+    said = [json.loads(line)["event"] for line in capsys.readouterr().out.splitlines()]
+    assert said == ["no mail to the operators", "cannot look", "cannot look"]
 
 
 def test_what_was_told_is_known_after_a_restart(
