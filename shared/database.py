@@ -84,6 +84,7 @@ class Database:
             _make_folder(self.url)
             self._writer = sqlite_engine(self.url, "BEGIN IMMEDIATE", pool_size=1)
             self._reader = sqlite_engine(self.url, "BEGIN", pool_size=4)
+            event.listen(self._writer.sync_engine, "handle_error", _open_anew)
         else:
             options: dict[str, Any] = {"server_settings": {"application_name": "malote"}, "timeout": 10}
             options["command_timeout"] = COMMAND_SECONDS  # a connection that is half open answers nothing, for ever
@@ -229,6 +230,12 @@ def _suspect_all(failure: Any) -> None:
     would be waited for in its turn."""
     if isinstance(failure.original_exception, TimeoutError):
         failure.invalidate_pool_on_disconnect = True
+
+
+def _open_anew(failure: Any) -> None:
+    """SQLite opens a file that it may not write for reading, and keeps it so when the right to write is given back."""
+    if getattr(failure.original_exception, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY:
+        failure.is_disconnect = True
 
 
 def sqlite_engine(url: URL, begin: str, pool_size: int) -> AsyncEngine:

@@ -8,7 +8,8 @@ import json
 import logging
 import re
 import sys
-from typing import Any
+from contextlib import suppress
+from typing import Any, cast
 
 import orjson
 import structlog
@@ -17,6 +18,22 @@ from shared import tracing
 from shared.settings import ServiceSettings
 
 _ADDRESS = re.compile(r"[^\s@<>:/\"'(),;=]+@(?=[\w.\[-])")
+
+
+class Unfailing:
+    """A file that a line is written to if there is room: a full disk must not fail what the line is about."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def write(self, line: Any) -> int:
+        with suppress(OSError):
+            self._file.write(line)
+        return len(line)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._file.flush()
 
 
 def configure(settings: ServiceSettings) -> None:
@@ -41,7 +58,9 @@ def configure(settings: ServiceSettings) -> None:
         processors=[*chain, *renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(settings.log_level)),
         # Not through the standard library: a line for every message costs a third this way.
-        logger_factory=structlog.PrintLoggerFactory() if readable else structlog.BytesLoggerFactory(sys.stdout.buffer),
+        logger_factory=structlog.PrintLoggerFactory(cast(Any, Unfailing(sys.stdout)))
+        if readable
+        else structlog.BytesLoggerFactory(cast(Any, Unfailing(sys.stdout.buffer))),
         cache_logger_on_first_use=True,
     )
     _configure_standard_library(settings.log_level, [*chain, _named_after_logger], renderer)
@@ -50,7 +69,7 @@ def configure(settings: ServiceSettings) -> None:
 
 def _configure_standard_library(level: str, chain: list[Any], renderer: list[Any]) -> None:
     processors = [structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer, _as_text]
-    handler = logging.StreamHandler(sys.stdout)
+    handler = logging.StreamHandler(Unfailing(sys.stdout))
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=chain, processors=processors))
     logging.basicConfig(handlers=[handler], level=level, force=True)
     for chatty in ("aio_pika", "aiormq", "httpx", "httpcore", "alembic", "aiosqlite", "uvicorn.access"):

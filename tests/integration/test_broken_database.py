@@ -98,6 +98,19 @@ async def test_a_broken_sqlite_file_pauses_the_lane_which_names_it(
         await _is_done_at_once(broker, stock)
 
 
+async def test_a_file_that_was_opened_while_it_was_read_only_is_opened_anew(broker: Broker, tmp_path: Path) -> None:
+    """Its connection stays as it was opened, also when the right to write is given back."""
+    url = f"sqlite:///{tmp_path}/stock.db"
+    async with running("stock", broker.url, url, module_of(on_order_placed)) as stock:
+        async with stock.database._writer.connect() as connection:
+            await connection.exec_driver_sql("PRAGMA query_only=ON")
+        with capture_logs() as lines:
+            await broker.publish(an_order())
+            await until(lambda: count(stock, Reservation), "the effect")
+        assert any("readonly database" in str(line.get("why")) for line in lines), "or nothing was shown"
+        await _is_done_at_once(broker, stock)
+
+
 OF_THE_SERVICE = "UPDATE alembic_version SET version_num = '{}' WHERE version_num LIKE 'stock%'"
 ROT = """
 CREATE FUNCTION rot() RETURNS trigger AS $$ BEGIN

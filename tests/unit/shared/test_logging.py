@@ -3,9 +3,12 @@
 import io
 import json
 import logging as standard
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,6 +43,30 @@ def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[Said]:
 
 def an_envelope() -> Envelope:
     return Envelope("m-1", "job-1", "order.placed.v1", "orders", datetime.now(UTC), traceparent=PARENT)
+
+
+_ON_A_FULL_DISK = """
+import logging, structlog
+from shared import logging as ours
+from shared.settings import ServiceSettings
+
+class StockSettings(ServiceSettings):
+    name = "stock"
+
+ours.configure(StockSettings(_env_file=None, log_format="{form}"))
+structlog.get_logger().warning("no room")
+logging.getLogger("a library").error("no room")
+raise SystemExit(7)
+"""
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_line_for_which_there_is_no_room_fails_nothing(form: str) -> None:
+    with Path("/dev/full").open("wb") as full:
+        told = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        command = [sys.executable, "-c", _ON_A_FULL_DISK.format(form=form)]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=told, check=False)
+    assert (done.returncode, done.stderr) == (7, "")
 
 
 def test_a_handlers_own_line_says_which_message_it_had_in_hand(said: Said) -> None:
