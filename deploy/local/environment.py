@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import secrets
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +24,7 @@ from shared.settings import ServiceSettings, demand_broker, read_ladder
 from shared.tls import Tls
 
 ROOT = Path(__file__).resolve().parents[2]
+OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _BROKER_PORTS = {
     "MALOTE_AMQP_PORT": 5680,
     "MALOTE_MANAGEMENT_PORT": 15680,
@@ -63,10 +65,10 @@ class Environment:
         os.umask(0o077)  # for all that this process and its children make
         with self.using_data():
             self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.data.chmod(0o700)
-            for path in self.data.glob("*.db*"):
+            for path in (self.data, *self.data.glob("*.db*")):
                 with contextlib.suppress(FileNotFoundError):  # a journal, which its database removes
-                    path.chmod(0o600)
+                    if (mode := stat.S_IMODE(path.stat().st_mode)) & OTHERS:
+                        path.chmod(mode & ~OTHERS)
             self.logs.mkdir(exist_ok=True)
 
     @contextlib.contextmanager
