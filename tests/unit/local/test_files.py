@@ -51,7 +51,8 @@ def test_what_others_could_read_is_its_owners_alone_again(tmp_path: Path, monkey
 
 def test_a_file_of_another_owner_is_named_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MALOTE_DATA", str(tmp_path))
-    (tmp_path / "orders.db").touch(mode=0o644)
+    (tmp_path / "orders.db").touch()
+    (tmp_path / "orders.db").chmod(0o644)
 
     def chmod(path: Path, mode: int) -> None:
         if path.name == "orders.db":
