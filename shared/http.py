@@ -472,7 +472,7 @@ def _id(given: object) -> object:
     raise Problem(404, "not_found", "There is nothing with this id.")
 
 
-IdOf = Annotated[UUID, Path(), BeforeValidator(_id)]
+IdOf = Annotated[UUID, Path(json_schema_extra={"pattern": f"^{_UUID.pattern}$"}), BeforeValidator(_id)]
 """An id in a path, with its hyphens. What is none, such as a way to some file, is just not found."""
 
 
