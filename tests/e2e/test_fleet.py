@@ -1,5 +1,6 @@
 """The whole shop as a newcomer runs it: orders over HTTP to mails in the mailbox, and a fleet that holds together."""
 
+import contextlib
 import json
 import mailbox
 import os
@@ -7,8 +8,11 @@ import signal
 import socket
 import stat
 import subprocess
+import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from email import message_from_binary_file
 from email.message import EmailMessage
 from email.policy import default
@@ -61,6 +65,10 @@ def order_of(http: httpx.Client, job: dict[str, Any]) -> dict[str, Any]:
     assert answer.status_code == 200, answer.text
     body: dict[str, Any] = answer.json()
     return body
+
+
+def available(http: httpx.Client, sku: str) -> int:
+    return int(http.get(f"/v1/products/{sku}").json()["available"])
 
 
 def mails_to(fleet: Fleet, address: str, number: int) -> list[EmailMessage]:
@@ -191,23 +199,19 @@ def test_a_cancelled_order_gives_its_pieces_back_and_a_third_mail(fleet: Fleet) 
     fleet.malote("stock", "adjust", sku, "10", "--reason", "delivery")
     with client(fleet) as http:
 
-        def available() -> int:
-            products = http.get("/v1/products", params={"limit": 100}).json()["data"]
-            return next(int(product["available"]) for product in products if product["sku"] == sku)
-
         def confirmed() -> tuple[dict[str, Any], dict[str, Any]] | None:
             wish = an_order(sku, 7, locale="pt-BR")
             job = placed(http, wish)
             return (wish, job) if job["status"] == "SUCCESS" else None
 
         wish, job = until(confirmed, "orders to know the price")
-        assert available() == 3
+        assert available(http, sku) == 3
         answer = http.post(f"/v1/orders/{job['order_id']}/cancel", headers={"Prefer": "wait=20"})
         assert answer.json()["status"] == "SUCCESS", answer.text
         assert order_of(http, job)["status"] == "CANCELLED"
         again = http.post(f"/v1/orders/{job['order_id']}/cancel", headers={"Prefer": "wait=20"}).json()
         assert (again["status"], again["error"]["code"]) == ("FAILURE", "already_cancelled")
-        until(lambda: available() == 10, "the pieces to be back")
+        until(lambda: available(http, sku) == 10, "the pieces to be back")
     assert "cancelado" in mails_to(fleet, wish["customer"]["email"], 3)[-1]["Subject"]
 
 
@@ -400,16 +404,61 @@ def test_a_setting_that_cannot_work_is_named_and_no_password_is_said(
     assert not [word for word in ("Traceback", "my-password", "broker ready") if word in said]
 
 
-def test_what_a_killed_supervisor_left_is_replaced(fleet: Fleet) -> None:
+def test_a_killed_supervisor_costs_no_order_and_what_it_left_is_replaced(fleet: Fleet) -> None:
     before = {**pids(fleet), "broker": state(fleet)["broker"], "mail": state(fleet)["mail"]["pid"]}
-    os.kill(state(fleet)["supervisor"], signal.SIGKILL)
-    fleet.malote("status", expect=3)
-    fleet.run("make", "up", "DETACH=1")
+    fleet.malote("stock", "adjust", sku := "COFFEE-1KG", "1000", "--reason", "delivery")
+    with client(fleet) as http:
+        pieces = available(http, sku)
+    with client(fleet) as http, customers(http, sku) as accepted:
+        until(lambda: len(accepted) >= 20, "orders before it")
+        os.kill(state(fleet)["supervisor"], signal.SIGKILL)
+        fleet.malote("status", expect=3)
+        fleet.run("make", "up", "DETACH=1")
+        known = len(accepted)
+        until(lambda: len(accepted) >= known + 20, "orders after it")
     after = {**pids(fleet), "broker": state(fleet)["broker"], "mail": state(fleet)["mail"]["pid"]}
     assert not {*before.values()} & {*after.values()}
     assert [pid for pid in before.values() if psutil.pid_exists(pid)] == []
     with client(fleet) as http:
-        assert placed(http, an_order())["status"] == "SUCCESS"
+        for key, job in accepted.items():
+            until(lambda job=job: order_of(http, job)["status"] == "CONFIRMED", f"order {key} to be confirmed")
+        assert available(http, sku) == pieces - len(accepted)
+    everybody = {f"{key}@example.com": 2 for key in accepted}
+    until(lambda: mails_of_each(fleet, everybody) == everybody, "a mail that each order is there, and one how it ended")
+
+
+def mails_of_each(fleet: Fleet, addresses: Iterable[str]) -> dict[str, int]:
+    """How many each got, without those that came twice."""
+    box = mailbox.Maildir(fleet.status["mailbox"], lambda file: message_from_binary_file(file, policy=default))
+    found = {(str(mail["To"]), str(mail["Message-ID"])) for mail in box}
+    return Counter(to for to, _ in found if to in addresses)
+
+
+@contextlib.contextmanager
+def customers(http: httpx.Client, sku: str) -> Iterator[dict[str, dict[str, Any]]]:
+    """One customer after another, each asking with its own key until it is answered: jobs, by the key."""
+    accepted: dict[str, dict[str, Any]] = {}
+    over = threading.Event()
+
+    def come() -> None:
+        while not over.is_set():
+            key = f"c{uuid7().hex}"
+            while key not in accepted:
+                with contextlib.suppress(httpx.TransportError):
+                    answer = http.post("/v1/orders", json=an_order(sku, customer=key), headers={"Idempotency-Key": key})
+                    if answer.is_success:
+                        accepted[key] = answer.json()
+                    else:
+                        assert answer.status_code == 503, answer.text
+                over.wait(0.05)
+
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(come)
+        try:
+            yield accepted
+        finally:
+            over.set()
+            working.result(60)
 
 
 def catalogue(http: httpx.Client) -> list[tuple[str, str, int]]:
