@@ -9,7 +9,7 @@ from contracts.http import MailState, MailSummary, MailView
 from services.email import store
 from services.email.store import Mail
 from shared.clock import moment
-from shared.http import Cursor, Page, Problem, paginate
+from shared.http import Cursor, IdOf, Page, Problem, paginate
 from shared.security import CallerOf
 from shared.service import Running
 
@@ -33,7 +33,7 @@ async def list_mails(service: Running, who: CallerOf, wanted: Annotated[MailsWan
 
 
 @router.get("/{mail_id}")
-async def show_mail(service: Running, who: CallerOf, mail_id: UUID) -> MailView:
+async def show_mail(service: Running, who: CallerOf, mail_id: IdOf) -> MailView:
     """One mail, with its text."""
     async with service.database.reading() as session:
         mail = await store.mail(session, mail_id)

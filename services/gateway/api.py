@@ -301,13 +301,13 @@ async def list_orders(request: Request, who: CallerOf, cursor: Annotated[OrderCu
 
 
 @v1.get("/orders/{order_id}", response_model=OrderView, tags=["orders"])
-async def show_order(order_id: UUID, request: Request, who: CallerOf) -> Response:
+async def show_order(order_id: IdOf, request: Request, who: CallerOf) -> Response:
     """One order. It can be a moment after its job was accepted until it is found here."""
     return passed_on(await _orders(request).ask(request, who, f"/v1/orders/{order_id}"))
 
 
 @v1.post("/orders/{order_id}/cancel", status_code=202, responses=STARTED, tags=["orders"])
-async def cancel_order(order_id: UUID, request: Request, service: Running, who: CallerOf, job: JobStart) -> Response:
+async def cancel_order(order_id: IdOf, request: Request, service: Running, who: CallerOf, job: JobStart) -> Response:
     """Cancel an order: a job of its own, which fails if it came too late."""
     return await job.start(_order_cancellation(order_id, request, service, who), "order.cancel", order_id)
 
@@ -337,7 +337,7 @@ async def _demand_cancellable(request: Request, who: Caller, order_id: UUID) -> 
 # -- jobs -------------------------------------------------------------------------------------------------------------
 
 
-async def _visible(job_id: UUID, service: Running, who: CallerOf) -> Job:
+async def _visible(job_id: IdOf, service: Running, who: CallerOf) -> Job:
     async with service.database.reading() as session:
         found = await store.job(session, job_id)
     if found is None or not who.may_see(found.owner, found.role):

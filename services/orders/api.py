@@ -2,7 +2,6 @@
 
 from functools import partial
 from typing import Annotated, Any
-from uuid import UUID
 
 from fastapi import APIRouter, Query
 
@@ -12,7 +11,7 @@ from contracts.orders import OrderState
 from services.orders import store
 from services.orders.store import Order
 from shared.clock import moment
-from shared.http import CursorOf, Page, Problem, paginate
+from shared.http import CursorOf, IdOf, Page, Problem, paginate
 from shared.security import CallerOf, OperatorOf
 from shared.service import Running
 
@@ -41,7 +40,7 @@ async def list_orders(
 
 
 @router.get("/orders/{order_id}")
-async def show_order(order_id: UUID, service: Running, who: CallerOf) -> OrderView:
+async def show_order(order_id: IdOf, service: Running, who: CallerOf) -> OrderView:
     """One order; another customer's is not found."""
     async with service.database.reading() as session:
         row = await store.order(session, order_id)

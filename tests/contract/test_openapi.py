@@ -56,3 +56,12 @@ def test_every_error_is_a_problem_and_every_open_route_says_that_it_is_open(serv
             said = operation["responses"]["4XX"]["content"]["application/problem+json"]["schema"]
             assert said == {"$ref": "#/components/schemas/ProblemDetails"}
             assert "security" in operation
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_every_id_in_a_path_says_what_it_looks_like_for_anything_else_is_not_found(service: str) -> None:
+    for path, operations in DOCUMENTS[service]["paths"].items():
+        for operation in operations.values():
+            for parameter in operation.get("parameters", ()):
+                if parameter["in"] == "path" and parameter["name"].endswith("_id"):
+                    assert parameter["schema"].get("pattern"), (path, parameter["name"])

@@ -253,7 +253,7 @@ NOWHERE = [
     ("GET", f"/v1/jobs/{uuid7()}/events", 404),
     ("POST", f"/v1/jobs/{uuid7()}/wait?timeout=0", 404),
     ("POST", f"/v1/jobs/{uuid7()}/cancel", 404),
-    ("GET", "/v1/jobs/4711", 422),
+    ("GET", "/v1/jobs/4711", 404),
     ("GET", "/v1/jobs?limit=0", 422),
     ("GET", "/v1/jobs?limit=101", 422),
     ("GET", "/v1/jobs?status=DONE", 422),

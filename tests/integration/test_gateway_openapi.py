@@ -1,6 +1,8 @@
 """The OpenAPI document keeps its word: schemathesis asks what it allows and what it does not, and checks answers."""
 
 import asyncio
+import itertools
+import re
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -13,6 +15,7 @@ import schemathesis
 from hypothesis import HealthCheck, assume, settings
 from pydantic import BaseModel, ValidationError
 from schemathesis import Case
+from uuid_utils.compat import uuid7
 
 from contracts.http import PurgeWish, ReplayWish, ResendWish, RevocationIn
 from contracts.reports import ReportWish
@@ -146,3 +149,13 @@ def test_every_body_has_an_example() -> None:
     for body in bodies:
         name = body["schema"]["$ref"].rpartition("/")[2]
         assert DOCUMENT["components"]["schemas"][name]["examples"]
+
+
+def test_a_path_with_what_is_no_id_is_not_found(url: str) -> None:
+    """`undefined` is what a browser's program writes where it has no id: there is nothing to mend in the request."""
+    about_one = {path: of for path, of in DOCUMENT["paths"].items() if "_id}" in path}
+    paths = [(path, method) for path, methods in about_one.items() for method in methods]
+    assert len(paths) > 10
+    for (path, method), none in itertools.product(paths, ("undefined", "4711", uuid7().hex)):
+        answer = httpx.request(method, url + re.sub("{.*?}", none, path), headers=OPERATOR, trust_env=False)
+        assert (answer.status_code, answer.json()["code"]) == (404, "not_found"), (method, path)
