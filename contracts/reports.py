@@ -220,7 +220,9 @@ class CreateReport(Command):
     report_id: UUID
     owner: Annotated[str, text(255)] = Field(examples=["ana"])
     role: Role | None = Field(default=None, description="In which the owner asks; as a customer, one sees no other's.")
-    email: Email | None = Field(default=None, description="Where to write when it ends, if the owner chose nothing.")
+    email: Email | None = Field(
+        default=None, description="Where to write when it ends. An operator's own choice comes before it."
+    )
     wish: ReportWish
 
 

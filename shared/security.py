@@ -56,6 +56,10 @@ class Caller:
     def is_operator(self) -> bool:
         return self.role == "operator"
 
+    def owns(self, address: str) -> bool:
+        """Whether the token says that an address is the caller's own."""
+        return self.is_email_verified and (self.email or "").casefold() == address.casefold()
+
     def may_see(self, owner: str, made_as: str = "customer") -> bool:
         """A customer sees what it has made itself, as a customer; an operator sees everything."""
         return self.is_operator or (self.subject, self.role) == (owner, made_as)

@@ -297,7 +297,8 @@ class Limits:
         await self._count("failure", network(host))
 
     async def count_recipient(self, email: str) -> None:
-        """Count an order whose mail goes to an address that nobody says to be the customer's own. Raises `Problem` 429.
+        """Count an order or a report whose mail goes to an address that nobody says to be the customer's own. Raises
+        `Problem` 429.
 
         Whoever asks: many customers must not fill one stranger's mailbox together.
         """

@@ -283,7 +283,7 @@ def _demand_own(customer: Customer, who: Caller) -> None:
     """Raises `Problem` 403 for an order as somebody else, or whose mail would go to somebody else."""
     if customer.id != who.subject:
         raise Problem(403, "not_your_order", "A customer places orders for itself: customer.id must be your own.")
-    if who.email and who.is_email_verified and who.email.casefold() != customer.email.casefold():
+    if who.is_email_verified and not who.owns(customer.email):
         detail = "Mail about your orders goes to the address in your token: put it into customer.email."
         raise Problem(403, "not_your_address", detail)
 
@@ -548,17 +548,43 @@ FILE: dict[int | str, dict[str, Any]] = {
     206: {"description": "The part of it that was asked for.", "content": FILES},
     304: {"description": "You have it already."},
 }
+CHOICE = "/v1/me/notifications"
 OWN_KINDS = ("orders", "order-lines")
 """What a customer may ask for."""
 
 
 @v1.post("/reports", status_code=202, responses=REPORTED, tags=["reports"], description=ASK_FOR_REPORT)
-async def create_report(wish: ReportWish, who: CallerOf, job: JobStart) -> Response:
+async def create_report(wish: ReportWish, request: Request, who: CallerOf, job: JobStart) -> Response:
     """Ask for a report."""
     if not who.is_operator:
         wish = _about_oneself(wish, who)
     command = CreateReport(report_id=uuid7(), owner=who.subject, role=who.role, email=who.email, wish=wish)
-    return await job.start(command, store.REPORT, command.report_id, wish)
+    return await job.start(_report(command, request, who, job), store.REPORT, command.report_id, wish)
+
+
+async def _report(command: CreateReport, request: Request, who: Caller, job: Start) -> CreateReport:
+    """The command, with the address that a customer's mail goes to, whatever it chooses later. Raises `Problem` 429."""
+    if who.is_operator:
+        return command
+    address = await _address(request, who)
+    if address and not who.owns(address):
+        intake: Intake = request.state.intake
+        await intake.demand_room_for_report(who.subject)
+        await job.count_recipient(address, command.wish)
+    return command.model_copy(update={"email": address})
+
+
+async def _address(request: Request, who: Caller) -> str | None:
+    """Where its owner wants mail about a report, if anywhere. Wishes are taken while reports is away: then it is the
+    token's address."""
+    try:
+        answer = await _reports(request).ask(request, who, CHOICE)
+    except Problem:
+        return who.email
+    if not answer.is_success:
+        return who.email
+    choice = NoticeChoice.model_validate_json(answer.content)
+    return (choice.email or who.email) if choice.mail else None
 
 
 def _about_oneself(wish: ReportWish, who: Caller) -> ReportWish:
@@ -679,14 +705,14 @@ async def read_notification(notification_id: IdOf, request: Request, who: Caller
 @v1.get("/me/notifications", response_model=NoticeChoice, tags=["notifications"])
 async def show_choice(request: Request, who: CallerOf) -> Response:
     """How you want to be told."""
-    return passed_on(await _reports(request).ask(request, who, "/v1/me/notifications"))
+    return passed_on(await _reports(request).ask(request, who, CHOICE))
 
 
 @v1.put("/me/notifications", response_model=NoticeChoice, tags=["notifications"])
 async def choose(choice: NoticeChoice, request: Request, who: CallerOf) -> Response:
     """Choose how you want to be told when a report ends: by mail, in the application, or both."""
     body = choice.model_dump_json()
-    return passed_on(await _reports(request).ask(request, who, "/v1/me/notifications", method="PUT", body=body))
+    return passed_on(await _reports(request).ask(request, who, CHOICE, method="PUT", body=body))
 
 
 # -- mails ------------------------------------------------------------------------------------------------------------

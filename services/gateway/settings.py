@@ -32,7 +32,7 @@ class GatewaySettings(ServiceSettings):
     )
     recipient_limit: str = Field(
         default="20/hour",
-        description="How often customers may order with one mail address that their tokens do not say to be theirs.",
+        description="How often customers may name one mail address that their tokens do not say to be theirs.",
     )
     stream_limit: int = Field(
         default=1_000, ge=1, description="Event streams that one caller may have open at one process."

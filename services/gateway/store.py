@@ -277,6 +277,13 @@ class Intake:
             self._work = asyncio.create_task(self._write_all())
         return await asyncio.shield(wish.done)
 
+    async def demand_room_for_report(self, owner: str) -> None:
+        """Raises `Problem` 429 if somebody has too many reports in the making, before anything else is counted."""
+        async with self._outbox.reading() as session:
+            running = await _running(session, [owner])
+        if running[owner] >= self._running_reports:
+            raise _too_many(self._running_reports)
+
     async def _write_all(self) -> None:
         while self._waiting:
             some, self._waiting = self._waiting[:TAKE_AT_ONCE], self._waiting[TAKE_AT_ONCE:]

@@ -242,7 +242,8 @@ def _tell(report: Report, said: ReportReady | ReportFailed, unit: UnitOfWork) ->
     if choice.in_app:
         unit.add(new_notification(report, said))
         news.announce(unit.session, reader)
-    address = choice.email or report.email
+    # A customer's mail was counted for the address that it had chosen when it asked: it goes nowhere else.
+    address = (report.role == "operator" and choice.email) or report.email
     if not (choice.mail and address):
         return []
     link = domain.link(str(exporter.settings.public_url), report) if report.status == "READY" else None

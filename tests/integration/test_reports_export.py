@@ -433,24 +433,30 @@ async def test_whoever_asked_is_told_in_the_way_that_was_chosen(
 ) -> None:
     chosen = Choice(reader="bia", mail=True, in_app=False, email="bia@example.com", locale="en")
     silent = Choice(reader="caio", mail=False, in_app=True, email="caio@example.com", locale="en")
-    await fill(database_url, [order(1), chosen, silent])  # type: ignore[list-item]
+    changed = Choice(reader="dora", mail=True, in_app=True, email="stranger@example.com", locale="en")
+    operator = Choice(reader="\x1folga", mail=True, in_app=False, email="olga@example.com", locale="en")
+    await fill(database_url, [order(1), chosen, silent, changed, operator])  # type: ignore[list-item]
     async with exporting(broker, database_url, folder):
         mails = await broker.spy(("commands", "mail.report.v1"))
         role = "customer"
         asked = [
             wanted(owner="ana", role=role, email="ana@example.com"),
-            wanted(owner="bia", role=role),
-            wanted(owner="caio", role=role),
+            wanted(owner="bia", role=role, email="bia@example.com"),
+            wanted(owner="caio", role=role, email="caio@example.com"),
+            wanted(owner="dora", role=role, email="dora@example.com"),  # where she wanted it when she asked
+            wanted(owner="olga", role="operator", email="o@example.com"),
         ]
         await ended(broker, *asked)
-        written = {mail["recipient"]: mail for mail in await mails.collect(2)}
+        written = {mail["recipient"]: mail for mail in await mails.collect(4)}
     assert {address: mail["locale"] for address, mail in written.items()} == {
         "ana@example.com": "pt-BR",
         "bia@example.com": "en",
+        "dora@example.com": "en",
+        "olga@example.com": "en",
     }
     address = f"http://127.0.0.1:8000/v1/reports/{asked[0].report_id}/download?expires="
     assert written["ana@example.com"]["link"].startswith(address)
-    assert {told.reader for told in await the(database_url, Notification)} == {"ana", "caio"}
+    assert {told.reader for told in await the(database_url, Notification)} == {"ana", "caio", "dora"}
 
 
 async def test_progress_is_told_after_each_part(broker: Broker, database_url: str, folder: Path) -> None:

@@ -88,6 +88,45 @@ async def test_the_tokens_address_goes_with_the_wish(gateway: Served) -> None:
     assert [command["email"] for _, command in await said(gateway)] == ["ana@example.com", None]
 
 
+async def test_mail_about_reports_is_counted_with_that_about_orders_by_the_address_that_it_goes_to(
+    served: Fleet, tmp_path: Path
+) -> None:
+    """A report's mail goes wherever a customer says, so nobody may fill a stranger's mailbox by asking for reports."""
+    told = {"reports_url": served.reports.url, "recipient_limit": "2/hour", "running_reports": 1}
+    async with (
+        serving("gateway", NO_BROKER, f"sqlite:///{tmp_path}/limited.db", **told) as gateway,
+        gateway.client("ana") as ana,
+        gateway.client("bia") as bia,
+        gateway.client("cleo") as cleo,
+        gateway.client("ana") as verified,
+    ):
+        choice, key = "/v1/me/notifications", {"Idempotency-Key": "k"}
+        for client, address in ((ana, "carl@example.com"), (bia, "Carl+more@example.com"), (cleo, "me@example.com")):
+            assert (await client.put(choice, json={"mail": True, "email": address})).status_code == 200
+        for _ in range(3):  # one report, and one mail
+            assert (await ana.post("/v1/reports", json=ORDERS, headers=key)).status_code == 202
+            check(await ana.post("/v1/reports", json=ORDERS), 429, "too_many_reports")
+        customer = {"id": "bia", "name": "Bia", "email": "carl@example.com"}
+        order = {"customer": customer, "currency": "BRL", "lines": [{"sku": "A", "quantity": 1}]}
+        assert (await bia.post("/v1/orders", json=order)).status_code == 202
+        refused = check(await bia.post("/v1/reports", json=ORDERS), 429, "too_many_requests")
+        assert "to this address" in refused["detail"]
+        assert (await bia.put(choice, json={"mail": False, "email": "carl@example.com"})).status_code == 200
+        for client in (bia, cleo):
+            assert (await client.post("/v1/reports", json=ORDERS)).status_code == 202
+        await end_jobs(gateway)
+        verified.headers.update(mail_of("carl@example.com"))
+        assert (await verified.post("/v1/reports", json=ORDERS)).status_code == 202, "it is the caller's own"
+        reports = [command for _, command in await said(gateway) if "report_id" in command]
+    assert [command["email"] for command in reports] == ["carl@example.com", None, "me@example.com", "carl@example.com"]
+
+
+async def end_jobs(gateway: Served) -> None:
+    async with gateway.service.database.transaction() as session:
+        for job in (await session.scalars(select(Job))).all():
+            job.status, job.ended_at = JobState.SUCCESS, now()
+
+
 NO_REPORTS: list[tuple[Wish, str]] = [
     ({}, "/kind"),
     ({"kind": "orders"}, "/format"),

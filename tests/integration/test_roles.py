@@ -19,7 +19,7 @@ from services.reports.store import Choice, Notification
 from shared.clock import now
 from shared.database import Database, address, migrate, migrations_of
 from tests.integration import reporting
-from tests.integration.reporting import Fleet, a_report, check, link_of
+from tests.integration.reporting import NOBODY, Fleet, a_report, check, link_of
 from tests.serving import NO_BROKER, serving
 
 SAM = ("sam", "operator")
@@ -38,7 +38,7 @@ async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
 
 async def test_an_operators_jobs_are_not_those_of_a_customer_of_the_same_name(tmp_path: Path) -> None:
     async with (
-        serving("gateway", NO_BROKER, f"sqlite:///{tmp_path}/g.db") as gateway,
+        serving("gateway", NO_BROKER, f"sqlite:///{tmp_path}/g.db", orders_url=NOBODY, reports_url=NOBODY) as gateway,
         gateway.client(*SAM) as operator,
         gateway.client("sam") as customer,
     ):
