@@ -45,7 +45,7 @@ STOPPING = Problem(
 )
 LONG = Problem(413, "too_large", f"A body has at most {BODY_LIMIT} bytes.")
 SLOW = Problem(408, "too_slow", f"A request has to be there within {REQUEST_SECONDS:g} seconds.")
-ONCE = frozenset({b"host", b"authorization", b"content-type"})
+ONCE = frozenset({b"host", b"authorization", b"content-type", b"idempotency-key"})
 """Headers of which there is one. (The parser itself knows two lengths, and a length beside chunks, for malformed.)"""
 VERSIONS = ("1.0", "1.1")
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~%!$&'()*+,;=-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
@@ -60,7 +60,8 @@ UPGRADE = Problem(
 MALFORMED = Problem(
     400,
     "malformed_request",
-    "This is not HTTP/1.1 as we know it: a request has one Host, and at most one Authorization and Content-Type.",
+    "This is not HTTP/1.1 as we know it: a request has one Host, and at most one Authorization, Content-Type and"
+    " Idempotency-Key.",
     headers={"Connection": "close"},
 )
 STALLED = "stalled"

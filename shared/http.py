@@ -161,7 +161,7 @@ async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
     found = [p for p in found if not any(other.pointer.startswith(f"{p.pointer}/") for other in found)]
     if any(problem.code == "json_invalid" for problem in found):
         problem = Problem(
-            400, "malformed_json", f"The body is not JSON: {error.errors()[0].get('ctx', {}).get('error')}"
+            400, "malformed_json", f"The body cannot be read as JSON: {error.errors()[0].get('ctx', {}).get('error')}"
         )
     else:
         problem = _unfit(found)

@@ -17,6 +17,7 @@ from services.deadletters import adapters, handlers, store
 from services.deadletters.settings import DeadlettersSettings
 from services.deadletters.store import Action, Content, Letter
 from shared import telemetry
+from shared.body import Route
 from shared.clock import moment
 from shared.database import is_outage
 from shared.http import Cursor, CursorOf, IdOf, Page, Problem, paginate
@@ -85,7 +86,7 @@ async def _tidy(service: Service) -> None:
         pass
 
 
-router = APIRouter(prefix="/v1/dead-letters", lifespan=lifespan, tags=["dead letters"])
+router = APIRouter(prefix="/v1/dead-letters", lifespan=lifespan, tags=["dead letters"], route_class=Route)
 
 
 class LettersWanted(Cursor, LetterFilter):

@@ -8,12 +8,13 @@ from fastapi import APIRouter, Query
 from contracts.http import MailState, MailSummary, MailView
 from services.email import store
 from services.email.store import Mail
+from shared.body import Route
 from shared.clock import moment
 from shared.http import Cursor, IdOf, Page, Problem, paginate
 from shared.security import CallerOf
 from shared.service import Running
 
-router = APIRouter(prefix="/v1/mails", tags=["mails"])
+router = APIRouter(prefix="/v1/mails", tags=["mails"], route_class=Route)
 
 
 class MailsWanted(Cursor):

@@ -70,6 +70,7 @@ from services.gateway.domain import Key, Seen
 from services.gateway.settings import GatewaySettings
 from services.gateway.store import Intake, Job, Receipt, Revocation, Revoked
 from shared import asyncapi
+from shared.body import Route
 from shared.clock import moment
 from shared.http import (
     EVENTS,
@@ -144,8 +145,8 @@ async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
             await upstream.close()
 
 
-router = APIRouter(lifespan=lifespan)
-v1 = APIRouter(prefix="/v1")
+router = APIRouter(lifespan=lifespan, route_class=Route)
+v1 = APIRouter(prefix="/v1", route_class=Route)
 
 Preference = Annotated[
     str | None,

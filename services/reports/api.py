@@ -23,6 +23,7 @@ from services.reports import domain, store
 from services.reports.adapters import Missing, NotStored, exporter
 from services.reports.domain import Unsatisfiable
 from services.reports.store import Choice, Notification, Report, Seen
+from shared.body import Route
 from shared.clock import moment, now
 from shared.database import is_outage
 from shared.http import EVENTS, Cursor, CursorOf, Events, IdOf, Page, Problem, change_or_pause, paginate
@@ -74,7 +75,7 @@ def _remove(report: Report, unit: UnitOfWork) -> None:
     unit.send(RemoveReportFiles(report_id=report.id, result=True))
 
 
-router = APIRouter(prefix="/v1", lifespan=lifespan)
+router = APIRouter(prefix="/v1", lifespan=lifespan, route_class=Route)
 
 
 # -- reports ----------------------------------------------------------------------------------------------------------

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import APIRouter
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from contracts.flow import SERVICES
 from contracts.reports import MEDIA_TYPES
+from shared.body import Route
 from shared.service import Service
 from tests.nodejs import program
 from tests.running import settings_for
@@ -56,6 +58,12 @@ def test_every_error_is_a_problem_and_every_open_route_says_that_it_is_open(serv
             said = operation["responses"]["4XX"]["content"]["application/problem+json"]["schema"]
             assert said == {"$ref": "#/components/schemas/ProblemDetails"}
             assert "security" in operation
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_every_route_reads_its_body_in_the_one_way(service: str) -> None:
+    api = importlib.import_module(f"services.{service}.api")
+    assert {router.route_class for router in vars(api).values() if isinstance(router, APIRouter)} == {Route}
 
 
 @pytest.mark.parametrize("service", SERVICES)

@@ -342,6 +342,7 @@ AMBIGUOUS = (
     b"GET /livez\r\n",
     GET + b"Authorization: Bearer a\r\nAuthorization: Bearer b\r\n",
     GET + b"Content-Type: application/json\r\nContent-Type: text/plain\r\n",
+    GET + b"Idempotency-Key: a\r\nIdempotency-Key: b\r\n",
     POST + b"Content-Length: 2\r\nContent-Length: 3\r\n",
     POST + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n",
 )

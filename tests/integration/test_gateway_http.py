@@ -235,6 +235,27 @@ async def test_a_body_that_is_no_json_is_refused(ana: httpx.AsyncClient) -> None
         check(await ana.post("/v1/orders", content=content, headers=headers), status)
 
 
+AMBIGUOUS: list[tuple[bytes, str]] = [
+    (json.dumps(ORDER).encode("utf-16"), "it is not UTF-8"),
+    (json.dumps(ORDER).encode("utf-16-be"), "Expecting value"),
+    (json.dumps(ORDER, ensure_ascii=False).replace("Souza", "São").encode("latin-1"), "it is not UTF-8"),
+    (json.dumps(ORDER)[:-1].encode() + b', "currency": "BRL"}', "'currency'"),
+    (json.dumps(ORDER).replace('"quantity": 2', '"quantity": 2, "quantit\\u0079": 3').encode(), "'quantity'"),
+    (b"[" * 50_000, "too deeply"),
+    (b'{"currency": ' + b"9" * 5000 + b"}", "too long"),
+]
+
+
+async def test_a_body_that_can_be_read_in_two_ways_is_refused_and_a_byte_order_mark_is_passed_over(
+    ana: httpx.AsyncClient,
+) -> None:
+    for content, why in AMBIGUOUS:
+        problem = check(await ana.post("/v1/orders", content=content, headers=JSON), 400, "malformed_json")
+        assert why in problem["detail"]
+    marked = b"\xef\xbb\xbf" + json.dumps(ORDER).encode()
+    assert (await ana.post("/v1/orders", content=marked, headers=JSON)).status_code == 202
+
+
 async def test_a_body_that_grows_too_long_as_it_comes_is_refused(ana: httpx.AsyncClient) -> None:
     async def endless() -> AsyncIterator[bytes]:
         for _ in range(BODY_LIMIT // 1024 + 2):
