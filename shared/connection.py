@@ -9,13 +9,17 @@ import re
 from functools import partial
 from typing import Any
 
+import structlog
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from shared import telemetry
 from shared.http import BODY_LIMIT, Problem, details_of
+from shared.protection import Identities
 from shared.room import Room
 from shared.stopping import Stopping
 from shared.tracing import QUIET
+
+log = structlog.get_logger(__name__)
 
 HEAD_LIMIT = 32 * 1024
 """Bytes of a request's first line and headers."""
@@ -73,9 +77,11 @@ class Connection(HttpToolsProtocol):
     """One connection. `most` is how many of them this process may have, `room` knows who has them, and `stopping` is
     told when they are to be closed."""
 
-    def __init__(self, *args: Any, most: int, room: Room, stopping: Stopping, **more: Any) -> None:
+    def __init__(
+        self, *args: Any, most: int, room: Room, stopping: Stopping, identities: Identities, **more: Any
+    ) -> None:
         super().__init__(*args, **more)
-        self._most, self._room, self._stopping = most, room, stopping
+        self._most, self._room, self._stopping, self._identities = most, room, stopping, identities
         self._taken = 0  # bytes of the request that is coming
         self._in_head = self._in_body = False
         self._late: asyncio.TimerHandle | None = None
@@ -85,7 +91,7 @@ class Connection(HttpToolsProtocol):
         super().connection_made(transport)
         telemetry.HTTP_CONNECTIONS.inc()
         if len(self.connections) > self._most + RESERVED:
-            telemetry.of(telemetry.HTTP_REFUSED, CROWDED.code).inc()
+            telemetry.of(telemetry.HTTP_REFUSED, CROWDED.code).inc()  # with a line each, a flood would fill the disk
             transport.abort()
         else:
             self._expect_request()
@@ -181,7 +187,7 @@ class Connection(HttpToolsProtocol):
         that is under way."""
         if self.transport.is_closing():
             return
-        telemetry.of(telemetry.HTTP_REFUSED, problem.code).inc()
+        self._count(problem.code)
         answers_this = self._in_body and not self.pipeline and not self._is_idle and not self.cycle.response_started
         if answers_this or (self._is_idle and self._taken):
             self.transport.write(_raw(problem))
@@ -221,8 +227,13 @@ class Connection(HttpToolsProtocol):
             self._stalled = None
 
     def _abort(self) -> None:
-        telemetry.of(telemetry.HTTP_REFUSED, STALLED).inc()
+        self._count(STALLED)
         self.transport.abort()
+
+    def _count(self, reason: str) -> None:
+        """What never becomes a request has no line as one."""
+        telemetry.of(telemetry.HTTP_REFUSED, reason).inc()
+        log.info("connection refused", reason=reason, **self._identities.of(self.client[0] if self.client else None))
 
 
 def _raw(problem: Problem) -> bytes:

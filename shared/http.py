@@ -33,7 +33,7 @@ from shared import protection, telemetry
 from shared.database import is_outage
 from shared.openapi import ref
 from shared.ports import Ports
-from shared.protection import Refusals
+from shared.protection import Identities
 from shared.stopping import Stopping
 from shared.tracing import QUIET, Tracing
 
@@ -119,13 +119,15 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 """The answers that every route can give, for OpenAPI."""
 
 
-def install(app: FastAPI, service: str, tracing: Tracing, stopping: Stopping, refusals: Refusals, ports: Ports) -> None:
+def install(
+    app: FastAPI, service: str, tracing: Tracing, stopping: Stopping, identities: Identities, ports: Ports
+) -> None:
     """Give an application our errors and the `Edge` around it."""
     app.add_exception_handler(Problem, _on_problem)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(Exception, _on_error)
-    app.add_middleware(Edge, service=service, tracing=tracing, stopping=stopping, refusals=refusals, ports=ports)
+    app.add_middleware(Edge, service=service, tracing=tracing, stopping=stopping, identities=identities, ports=ports)
 
 
 def details_of(problem: Problem, instance: str = "", request_id: str = "") -> ProblemDetails:
@@ -213,10 +215,10 @@ class Edge:
     """Around every request: its id, its trace, a bound on its body, one log line and its metrics."""
 
     def __init__(
-        self, app: ASGIApp, service: str, tracing: Tracing, stopping: Stopping, refusals: Refusals, ports: Ports
+        self, app: ASGIApp, service: str, tracing: Tracing, stopping: Stopping, identities: Identities, ports: Ports
     ) -> None:
         self._app, self._service, self._tracing, self._stopping = app, service, tracing, stopping
-        self._refusals, self._ports = refusals, ports
+        self._identities, self._ports = identities, ports
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -272,7 +274,7 @@ class Edge:
             telemetry.of(telemetry.HTTP_SECONDS, self._service, known, route, str(status)).observe(seconds)
             if route not in QUIET:
                 about = {"method": method, "path": scope["path"], "status": status}
-                about |= self._refusals.about(scope, status)
+                about |= self._identities.of_refused(scope, status)
                 log.info("http", **about, ms=round(took * 1000, 1), **_ids(scope))
             structlog.contextvars.clear_contextvars()  # a connection's next request may go on in this context
             structlog.contextvars.bind_contextvars(**outside)

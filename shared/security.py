@@ -9,6 +9,7 @@ from http import HTTPStatus
 from typing import Annotated, Any, Literal, Protocol, cast
 
 import jwt
+import structlog
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import TypeAdapter, ValidationError
@@ -16,8 +17,11 @@ from pydantic import TypeAdapter, ValidationError
 from contracts.base import Email
 from shared.http import Problem
 from shared.keys import Keys
+from shared.protection import Identities
 from shared.settings import ServiceSettings
 from shared.tokens import ACCESS, READ, ROLES, SUBJECT
+
+log = structlog.get_logger(__name__)
 
 Role = Literal["customer", "operator"]
 LEEWAY_SECONDS = 10
@@ -27,6 +31,12 @@ _EMAIL: TypeAdapter[str] = TypeAdapter(Email)
 READING = ("GET", "HEAD")
 ALGORITHMS = ("RS256", "ES256", "EdDSA")
 """Those of an issuer."""
+FOR_ACCESS = frozenset({"jwt", "at+jwt", "application/at+jwt", "bearer", "access"})
+"""What a token's type is called, if it says one: in its header (RFC 9068), or by an issuer of its own (`KIND`)."""
+KIND = ("typ", "token_use")
+"""Claims: Keycloak's and Cognito's."""
+OF_ID_TOKENS = frozenset({"at_hash", "c_hash", "s_hash"})
+"""Claims that only an ID token has (OpenID Connect Core, 3.3.2.11, and FAPI)."""
 OTHER_KEY = (jwt.InvalidSignatureError, jwt.InvalidAlgorithmError, jwt.InvalidKeyError)
 """What is said where a token was signed with another key than the one that it was tried with."""
 _bearer = HTTPBearer(
@@ -81,10 +91,12 @@ class Tokens:
         A caller sends the same token again and again: one that was good is not looked at anew for a minute, nor for
         longer than the keys are fresh.
         """
+        return self.known(token) or (await self._of_issuer(token, self._keys) if self._keys else self.verify(token))
+
+    def known(self, token: str) -> Caller | None:
+        """Who a token speaks for, if it was verified a moment ago."""
         who, good_until = self._known.get(token, (None, 0.0))
-        if who is None or good_until < time.time():
-            who = await self._of_issuer(token, self._keys) if self._keys else self.verify(token)
-        return who
+        return who if good_until >= time.time() else None
 
     def verify(self, token: str) -> Caller:
         """The same with the secret of one machine."""
@@ -109,7 +121,7 @@ class Tokens:
         failed: jwt.PyJWTError = jwt.InvalidSignatureError("its key is not among those that its issuer publishes")
         for key in keys:
             try:
-                return jwt.decode(
+                found = jwt.decode_complete(
                     token,
                     key,
                     algorithms=algorithms,
@@ -118,6 +130,7 @@ class Tokens:
                     issuer=self._settings.jwt_issuer,
                     leeway=LEEWAY_SECONDS,
                 )
+                return _for_access(found["header"], found["payload"])
             except OTHER_KEY as error:
                 failed = error
         raise failed
@@ -155,6 +168,15 @@ def _refusing() -> Iterator[None]:
         raise Problem(401, "token_invalid", f"The token cannot be trusted: {error}.") from error
     except OverflowError as error:
         raise Problem(401, "token_invalid", "The token cannot be trusted: a time in it is none.") from error
+
+
+def _for_access(header: dict[str, Any], claims: dict[str, Any]) -> dict[str, Any]:
+    """The claims, unless the token says that it is for something else: an ID token is for the client that signs a
+    person in, and proves nothing to us. Raises `Problem` 401."""
+    said = (header.get("typ"), *(claims.get(name) for name in KIND))
+    if all(kind is None or str(kind).lower() in FOR_ACCESS for kind in said) and not OF_ID_TOKENS & claims.keys():
+        return claims
+    raise Problem(401, "token_invalid", "This is no access token: send that, not an ID token or a refresh token.")
 
 
 def _seconds(claim: object) -> float:
@@ -204,10 +226,15 @@ async def _verified(request: Request, credentials: HTTPAuthorizationCredentials 
     if credentials is None:
         raise Problem(401, "token_missing", "Send a token: Authorization: Bearer …")
     tokens: Tokens = request.app.state.tokens
+    is_new = tokens.known(credentials.credentials) is None
     who = await tokens.caller(credentials.credentials)
     request.scope["subject"] = who.subject
     if request.app.state.revoked:
         request.app.state.revoked.demand_good(who)
+    if is_new:  # a line for each request would be too much: this one comes once a minute at the most
+        identities: Identities = request.app.state.identities
+        host = request.client.host if request.client else None
+        log.info("token accepted", **identities.of(host, who.subject), role=who.role, token_id=who.token_id)
     return who
 
 

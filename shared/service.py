@@ -37,7 +37,7 @@ from shared.outages import Trouble
 from shared.outbox import Outbox
 from shared.outside import OutsideLane
 from shared.ports import Ports
-from shared.protection import Refusals
+from shared.protection import Identities
 from shared.publisher import BROKER_GONE, Publisher, address, gone_is_outage
 from shared.retry import Failures
 from shared.room import Room
@@ -76,6 +76,7 @@ class Service:
         self.broker = self._declared_broker()
         self.stopping = Stopping()
         self.ports = Ports(settings)
+        self.identities = Identities(settings)
         self.watchdog = Watchdog(STILL_SECONDS)
         self._parts: dict[str, asyncio.Task[None]] = {}
         self._attempt = asyncio.Lock()
@@ -252,7 +253,13 @@ class Service:
         most = _connections(self.settings.connections)
         return {
             "loop": "uvloop",
-            "http": partial(Connection, most=most, room=Room(most, self.settings.proxies), stopping=self.stopping),
+            "http": partial(
+                Connection,
+                most=most,
+                room=Room(most, self.settings.proxies),
+                stopping=self.stopping,
+                identities=self.identities,
+            ),
             "proxy_headers": bool(self.settings.proxies),
             "forwarded_allow_ips": list(self.settings.proxies),
             "ws": "none",
@@ -280,9 +287,10 @@ class Service:
             redoc_url=None,
         )
         app.state.service, app.state.tokens = self, Tokens(self.settings)
+        app.state.identities = self.identities
         app.state.revoked = None  # the gateway's lifespan sets what knows revoked tokens
         app.state.limits = None  # a router's lifespan may set some: see shared.security.Limits
-        http.install(app, self.name, self.tracing, self.stopping, Refusals(self.settings), self.ports)
+        http.install(app, self.name, self.tracing, self.stopping, self.identities, self.ports)
         app.include_router(_health)
         app.include_router(router)
         app.include_router(_documents)  # last: the gateway has the document of all services there

@@ -10,6 +10,8 @@ from typing import Any
 
 import httpx
 import pytest
+import structlog
+from structlog.testing import capture_logs
 
 from shared import connection, telemetry
 from shared.connection import HEAD_LIMIT, PIPELINED, REQUEST_LIMIT, RESERVED
@@ -159,6 +161,17 @@ async def test_a_request_that_does_not_come_to_its_end_is_given_up(gateway: Serv
     async with connected(gateway) as client:
         await client.send(begun)
         check(await client.answers(), 408, "too_slow")
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_who_is_closed_without_a_word_is_logged_all_the_same(gateway: Served) -> None:
+    structlog.reset_defaults()
+    with capture_logs() as logged:
+        async with connected(gateway) as client:
+            assert await client.answers() == b""
+    assert [(line["reason"], line["address"]) for line in logged if line["event"] == "connection refused"] == [
+        ("too_slow", "127.0.0.1")
+    ]
 
 
 @pytest.mark.usefixtures("impatient")

@@ -56,7 +56,7 @@ async def test_a_file_is_given_to_its_owner_to_operators_and_to_whom_the_link_wa
             assert answer.headers["content-length"] == str(len(CONTENT))
             assert answer.headers["x-content-type-options"] == "nosniff"
             assert answer.headers["cache-control"] == "private, no-store"
-            assert "content-security-policy" not in answer.headers
+            assert answer.headers["content-security-policy"].startswith("default-src 'none'")
 
 
 async def test_without_token_and_link_nobody_gets_anything(served: Fleet) -> None:

@@ -188,6 +188,10 @@ async def test_what_is_personal_is_kept_by_no_cache_and_shown_in_no_frame(fleet:
             assert answer.headers.get_list("x-content-type-options") == ["nosniff"]
             assert answer.headers["referrer-policy"] == "no-referrer"
             assert answer.headers["x-frame-options"] == "DENY"
+            policy = answer.headers["content-security-policy"]
+            assert "default-src 'none'" in policy
+            assert "frame-ancestors 'none'" in policy or policy.startswith("sandbox")
+            assert "base-uri 'none'" in policy or policy.startswith("sandbox")
             assert "strict-transport-security" not in answer.headers
         assert "'unsafe-eval'" not in docs.headers["content-security-policy"]
         assert "script-src 'self' 'sha256-" in docs.headers["content-security-policy"]
@@ -220,3 +224,22 @@ async def test_who_is_refused_is_logged_and_why(tmp_path: Path, how: str) -> Non
         assert "subject" not in found[401]
         assert found[403]["subject"] == found[404]["subject"]
         assert (found[403]["subject"] == "ana@shop", found[401]["address"] == "127.0.0.1") == (how == "plain",) * 2
+
+
+@pytest.mark.parametrize("how", ["plain", "hashed"])
+async def test_who_is_let_in_is_logged_once_a_minute_and_by_the_id_that_revokes_the_token(
+    tmp_path: Path, how: str
+) -> None:
+    async with serving("gateway", NO_BROKER, f"sqlite:///{tmp_path}/g.db", log_identities=how) as gateway:
+        structlog.reset_defaults()
+        with capture_logs() as logged:
+            async with gateway.client("ana@shop") as ana, gateway.client("eva", "operator") as eva:
+                for client in (ana, ana, eva, ana):
+                    assert (await client.get(JOBS)).status_code == 200
+                jti = jwt.decode(
+                    ana.headers["authorization"].removeprefix("Bearer "), options={"verify_signature": False}
+                )["jti"]
+        found = [line for line in logged if line["event"] == "token accepted"]
+        assert [line["role"] for line in found] == ["customer", "operator"]
+        assert (found[0]["subject"] == "ana@shop", found[0]["address"] == "127.0.0.1") == (how == "plain",) * 2
+        assert found[0]["token_id"] == jti

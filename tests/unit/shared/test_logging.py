@@ -6,8 +6,9 @@ import logging as standard
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,20 @@ def test_a_line_for_which_there_is_no_room_fails_nothing(form: str) -> None:
         command = [sys.executable, "-c", _ON_A_FULL_DISK.format(form=form)]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=told, check=False)
     assert (done.returncode, done.stderr) == (7, "")
+
+
+def test_a_lines_time_is_utc_and_says_so_wherever_the_machine_is(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "America/Sao_Paulo")
+    time.tzset()
+    try:
+        for logger in (structlog.get_logger(), standard.getLogger("a library")):
+            logger.warning("now")
+            at = said()["timestamp"]
+            assert at.endswith("Z")
+            assert abs(datetime.fromisoformat(at) - datetime.now(UTC)) < timedelta(minutes=1)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_a_handlers_own_line_says_which_message_it_had_in_hand(said: Said) -> None:

@@ -107,6 +107,36 @@ def test_a_token_that_cannot_be_trusted_is_refused_without_being_shown(tokens: T
     assert len(token) < 10 or token not in refused.value.detail
 
 
+def typed(header: str | None, **claims: Any) -> str:
+    usual = {"sub": "ana", "role": "operator", "iat": datetime.now(UTC), "exp": IN_AN_HOUR}
+    return jwt.encode({**usual, **claims}, SECRET, algorithm="HS256", headers={"typ": header})
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        typed("logout+jwt"),
+        typed("dpop+jwt"),
+        typed("JWT", typ="ID"),
+        typed("JWT", typ="Refresh"),
+        typed("JWT", token_use="id"),
+        typed("JWT", token_use=["access"]),
+        typed("JWT", at_hash="x"),
+        typed("JWT", c_hash="x"),
+    ],
+)
+def test_a_token_that_is_for_something_else_gives_no_access(tokens: Tokens, token: str) -> None:
+    with pytest.raises(Problem, match="no access token") as refused:
+        tokens.verify(token)
+    assert (refused.value.status, refused.value.code) == (401, "token_invalid")
+
+
+@pytest.mark.parametrize("header", [None, "JWT", "at+jwt", "AT+JWT", "application/at+jwt"])
+def test_an_access_token_is_one_in_every_way_that_issuers_write_it(tokens: Tokens, header: str | None) -> None:
+    for claims in ({}, {"typ": "Bearer"}, {"token_use": "access"}):
+        assert tokens.verify(typed(header, **claims)).is_operator
+
+
 def test_a_role_that_does_not_exist_gets_no_token() -> None:
     with pytest.raises(ValueError, match="a role is one of"):
         issue_token(SECRET, subject="ana", role="root", ttl=60)
