@@ -14,7 +14,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from shared import telemetry
 from shared.http import BODY_LIMIT, Problem, details_of
-from shared.protection import Identities
+from shared.protection import ALWAYS, Identities
 from shared.room import Room
 from shared.stopping import Stopping
 from shared.tracing import QUIET
@@ -238,5 +238,6 @@ class Connection(HttpToolsProtocol):
 
 def _raw(problem: Problem) -> bytes:
     body = details_of(problem).model_dump_json().encode()
+    always = b"".join(b"%s: %s\r\n" % header for header in ALWAYS)
     about = b"content-type: application/problem+json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
-    return STATUS_LINE[problem.status] + about + body
+    return STATUS_LINE[problem.status] + always + about + body

@@ -35,7 +35,10 @@ log = structlog.get_logger(__name__)
 
 TIDY_SECONDS = 60.0
 _SECONDS = re.compile(r"[1-9][0-9]{0,11}")
-FROM_HTML = "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+FROM_HTML = (
+    "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none';"
+    " frame-ancestors 'none'"
+)
 """What a page of ours may do where it is shown: nothing but show itself."""
 
 

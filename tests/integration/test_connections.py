@@ -160,7 +160,9 @@ async def test_what_surrounds_a_body_has_an_end_too(gateway: Served, chunk: byte
 async def test_a_request_that_does_not_come_to_its_end_is_given_up(gateway: Served, begun: bytes) -> None:
     async with connected(gateway) as client:
         await client.send(begun)
-        check(await client.answers(), 408, "too_slow")
+        said = await client.answers()
+        check(said, 408, "too_slow")
+        assert b"x-content-type-options: nosniff\r\n" in said
 
 
 @pytest.mark.usefixtures("impatient")

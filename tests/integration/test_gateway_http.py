@@ -230,6 +230,15 @@ async def test_a_path_that_takes_only_post_says_so(operator: httpx.AsyncClient) 
             assert answer.headers["allow"] == "POST"
 
 
+async def test_no_other_origin_reads_an_answer_no_cookie_is_set_and_nothing_is_echoed(ana: httpx.AsyncClient) -> None:
+    origin = {"Origin": "https://elsewhere.example", "Access-Control-Request-Method": "POST"}
+    for method in ("GET", "OPTIONS", "TRACE"):
+        answer = await ana.request(method, "/v1/jobs", headers=origin)
+        assert answer.status_code == (200 if method == "GET" else 405)
+        assert not any(name.startswith(("access-control", "set-cookie")) for name in answer.headers)
+        assert "elsewhere" not in answer.text
+
+
 async def test_a_body_that_is_no_json_is_refused(ana: httpx.AsyncClient) -> None:
     for content, headers, status in NO_JSON:
         check(await ana.post("/v1/orders", content=content, headers=headers), status)

@@ -301,7 +301,8 @@ async def test_a_page_may_do_nothing_but_be_looked_at(served: Fleet) -> None:
     async with served.gateway.client() as ana:
         headers = (await ana.get(f"/v1/reports/{report.id}/download")).headers
     policy = headers["content-security-policy"].split("; ")
-    assert policy == ["sandbox", "default-src 'none'", "img-src data:", "style-src 'unsafe-inline'"]
+    nothing = [f"{what} 'none'" for what in ("base-uri", "form-action", "frame-ancestors")]
+    assert policy == ["sandbox", "default-src 'none'", "img-src data:", "style-src 'unsafe-inline'", *nothing]
     assert headers["content-disposition"].startswith("attachment;")
 
 
