@@ -16,6 +16,7 @@ from shared.tokens import issue_token
 from tests.running import SECRET, settings_for, until
 
 NO_BROKER = "amqp://nobody:nothing@127.0.0.1:9/"
+NOBODY = "http://127.0.0.1:9"
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,9 @@ def token(subject: str = "ana", role: str = "customer", ttl: int = 3600) -> str:
 async def serving(name: str, amqp_url: str, database_url: str, **more: Any) -> AsyncIterator[Served]:
     """A migrated service that listens on a free port. Whether its broker is there is not waited for."""
     await asyncio.to_thread(migrate, name, database_url)
-    if name == "gateway":  # most tests order with one address
-        more = {"recipient_limit": "1000000/hour", **more}
+    if name == "gateway":  # most tests order with one address; at its own defaults somebody else's fleet may listen
+        nobody = {f"{other}_url": NOBODY for other in ("orders", "stock", "email", "reports", "deadletters")}
+        more = {"recipient_limit": "1000000/hour", **nobody, **more}
     handlers = importlib.import_module(f"services.{name}.handlers")
     router = importlib.import_module(f"services.{name}.api").router
     service = Service(settings_for(name, amqp_url, database_url, **more), handlers, router)
