@@ -14,12 +14,12 @@ from deploy.local import fleet
 
 if TYPE_CHECKING:
     from deploy.local.environment import Environment
-    from deploy.local.findings import Finding
+    from deploy.local.finding import Finding
 
 app = typer.Typer()
 NOT_RUNNING = 3
-_SIGNS = {"ok": "ok", "warning": "LOOK", "problem": "PROBLEM"}
-_SIGN_WIDTH = 8
+_SIGNS = {"ok": "ok", "warning": "LOOK", "problem": "PROBLEM", "critical": "CRITICAL"}
+_SIGN_WIDTH = 9
 
 
 @app.command()
@@ -59,7 +59,7 @@ def doctor(as_json: Json = False) -> None:
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
         for finding in findings:
             typer.echo(_line(finding, width))
-    raise typer.Exit(1 if any(finding.level == "problem" for finding in findings) else 0)
+    raise typer.Exit(1 if any(finding.is_trouble for finding in findings) else 0)
 
 
 @app.command()
@@ -132,7 +132,7 @@ def _row(service: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _as_json(finding: "Finding") -> dict[str, Any]:
-    about = {"what": finding.what, "ok": finding.level != "problem", "level": finding.level}
+    about = {"what": finding.what, "ok": not finding.is_trouble, "level": finding.level}
     return about | {"kind": finding.kind or None, "detail": finding.said()}
 
 

@@ -43,7 +43,7 @@ def down() -> None:
     from deploy.local.environment import Environment
 
     here = Environment()  # however wrong a setting is by now, what runs can be stopped
-    found = bool(here.state())
+    found = here.state_file.exists()
     if pid := fleet.running(here):
         os.kill(pid, signal.SIGTERM)
         if not processes.until(lambda: not processes.command_line(pid), _STOP_TIMEOUT):

@@ -21,6 +21,22 @@ _EN = {
         "nearly full",
         "Make room on it, a GB at least: a full disk stops the broker and every database.",
     ),
+    "disk_full": Advice(
+        "full: the broker and the databases on it can write nothing",
+        "Make room on it, a GB at least: all goes on by itself then, and nothing is lost. What may go: old logs and"
+        " backups, exported files; not what is in broker/ and *.db.",
+    ),
+    "needs_disk": Advice("can write nothing, because the disk is full", "It goes on by itself once there is room."),
+    "damaged_secrets": Advice(
+        "its file of passwords is damaged",
+        "Put this file back from a backup. Without one: `malote down`, move it and the folder broker/ beside it away,"
+        " `malote up`. That makes new passwords; what waits in queues stays in the folder that was moved, and every"
+        " token has to be issued again.",
+    ),
+    "damaged_state": Advice(
+        "its file of what runs is damaged",
+        "`malote down`, then `malote up`, writes it anew. If ports are taken then, what holds them is named.",
+    ),
     "data_folder": Advice(
         "cannot be used",
         "Give the data folder and all that is in it to the user that runs `malote` (chown -R), or set MALOTE_DATA to"
@@ -107,6 +123,23 @@ _PT_BR = {
     "disk": Advice(
         "quase cheio",
         "Libere espaço, pelo menos 1 GB: um disco cheio para o broker e todos os bancos de dados.",
+    ),
+    "disk_full": Advice(
+        "cheio: o broker e os bancos de dados nele não podem gravar nada",
+        "Libere espaço, pelo menos 1 GB: tudo continua sozinho depois, e nada se perde. O que pode sair: logs e"
+        " backups antigos, arquivos exportados; não o que está em broker/ e *.db.",
+    ),
+    "needs_disk": Advice("não pode gravar nada, porque o disco está cheio", "Continua sozinho quando houver espaço."),
+    "damaged_secrets": Advice(
+        "seu arquivo de senhas está danificado",
+        "Restaure este arquivo de um backup. Sem um: `malote down`, mova-o e a pasta broker/ ao lado dele para outro"
+        " lugar, `malote up`. Isso cria senhas novas; o que espera em filas fica na pasta movida, e todo token tem de"
+        " ser emitido de novo.",
+    ),
+    "damaged_state": Advice(
+        "seu arquivo do que está executando está danificado",
+        "`malote down` e depois `malote up` o escrevem de novo. Se então houver portas ocupadas, quem as ocupa é"
+        " indicado.",
     ),
     "data_folder": Advice(
         "não pode ser usada",

@@ -16,6 +16,7 @@ from dotenv import dotenv_values
 
 from contracts.flow import MONITOR, SERVICES, SHOP
 from deploy.local import ports
+from deploy.local.advice import advice
 from deploy.local.files import alone, write_private
 from deploy.local.ports import HOST
 from deploy.local.rabbitmq import ADMINISTRATOR, RabbitNode
@@ -38,12 +39,22 @@ class Misconfigured(Exception):
 
 
 class Unusable(Misconfigured):
-    """The data folder, or something in it, cannot be used. `detail` is its path and the system's reason."""
+    """The data folder, or something in it, cannot be used. `detail` is its path and the reason, `kind` its advice."""
+
+    kind = "data_folder"
 
     def __init__(self, data: Path, error: OSError) -> None:
         self.detail = f"{error.filename or data}: {error.strerror or error}"
         todo = f"give {data} and all that is in it to this user (chown -R), or set MALOTE_DATA to another folder"
         super().__init__(f"{self.detail}; {todo}")
+
+
+class Damaged(Unusable):
+    """A file of ours in the data folder is not what we wrote, as after a disk that was full or lost power."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        self.detail, self.kind = f"{path}: {why}", f"damaged_{path.stem}"
+        Misconfigured.__init__(self, f"{self.detail}. {advice(self.kind, path.name).next}")
 
 
 class Environment:
@@ -147,10 +158,11 @@ class Environment:
 
     def broker(self) -> RabbitNode | None:
         """The project's own node; None where AMQP_URL names another broker."""
-        if not self.has_own_broker:
-            return None
+        return self.node(self._secret(f"broker.{ADMINISTRATOR}")) if self.has_own_broker else None
+
+    def node(self, password: str = "") -> RabbitNode:
+        """The project's own node; without its administrator's password it can be ended, not started."""
         amqp, management, metrics, dist = (self._port(*port) for port in _BROKER_PORTS.items())
-        password = self._secret(f"broker.{ADMINISTRATOR}")
         return RabbitNode(self.data / "broker", amqp, management, metrics, dist, password)
 
     @property
@@ -245,12 +257,9 @@ class Environment:
         return said
 
     def state(self) -> dict[str, Any]:
-        """What the supervisor wrote down last; empty when there is no fleet."""
-        try:
-            state: dict[str, Any] = json.loads(self.state_file.read_text())
-        except (OSError, ValueError):
-            return {}
-        return state
+        """What the supervisor wrote down last; empty when there is no fleet. Raises `Unusable`."""
+        with self.using_data():
+            return _read(self.state_file)
 
     def _secrets(self, variables: Mapping[str, str]) -> dict[str, str]:
         prefixes = ("MALOTE_", "AMQP_", *(f"{user.upper()}_" for user in (*self.services, SHOP)))
@@ -284,7 +293,7 @@ class Environment:
                 with alone(self.data / "secrets.lock"):  # `malote token` in one terminal, `make up` in another
                     kept = {name: secrets.token_urlsafe(32)} | _read(path)
                     write_private(path, json.dumps(kept, indent=1))
-        return kept[name]
+        return str(kept[name])
 
 
 def _written(path: Path) -> dict[str, str | None]:
@@ -300,8 +309,16 @@ def _set(variables: Mapping[str, str | None]) -> dict[str, str]:
     return {name: value for name, value in variables.items() if value}
 
 
-def _read(path: Path) -> dict[str, str]:
-    kept: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+def _read(path: Path) -> dict[str, Any]:
+    """What we wrote into a file of ours; empty if there is none. Raises OSError, `Damaged`."""
+    try:
+        kept = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except ValueError as error:
+        raise Damaged(path, f"it is no JSON ({error})") from None
+    if not isinstance(kept, dict):
+        raise Damaged(path, "it is JSON of another shape")
     return kept
 
 

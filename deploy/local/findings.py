@@ -2,76 +2,31 @@
 
 import errno
 import os
-import shutil
 import smtplib
 import socket
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import httpx
 
-from contracts.base import Locale
 from contracts.broker import queue_of
-from deploy.local import fleet, install, processes
-from deploy.local.advice import advice
+from deploy.local import fleet, machine, processes
 from deploy.local.environment import Environment, Unusable
+from deploy.local.finding import Finding
 from deploy.local.management import Management
 from deploy.local.readiness import LOOK_SECONDS, Readiness, readiness
 from shared import old_queues, topology
 from shared.tokens import issue_token
 
-LEAST_DISK = 1_000_000_000
-WARNINGS = frozenset({"service_warning", "dead_letters", "broker_tracing", "broker_unmanaged", "old_queues"})
-"""Kinds of findings with which everything works all the same."""
-CONSEQUENCES = frozenset({"service_waits"})
 RESTARTS, RESTARTS_WITHIN = 3, 600.0
-_NO_PANGO = (
-    "missing, so there are no reports as pdf (Debian, Ubuntu: apt-get install libpango-1.0-0 libpangoft2-1.0-0"
-    " libharfbuzz-subset0; macOS: brew install pango)"
-)
-
-
-def _pango() -> str:
-    if not install.find_pango():
-        return _NO_PANGO
-    missing = " ".join(install.missing_fonts())
-    boxes = f"; names in some scripts are boxes in them (Debian, Ubuntu: apt-get install {missing})"
-    return "there, for reports as pdf" + (boxes if missing else "")
-
-
+_OF_A_FULL_DISK = ("", "database", "broker_disk", "service_warning", "service_waits", "service_not_ready")
 _MEGABYTE = 1e6
 _NAMED = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Something that was looked at. `detail` is what was seen there; `kind` says which advice fits, empty for none."""
-
-    what: str
-    detail: str
-    kind: str = ""
-    lacking: frozenset[str] = frozenset()
-    """Queues that are missing, or that a binding is missing to."""
-
-    @property
-    def level(self) -> Literal["ok", "warning", "problem"]:
-        if not self.kind:
-            return "ok"
-        return "warning" if self.kind in WARNINGS else "problem"
-
-    def said(self, locale: Locale = "en") -> str:
-        """What it means, what was seen, and what to do next."""
-        if not self.kind:
-            return self.detail
-        means, following = advice(self.kind, self.what, locale)
-        return f"{means}: {self.detail.rstrip('.')}. {following}" if self.detail else f"{means}. {following}"
 
 
 def gather(here: Environment) -> list[Finding]:
@@ -79,16 +34,16 @@ def gather(here: Environment) -> list[Finding]:
     try:
         return _gathered(here)
     except Unusable as error:  # the passwords are in the data folder: without them nothing can be asked
-        return [_unusable(error)]
+        return [machine.unusable(error)]
 
 
 def _gathered(here: Environment) -> list[Finding]:
     state = here.state()
     has_lost_its_keeper = bool(state) and not fleet.running(here)
     with ThreadPoolExecutor(max_workers=32) as pool:
-        machine = None if here.is_elsewhere else pool.submit(_machine, here, state)
+        own = None if here.is_elsewhere else pool.submit(machine.look, here, state)
         if not (state or here.is_elsewhere):
-            found = machine.result() if machine else []
+            found = own.result() if own else []
             if any(finding.kind == "data_folder" for finding in found):  # what runs is written down in there
                 return [finding for finding in found if finding.what != "ports"]
             return [*found, Finding("fleet", "not running; `malote up` starts it")]
@@ -97,7 +52,7 @@ def _gathered(here: Environment) -> list[Finding]:
         mail = pool.submit(_mail_server, here, state)
         said = {service: pool.submit(readiness, here.health_of(service)) for service in here.services}
         made, letters = pool.submit(_topology, here), pool.submit(_dead_letters, here)
-        found = [*(machine.result() if machine else []), broker.result(), *made.result()]
+        found = [*(own.result() if own else []), broker.result(), *made.result()]
         if has_lost_its_keeper:
             found.insert(0, Finding("fleet", "", "fleet_unkept"))
         answers = {service: answer.result() for service, answer in said.items()}
@@ -108,58 +63,29 @@ def _gathered(here: Environment) -> list[Finding]:
         ]
         found += databases or [Finding("databases", "all can be used")]
         found += [mail.result()]
-        causes = [finding for finding in found if finding.level == "problem"]
+        causes = [finding for finding in found if finding.is_trouble]
         found += [_service(service, answer, state, causes) for service, answer in answers.items()]
         found += letters.result()
-    return found
+    return _without_room(here, found)
 
 
-# -- the machine ------------------------------------------------------------------------------------------------------
-
-
-def _machine(here: Environment, state: dict[str, Any]) -> list[Finding]:
-    version = ".".join(map(str, sys.version_info[:3]))
-    taken = here.taken_ports(_our_pids(state))
+def _without_room(here: Environment, found: list[Finding]) -> list[Finding]:
+    """Where the disk is full, what is on it cannot work: nobody has tried to write there, so it may look well."""
+    if not any(finding.kind == "disk_full" for finding in found):
+        return found
+    on_it = {"databases", *(service for service in here.services if _file(here, service))}
+    on_it |= ({"broker"} if here.has_own_broker else set()) | (set() if _has_own_mail_server(here) else {"mail"})
     return [
-        Finding("python", version, "" if (3, 11) <= sys.version_info[:2] <= (3, 13) else "python"),
-        *_data(here),
-        _rabbitmq(here),
-        Finding("postgresql", str(install.find_postgres() or "not installed; only tests and large shops use it")),
-        Finding("pango", _pango()),
-        Finding("ports", "; ".join(taken), "ports") if taken else Finding("ports", "all ours or free"),
+        Finding(finding.what, finding.detail if finding.kind else "", "needs_disk")
+        if finding.what in on_it and finding.kind in _OF_A_FULL_DISK
+        else finding
+        for finding in found
     ]
 
 
-def _data(here: Environment) -> list[Finding]:
-    """Whether the data folder can be used, and the room that is left for it."""
-    found = []
-    try:
-        here.make_folders()
-    except Unusable as error:
-        found = [_unusable(error)]
-    try:
-        with here.using_data():
-            free = shutil.disk_usage(here.data).free
-    except Unusable as error:
-        return found or [_unusable(error)]
-    disk = f"{free / 1e9:.1f} GB free"
-    return [*found, Finding("disk", disk) if free > LEAST_DISK else Finding("disk", f"{disk} at {here.data}", "disk")]
-
-
-def _unusable(error: Unusable) -> Finding:
-    return Finding("data folder", error.detail, "data_folder")
-
-
-def _rabbitmq(here: Environment) -> Finding:
-    if not here.has_own_broker:
-        return Finding("rabbitmq", "another broker, by AMQP_URL")
-    found = install.find_rabbitmq() or ("in Docker" if install.docker() else None)
-    return Finding("rabbitmq", str(found)) if found else Finding("rabbitmq", "", "rabbitmq")
-
-
-def _our_pids(state: dict[str, Any]) -> set[int]:
-    entries = [*state.get("services", []), *filter(None, [state.get("mail")])]
-    return {state.get("broker") or 0, *(entry["pid"] for entry in entries)} if state else set()
+def _has_own_mail_server(here: Environment) -> bool:
+    """Whether mails go to a server of the operator's, not to this machine's mailbox."""
+    return bool(here.variables.get("EMAIL_SMTP_HOST"))
 
 
 # -- what services stand on -------------------------------------------------------------------------------------------
@@ -255,7 +181,7 @@ def _mail_server(here: Environment, state: dict[str, Any]) -> Finding:
     told = here.environment_of("email")
     host, port = told.get("EMAIL_SMTP_HOST", ""), int(told.get("EMAIL_SMTP_PORT", "25"))
     pid = (state.get("mail") or {}).get("pid", 0)
-    if not here.variables.get("EMAIL_SMTP_HOST") and processes.is_stopped(pid):
+    if not _has_own_mail_server(here) and processes.is_stopped(pid):
         return Finding("mail", f"pid {pid}", "mail_stopped")
     try:
         if told.get("EMAIL_SMTP_TLS") == "tls":

@@ -1,8 +1,9 @@
 """Is there a fleet on this machine, and how is it cleaned up after? (The supervisor itself takes long to load.)"""
 
+import contextlib
 import fcntl
 import os
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from deploy.local import processes
 
@@ -54,10 +55,14 @@ def _locked(lock: IO[str], how: int) -> bool:
 
 def end_orphans(here: "Environment") -> None:
     """End what a killed supervisor left running, and nothing that merely got one of its pids since."""
-    state = here.state()
+    from deploy.local.environment import Damaged
+
+    state: dict[str, Any] = {}
+    with contextlib.suppress(Damaged):  # whoever holds a port of ours all the same is named when we start again
+        state = here.state()
     for entry in [*state.get("services", []), *filter(None, [state.get("mail"), state.get("watch")])]:
         if processes.variable(entry["pid"], "MALOTE_DATA") == str(here.data):
             processes.end(entry["pid"], entry["module"], GRACE)
-    if node := here.broker():
-        node.end_left_overs()
+    if here.has_own_broker:
+        here.node().end_left_overs()
     here.state_file.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ from aio_pika.exceptions import AMQPError
 
 from deploy.local import install, processes
 from deploy.local.catalogue import seed
-from deploy.local.environment import ROOT, Environment
+from deploy.local.environment import ROOT, Environment, Misconfigured
 from deploy.local.files import write_private
 from deploy.local.fleet import GRACE, end_orphans, hold_lock
 from deploy.local.rabbitmq import RabbitNode
@@ -360,7 +360,7 @@ def supervise(here: Environment, terminal: bool, on_ready: Callable[[], None] = 
         try:
             asyncio.run(Supervisor(here, say, on_ready).run())
         except Exception as error:  # whatever it is, the terminal and the log have to say it
-            say(f"failed: {error if isinstance(error, Failed) else repr(error)}")
+            say(f"failed: {error if isinstance(error, Failed | Misconfigured) else repr(error)}")
             return 1
         finally:
             end_orphans(here)  # told to stop while the broker was starting, we may have missed it

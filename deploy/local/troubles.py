@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from deploy.local.findings import CONSEQUENCES, Finding
+from deploy.local.finding import CONSEQUENCES, Finding
 
 LASTING = 60.0
 """What is over within these seconds is not told: a restart, a deployment."""

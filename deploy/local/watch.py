@@ -14,9 +14,10 @@ from contextlib import suppress
 from datetime import UTC, datetime
 
 from deploy.local.digest import send, written
-from deploy.local.environment import Environment
+from deploy.local.environment import Environment, Unusable
 from deploy.local.files import write_private
-from deploy.local.findings import Finding, gather
+from deploy.local.finding import Finding
+from deploy.local.findings import gather
 from deploy.local.troubles import Memory
 from services.email.settings import EmailSettings
 from shared.settings import load
@@ -45,7 +46,7 @@ class Watch:
 
     def once(self) -> None:
         """Look once, and tell what there is to tell."""
-        if not self._here.is_elsewhere and self._here.state().get("phase") in ("starting", "stopping"):
+        if not self._here.is_elsewhere and self._phase() in ("starting", "stopping"):
             return
         self._memory.see(self._look(self._here), time.monotonic(), datetime.now(UTC))
         self._complaints.discard(_CANNOT_LOOK)
@@ -67,6 +68,11 @@ class Watch:
                 )
         with suppress(OSError):  # a full disk is among what is told
             write_private(self._file, json.dumps(self._memory.kept()))
+
+    def _phase(self) -> str:
+        with suppress(Unusable):  # which is found, and told
+            return str(self._here.state().get("phase"))
+        return ""
 
     def forever(self) -> None:
         """Until the process ends."""

@@ -13,7 +13,7 @@ import trustme
 
 from contracts.flow import MONITOR, SERVICES, SHOP
 from deploy.local import environment
-from deploy.local.environment import Environment, Misconfigured
+from deploy.local.environment import Damaged, Environment, Misconfigured
 from deploy.local.ports import HOST, free_port
 from shared.settings import ServiceSettings
 from shared.tls import Tls
@@ -266,9 +266,10 @@ def test_a_retry_ladder_that_is_none_is_refused_by_its_variables_name(monkeypatc
         _ = Environment().retry_ladder
 
 
-def test_a_state_file_that_is_broken_or_missing_is_no_fleet() -> None:
+def test_no_state_file_is_no_fleet_and_one_that_is_damaged_is_named_with_what_to_do() -> None:
     here = Environment()
     assert here.state() == {}
     here.run.mkdir(parents=True)
     here.state_file.write_text('{"services": [')
-    assert here.state() == {}
+    with pytest.raises(Damaged, match=f"^{here.state_file}: it is no JSON .*`malote down`, then `malote up`"):
+        here.state()

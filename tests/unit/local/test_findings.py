@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from deploy.local import findings
+from deploy.local import findings, machine
 from deploy.local.advice import TEXTS
 from deploy.local.environment import Environment
 from deploy.local.files import write_private
-from deploy.local.findings import Finding
+from deploy.local.finding import CONSEQUENCES, CRITICAL, WARNINGS, Finding
 from deploy.local.management import Management
 from deploy.local.readiness import Readiness
 from shared import topology
@@ -29,13 +29,22 @@ def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Environment:
     monkeypatch.setenv("MALOTE_DATA", str(tmp_path))
     here = Environment()
     write_private(here.state_file, json.dumps({"services": [], "phase": "ready"}))
-    monkeypatch.setattr(findings, "_machine", lambda *_: [])
+    monkeypatch.setattr(machine, "look", lambda *_: [])
     return here
 
 
 def shown(queues: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """As the management API shows queues with these arguments."""
     return {name: {"name": name, "arguments": arguments} for name, arguments in queues.items()}
+
+
+@pytest.fixture
+def bindings(here: Environment, monkeypatch: pytest.MonkeyPatch) -> set[tuple[str, str, str]]:
+    """Of a broker that has all queues and bindings; whoever takes one out of these takes it from the broker."""
+    made = {*topology.bindings(here.retry_ladder), *topology.gates()}
+    monkeypatch.setattr(Management, "queues", lambda _: shown(topology.queues(here.retry_ladder)))
+    monkeypatch.setattr(Management, "bindings", lambda _: made)
+    return made
 
 
 def found(here: Environment, monkeypatch: pytest.MonkeyPatch, **looks: Any) -> dict[str, Finding]:
@@ -54,7 +63,7 @@ def found(here: Environment, monkeypatch: pytest.MonkeyPatch, **looks: Any) -> d
 def test_each_advice_is_there_in_each_language_and_names_no_more_than_is_known() -> None:
     kinds = {locale: set(texts) for locale, texts in TEXTS.items()}
     assert kinds["en"] == kinds["pt-BR"]
-    assert kinds["en"] >= findings.WARNINGS | findings.CONSEQUENCES
+    assert kinds["en"] >= WARNINGS | CONSEQUENCES | CRITICAL
     for texts in TEXTS.values():
         for kind, (means, following) in texts.items():
             names = {name for text in (means, following) for _, name, _, _ in string.Formatter().parse(text) if name}
@@ -83,12 +92,8 @@ def test_a_service_with_a_trouble_of_its_own_is_not_said_to_wait_for_the_broker(
 
 
 def test_a_lane_waits_for_what_the_broker_lacks_only_if_that_is_its_own(
-    here: Environment, monkeypatch: pytest.MonkeyPatch
+    here: Environment, monkeypatch: pytest.MonkeyPatch, bindings: set[tuple[str, str, str]]
 ) -> None:
-    ladder = here.retry_ladder
-    bindings = {*topology.bindings(ladder), *topology.gates()}
-    monkeypatch.setattr(Management, "queues", lambda _: shown(topology.queues(ladder)))
-    monkeypatch.setattr(Management, "bindings", lambda _: bindings)
     look = findings._topology
     paused = Readiness(False, {"lane stock": "cannot settle a batch: KeyError"}, {})
     for binding, kind in (
@@ -101,7 +106,7 @@ def test_a_lane_waits_for_what_the_broker_lacks_only_if_that_is_its_own(
         assert seen.kind == kind, binding
         assert ("cannot settle a batch: KeyError" in seen.said()) == (kind == "service_not_ready")
         bindings.add(binding)
-    gone = topology.queues(ladder)
+    gone = topology.queues(here.retry_ladder)
     del gone["lane.stock"]
     monkeypatch.setattr(Management, "queues", lambda _: shown(gone))
     (lacks,) = look(here)
@@ -143,7 +148,7 @@ def test_a_data_folder_that_cannot_be_made_is_named_with_the_reason(
     (tmp_path / "file").touch()
     monkeypatch.setenv("MALOTE_DATA", str(tmp_path / "file" / "data"))
     seen = {finding.what: finding for finding in findings.gather(Environment())}
-    assert (seen["data folder"].level, seen["data folder"].kind) == ("problem", "data_folder")
+    assert (seen["data folder"].level, seen["data folder"].kind) == ("critical", "data_folder")
     assert f"{tmp_path / 'file' / 'data'}: Not a directory" in seen["data folder"].said()
     assert "python" in seen, "what needs no file is looked at all the same"
     assert not {"fleet", "ports"} & seen.keys(), "what runs, and so which ports are ours, is not known"
@@ -172,7 +177,7 @@ def test_a_database_is_named_by_its_file_before_the_lanes_that_wait_for_it(
     said = Readiness(False, {"database": why, "lane stock": why}, {})
     monkeypatch.setattr(findings, "_service", lambda name, answer, _, causes: Finding("", f"{name}{len(causes)}"))
     seen = found(here, monkeypatch, stock=said)["stock"]
-    assert (seen.kind, seen.level) == ("database_read_only", "problem")
+    assert (seen.kind, seen.level) == ("database_read_only", "critical")
     assert str(tmp_path / "stock.db") in seen.said()
     assert found(here, monkeypatch, files={"email": "disk I/O error"})["email"].kind == "database"
 
@@ -210,12 +215,8 @@ def test_an_alarm_of_the_broker_is_told_by_its_name(node: dict[str, Any], kind: 
 
 
 def test_a_binding_that_is_missing_is_named_and_so_are_the_first_of_many(
-    here: Environment, monkeypatch: pytest.MonkeyPatch
+    here: Environment, monkeypatch: pytest.MonkeyPatch, bindings: set[tuple[str, str, str]]
 ) -> None:
-    ladder = here.retry_ladder
-    bindings = {*topology.bindings(ladder), *topology.gates()}
-    monkeypatch.setattr(Management, "queues", lambda _: shown(topology.queues(ladder)))
-    monkeypatch.setattr(Management, "bindings", lambda _: bindings)
     assert findings._topology(here) == [Finding("topology", "complete")]
     gone = topology.gates()[0]
     bindings.remove(gone)
@@ -226,19 +227,68 @@ def test_a_binding_that_is_missing_is_named_and_so_are_the_first_of_many(
     assert "more" in findings._topology(here)[0].detail
 
 
+@pytest.mark.usefixtures("bindings")
 def test_queues_of_a_version_before_are_named_and_somebody_elses_are_not(
     here: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ladder = here.retry_ladder
-    bindings = {*topology.bindings(ladder), *topology.gates()}
     quorum = {"x-queue-type": "quorum", "x-overflow": "reject-publish"}
     dead = {"x-dead-letter-exchange": "dead-letters", "x-dead-letter-routing-key": "stock"}
     others = {"stock": quorum | dead, "stock.dlq": quorum, "email": quorum, "newsletter": quorum | dead}
     monkeypatch.setattr(Management, "queues", lambda _: shown({**topology.queues(ladder), **others}))
-    monkeypatch.setattr(Management, "bindings", lambda _: bindings)
     (found,) = findings._topology(here)
     assert (found.level, found.detail) == ("warning", "stock.dlq, stock")
     assert "`malote topology apply` moves what is in them" in found.said()
+
+
+@pytest.mark.parametrize(("free", "level", "says"), [(400e6, "problem", "nearly full: 400 MB free"),
+                                                     (0, "critical", ": 0 MB free at ")])  # fmt: skip
+def test_a_disk_is_full_or_nearly_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, free: float, level: str, says: str
+) -> None:
+    monkeypatch.setenv("MALOTE_DATA", str(tmp_path))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, int(free)))
+    (disk,) = machine._data(Environment())
+    assert disk.level == level
+    assert says in disk.said()
+    assert disk.said().startswith("full: ") is (free == 0)
+
+
+def test_what_is_on_a_full_disk_is_said_to_suffer_from_it_however_well_it_looks(
+    here: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "look", lambda *_: [Finding("disk", "0 MB free", "disk_full")])
+    monkeypatch.setenv("ORDERS_DATABASE_URL", "postgresql://db/orders")
+    full = "OperationalError: database or disk is full"
+    seen = found(
+        Environment(),
+        monkeypatch,
+        gateway=Readiness(True, {}, {"database": full}),
+        stock=Readiness(False, {"publish": full}, {}),
+        email=Readiness(False, {}, {}, silence="Connection refused"),
+        broker=Finding("broker", "it has 0 MB free", "broker_disk"),
+    )
+    assert [*seen].index("disk") < [*seen].index("broker")
+    for what in ("broker", "databases", "mail", "gateway", "stock", "reports"):
+        assert (seen[what].kind, seen[what].is_trouble) == ("needs_disk", True), what
+    assert full in seen["gateway"].said()
+    assert "can be used" not in seen["databases"].said()
+    assert (seen["orders"].kind, seen["email"].kind) == ("", "service_down"), "a trouble of its own, or none"
+
+
+@pytest.mark.parametrize(
+    ("file", "next_"),
+    [("secrets.json", "Put this file back from a backup."), ("run/state.json", "`malote down`, then")],
+)
+@pytest.mark.parametrize("text", ["", '{"a": ', "[]", "\udcff"])
+def test_a_file_of_ours_that_is_damaged_is_named_with_what_to_do(
+    here: Environment, tmp_path: Path, file: str, next_: str, text: str
+) -> None:
+    (tmp_path / file).write_bytes(text.encode(errors="surrogateescape"))
+    (seen,) = findings.gather(here)
+    assert seen.is_trouble
+    assert f"damaged: {tmp_path / file}: it is " in seen.said()
+    assert next_ in seen.said()
 
 
 def test_a_warning_is_shown_and_is_no_problem(here: Environment, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.cli import up
 from deploy.local import fleet
 from deploy.local.environment import Environment
 from tests.unit.local.running import sleeper
@@ -57,6 +58,21 @@ def test_a_foreign_process_that_got_the_brokers_or_epmds_pid_is_left_alone(here:
             (node.folder / f"{name}.pid").write_text(str(process.pid))
         fleet.end_orphans(here)
         assert process.poll() is None
+
+
+def test_files_that_are_damaged_keep_nobody_from_stopping_what_runs(
+    here: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = here.node()
+    node.folder.mkdir(parents=True)
+    here.run.mkdir(parents=True)
+    (here.data / "secrets.json").write_text("{")
+    here.state_file.write_text("{")
+    with sleeper(node._name) as orphan:
+        (node.folder / "node.pid").write_text(str(orphan.pid))
+        up.down()
+        assert orphan.wait(5) == -signal.SIGTERM
+    assert not here.state_file.exists()
 
 
 def test_a_second_fleet_finds_the_first(here: Environment) -> None:

@@ -15,7 +15,7 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from deploy.local.environment import Environment
-from deploy.local.findings import Finding
+from deploy.local.finding import Finding
 from deploy.local.ports import HOST, free_port
 from deploy.local.troubles import Memory
 from deploy.local.watch import LOOK_EVERY, Watch
