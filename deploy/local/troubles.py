@@ -10,6 +10,7 @@ from deploy.local.finding import CONSEQUENCES, Finding
 LASTING = 60.0
 """What is over within these seconds is not told: a restart, a deployment."""
 BETWEEN_DIGESTS = 300.0
+_NEVER = float("-inf")
 UNTOLD = CONSEQUENCES | {"dead_letters"}
 
 Key = tuple[str, str]
@@ -44,7 +45,8 @@ class Memory:
     def __init__(self, lasting: float = LASTING, between: float = BETWEEN_DIGESTS) -> None:
         self._lasting, self._between = lasting, between
         self._troubles: dict[Key, Trouble] = {}
-        self._told_at = float("-inf")
+        self._told_at = _NEVER
+        self._urged: dict[str, float] = {}  # when a critical trouble of a kind was told last
 
     def see(self, findings: Sequence[Finding], now: float, at: datetime) -> None:
         """Take in what was found at a moment."""
@@ -59,19 +61,28 @@ class Memory:
                 del self._troubles[key]
 
     def digest(self, now: float) -> Digest | None:
-        """What is to be told now; None for nothing, or while the last mail was a moment ago."""
+        """What is to be told now; None for nothing. While the last mail was a moment ago: what is critical, and of a
+        kind that was not told a moment ago, too."""
         lasting = [trouble for trouble in self._troubles.values() if trouble.lasted(now) >= self._lasting]
         begun = [trouble for trouble in lasting if not trouble.is_told and trouble.over is None]
         over = [trouble for trouble in self._troubles.values() if trouble.over is not None]
-        if not (begun or over) or now - self._told_at < self._between:
-            return None
-        return Digest(begun, over)
+        if not self._is_time(self._told_at, now):
+            begun, over = [trouble for trouble in begun if self._is_urgent(trouble.finding, now)], []
+        return Digest(begun, over) if begun or over else None
+
+    def _is_urgent(self, finding: Finding, now: float) -> bool:
+        return finding.level == "critical" and self._is_time(self._urged.get(finding.kind, _NEVER), now)
+
+    def _is_time(self, last: float, now: float) -> bool:
+        return now - last >= self._between
 
     def told(self, digest: Digest, now: float) -> None:
         """The mail has been taken by the server."""
-        self._told_at = now
+        if self._is_time(self._told_at, now):  # or what is urgent, again and again, would keep the rest back
+            self._told_at = now
         for trouble in digest.begun:
             trouble.is_told = True
+            self._urged[trouble.finding.kind] = now
         self._troubles = {key: trouble for key, trouble in self._troubles.items() if trouble not in digest.over}
 
     def kept(self) -> list[dict[str, Any]]:

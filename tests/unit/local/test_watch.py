@@ -17,7 +17,7 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 from deploy.local.environment import Environment
 from deploy.local.finding import Finding
 from deploy.local.ports import HOST, free_port
-from deploy.local.troubles import Memory
+from deploy.local.troubles import Digest, Memory
 from deploy.local.watch import LOOK_EVERY, Watch
 from services.email.settings import EmailSettings
 
@@ -73,6 +73,33 @@ def test_two_mails_are_never_closer_than_five_minutes_and_the_second_tells_all_t
     second = memory.digest(370)
     assert second
     assert (names(second.begun), names(second.over)) == (["disk"], ["broker"])
+
+
+def test_a_critical_trouble_passes_the_five_minutes_once_for_its_kind_and_the_rest_waits() -> None:
+    memory = Memory(lasting=60, between=300)
+    told: list[tuple[int, list[str]]] = []
+    disk = Finding("disk", "0.4 GB free", "disk")
+    closed = [Finding(service, "read-only", "database_read_only") for service in ("stock", "orders")]
+    for now in range(0, 700, 10):
+        seen = [*BROKEN] if now < 70 else [disk, closed[0]] if now < 130 else [disk, *closed]
+        memory.see(seen, now, AT)
+        if digest := memory.digest(now):
+            told.append((now, [*names(digest.begun), *(f"{name} is over" for name in names(digest.over))]))
+            memory.told(digest, now)
+    assert told == [(60, ["broker"]), (130, ["stock"]), (360, ["disk", "orders", "broker is over"])]
+
+
+def test_critical_troubles_of_ever_new_kinds_keep_the_rest_from_nobody() -> None:
+    memory = Memory(lasting=0, between=300)
+    rest = Finding("mail", "no answer", "mail_server")
+    memory.told(Digest([], []), 0)
+    for now, kind in ((100, "disk_full"), (200, "database"), (290, "broker_down")):
+        memory.see([rest, Finding("it", "", kind)], now, AT)
+        digest = memory.digest(now)
+        assert digest
+        assert (names(digest.begun), digest.over) == (["it"], [])
+        memory.told(digest, now)
+    assert "mail" in names((memory.digest(300) or Digest([], [])).begun)
 
 
 def test_what_could_not_be_told_while_it_lasted_is_told_once_it_is_over() -> None:
