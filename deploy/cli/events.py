@@ -15,6 +15,7 @@ import typer
 
 from deploy.cli.errors import Failed, NotRunning
 from deploy.cli.output import Json, print_json, visible
+from deploy.local.clock import zoned
 
 if TYPE_CHECKING:
     from deploy.local.environment import Environment
@@ -135,7 +136,8 @@ def line(event: dict[str, Any]) -> str:
     """For people: the time, the message, what it is about. What failed says where it waits, and why."""
     from contracts.broker import DEAD_LETTERS  # with pydantic, which is slow to import
 
-    clock = datetime.fromisoformat(event["at"]).astimezone().strftime("%H:%M:%S.%f")[:-3]
+    moment = datetime.fromisoformat(event["at"]).astimezone()
+    clock = zoned(moment, f"%H:%M:%S.{moment.microsecond // 1000:03}")
     body = event["body"] if isinstance(event["body"], dict) else {}
     about = body.get("order_id") or event["correlation_id"] or event["message_id"] or ""
     is_failure = event["exchange"] == DEAD_LETTERS or event["exchange"].startswith("retry.")

@@ -13,6 +13,7 @@ from deploy.cli.errors import Failed
 from deploy.cli.output import Json, console, print_json, visible
 from deploy.cli.recent import LEVELS, Recent, rank
 from deploy.cli.story import Line, Story, time_of
+from deploy.local.clock import zoned
 
 app = typer.Typer()
 _LOOK_SECONDS = 0.2
@@ -157,7 +158,7 @@ def _clock(stamp: str) -> str:
     except ValueError:
         return stamp
     today = local.date() == datetime.now(local.tzinfo).date()
-    return local.strftime("%H:%M:%S.%f" if today else "%Y-%m-%d %H:%M:%S.%f")[:-3]
+    return zoned(local, f"{'' if today else '%Y-%m-%d '}%H:%M:%S.{local.microsecond // 1000:03}")
 
 
 def _what(line: Line) -> str:

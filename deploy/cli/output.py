@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from deploy.cli.errors import Failed
+from deploy.local.clock import zoned
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
 Limit = Annotated[int, typer.Option(min=1, max=100, help="How many, newest first.")]
@@ -161,12 +162,12 @@ def state(status: str) -> str:
 
 
 def at(moment: str | None) -> str:
-    """A time in this machine's zone, short; empty for none."""
+    """A time in this machine's zone, short: the day, or the time of today; empty for none."""
     if not moment:
         return ""
     local = datetime.fromisoformat(moment).astimezone()
     today = local.date() == datetime.now(local.tzinfo).date()
-    return local.strftime("%H:%M:%S" if today else "%Y-%m-%d")
+    return zoned(local, "%H:%M:%S") if today else local.strftime("%Y-%m-%d")
 
 
 def money(amount: dict[str, Any] | None) -> str:

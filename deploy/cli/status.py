@@ -11,6 +11,7 @@ import typer
 
 from deploy.cli.output import Json, console, plain, print_json, table, visible
 from deploy.local import fleet
+from deploy.local.clock import zoned
 
 if TYPE_CHECKING:
     from deploy.local.environment import Environment
@@ -127,7 +128,7 @@ def _show(found: dict[str, Any]) -> None:
 
 def _row(service: dict[str, Any]) -> tuple[str, ...]:
     ready = "[red]no[/]" if not service["ready"] else "[yellow]look[/]" if service["warnings"] else "[green]yes[/]"
-    since = datetime.fromisoformat(service["since"]).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    since = zoned(datetime.fromisoformat(service["since"]).astimezone(), "%Y-%m-%d %H:%M:%S")
     return service["name"], str(service["pid"]), str(service["port"]), ready, str(service["restarts"]), since
 
 

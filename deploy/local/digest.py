@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 
 from contracts.base import Locale
 from deploy.local.advice import advice
+from deploy.local.clock import zoned
 from deploy.local.troubles import Digest, Trouble
 from services.email.settings import EmailSettings
 
@@ -80,7 +81,7 @@ def _over(trouble: Trouble, locale: Locale, zone: ZoneInfo, now: float) -> str:
 
 
 def _clock(at: datetime, zone: ZoneInfo) -> str:
-    return at.astimezone(zone).strftime("%Y-%m-%d %H:%M")
+    return zoned(at.astimezone(zone), "%Y-%m-%d %H:%M")
 
 
 def send(mail: EmailMessage, settings: EmailSettings) -> None:

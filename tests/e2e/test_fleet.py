@@ -314,7 +314,7 @@ def test_the_doctor_finds_nothing_wrong_and_says_what_was_looked_at(fleet: Fleet
     assert [*checks(fleet)] == looked_at
     lines = fleet.malote("doctor").splitlines()
     assert len(lines) == len(looked_at)
-    assert not [line for line in lines if line.startswith("PROBLEM")]
+    assert not [line for line in lines if line.startswith(("PROBLEM", "CRITICAL"))]
 
 
 def test_a_broker_that_stands_still_is_named_before_those_who_wait_for_it(fleet: Fleet) -> None:
@@ -325,7 +325,7 @@ def test_a_broker_that_stands_still_is_named_before_those_who_wait_for_it(fleet:
             [".venv/bin/malote", "doctor"],
             cwd=ROOT, env=fleet.environment, capture_output=True, text=True, timeout=60,
         ).stdout.splitlines()  # fmt: skip
-        wrong = [line for line in found if line.startswith("PROBLEM")]
+        wrong = [line for line in found if line.startswith(("PROBLEM", "CRITICAL"))]
         return wrong if sum("waits for" in line for line in wrong) == len(SERVICES) else []
 
     os.kill(pid, signal.SIGSTOP)
@@ -333,7 +333,7 @@ def test_a_broker_that_stands_still_is_named_before_those_who_wait_for_it(fleet:
         wrong = until(waiting, "every service to notice", 90)
     finally:
         os.kill(pid, signal.SIGCONT)
-    assert wrong[0].startswith(f"PROBLEM broker: its process is stopped: it exists, but does not run: pid {pid}.")
+    assert wrong[0].startswith(f"CRITICAL broker: its process is stopped: it exists, but does not run: pid {pid}.")
     assert "`malote restart broker`" in wrong[0]
     assert len(wrong) == 1 + len(SERVICES)
     checks(fleet)

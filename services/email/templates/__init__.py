@@ -95,6 +95,12 @@ def _clock(context: Context, at: datetime) -> str:
     return _time(time(local.hour, local.minute), context["locale"])
 
 
+@pass_context
+def _offset(context: Context, at: datetime) -> str:
+    ahead = at.astimezone(context["zone"]).strftime("%z")
+    return f"UTC{ahead[:3]}:{ahead[3:5]}"
+
+
 @lru_cache(maxsize=10_000)
 def _time(minute: time, locale: Locale) -> str:
     return format_time(minute, "short", locale=locale)
@@ -145,6 +151,7 @@ def _load() -> dict[tuple[str, str], tuple[Template, Template]]:
         "money": _money,
         "day": _day,
         "clock": _clock,
+        "offset": _offset,
         "number": _number,
         "size": _size,
         "report": _report,

@@ -1,13 +1,16 @@
 """How amounts, lines and tables look and are read."""
 
 import io
+import time
+from datetime import UTC, datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 import typer
 from rich.console import Console
 
-from deploy.cli import orders, output
+from deploy.cli import logs, orders, output
 from deploy.cli.errors import Failed
 from deploy.cli.token import _seconds
 
@@ -53,6 +56,20 @@ def test_durations_are_seconds_or_have_a_unit(text: str, found: int) -> None:
 def test_what_is_no_duration_is_a_wrong_command_line(text: str) -> None:
     with pytest.raises(typer.BadParameter):
         _seconds(text)
+
+
+def test_a_time_of_today_is_shown_with_the_zone_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "America/Sao_Paulo")
+    time.tzset()
+    try:
+        now = datetime.now(UTC)
+        said = now.astimezone(ZoneInfo("America/Sao_Paulo")).strftime("%H:%M:%S")
+        assert output.at(now.isoformat()) == f"{said}-03:00"
+        assert output.at("2020-11-02T01:30:00Z") == "2020-11-01"
+        assert logs._clock("2020-11-02T01:30:00.250999Z") == "2020-11-01 22:30:00.250-03:00"
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_a_narrow_terminal_cuts_what_may_give_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:

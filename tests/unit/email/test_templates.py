@@ -141,8 +141,10 @@ def test_operators_are_told_what_was_given_up_and_how_to_look_and_to_send_it_aga
     portuguese, english = written("dead_letters", "pt-BR"), written("dead_letters", "en")
     assert (portuguese.subject, english.subject) == ("3 mensagens falharam", "3 messages were given up")
     assert written("dead_letters", "en", news.digest(new=1)).subject == "A message was given up"
-    assert "3 messages have come to the dead letters since 10:30 PM on November 21, 2026" in flat(english.text)
-    assert "desde 22:30 de 21 de novembro de 2026; 1.250 esperam lá agora" in flat(portuguese.text)
+    assert "3 messages have come to the dead letters since 10:30 PM on November 21, 2026 (UTC-03:00)" in flat(
+        english.text
+    )
+    assert "desde 22:30 de 21 de novembro de 2026 (UTC-03:00); 1.250 esperam lá agora" in flat(portuguese.text)
     for content in (portuguese, english):
         assert "3 \N{MULTIPLICATION SIGN} order.placed.v1 @ stock [0f1e2d3c4b5a]" in flat(content.text)
         for command in ("malote dlq list --group 0f1e2d3c4b5a", "malote dlq replay --group 0f1e2d3c4b5a"):

@@ -1,6 +1,7 @@
 """Who is told of what is wrong, when, and how often."""
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -196,6 +197,7 @@ def test_operators_are_mailed_in_their_language_what_is_wrong_what_to_do_and_wha
     said = f"{wrong['Subject']}\n{wrong.get_content()}"
     assert all(word in said for word in words[:3])
     assert "no answer within 3 s" in said
+    assert re.search(r" \d\d:\d\d-03:00\)", said), "with its zone"
     assert "`malote restart broker`" in said
     assert words[3] in over.get_content()
     assert (wrong["To"], wrong["From"]) == ("ana@example.com, bo@example.com", "Café <shop@example.com>")
