@@ -6,11 +6,12 @@ import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import typer
 
 from deploy.cli.output import Json, console, plain, print_json, table, visible
-from deploy.local import fleet
+from deploy.local import fleet, ports, processes
 from deploy.local.clock import zoned
 
 if TYPE_CHECKING:
@@ -33,18 +34,19 @@ def status(as_json: Json = False) -> None:
             "shop_amqp_url": None,
             "mailbox": str(here.mailbox),
             "services": [],
+            "others": [],
         }
         if as_json:
             print_json(nothing, indent=None)
         else:
             typer.echo("not running; `malote up` starts it")
         raise typer.Exit(NOT_RUNNING)
-    found = look(here)
+    found = look(here) | {"others": _others(here)}
     if as_json:
         print_json(found)
     else:
         _show(found)
-    raise typer.Exit(0 if all_ready(here, found) else 1)
+    raise typer.Exit(0 if all_ready(here, found) and all(other["ready"] for other in found["others"]) else 1)
 
 
 @app.command()
@@ -106,6 +108,25 @@ def look(here: "Environment") -> dict[str, Any]:
     return known | {"services": services}
 
 
+def _others(here: "Environment") -> list[dict[str, Any]]:
+    """What `malote up` started beside the services. Whether the broker and the mail server work, doctor asks them."""
+    state = here.state()
+    broker = {"name": "broker", "pid": state.get("broker") or 0, "restarts": state.get("broker_restarts")}
+    entries = [
+        {"name": "supervisor", "pid": state.get("supervisor", 0)},
+        *([broker | {"port": urlsplit(here.amqp_url).port}] if here.has_own_broker else []),
+        *filter(None, (state.get(name) for name in ("mail", "watch"))),
+    ]
+    found = []
+    for entry in entries:
+        pid, port = entry["pid"], entry.get("port") or None
+        problem = processes.trouble(pid) or ("" if port is None or ports.accepts(port) else "it does not answer")
+        about = {"name": entry["name"], "pid": pid, "port": port, "ready": not problem}
+        about |= {"restarts": entry.get("restarts"), "since": entry.get("since") or processes.since(pid)}
+        found.append(about | {"problems": {"process": problem} if problem else {}, "warnings": {}})
+    return found
+
+
 def all_ready(here: "Environment", found: dict[str, Any]) -> bool:
     """By the living supervisor's word: the state file may be a dead one's."""
     ready = {service["name"] for service in found["services"] if service["ready"]}
@@ -115,21 +136,23 @@ def all_ready(here: "Environment", found: dict[str, Any]) -> bool:
 
 
 def _show(found: dict[str, Any]) -> None:
-    console().print(table(("service", ">pid", ">port", "ready", ">restarts", "since"), map(_row, found["services"])))
-    for service in found["services"]:
+    parts = [*found["services"], *found["others"]]
+    console().print(table(("part", ">pid", ">port", "ready", ">restarts", "since"), map(_row, parts)))
+    for service in parts:
         for colour, said in (("red", service["problems"]), ("yellow", service["warnings"])):
             for part, why in said.items():
                 console().print(f"[{colour}]{service['name']}[/]: {plain(part)}: {plain(why)}")
     broker = (found["shop_amqp_url"] or "").rpartition("@")[2].partition("/")[0]
     typer.echo(f"gateway  {found['gateway_url']}\nbroker   {broker}\nmailbox  {found['mailbox']}")
-    if any(service["problems"] or service["warnings"] for service in found["services"]):
+    if any(service["problems"] or service["warnings"] for service in parts):
         typer.echo("`malote doctor` says what is the cause, and what to do")
 
 
-def _row(service: dict[str, Any]) -> tuple[str, ...]:
-    ready = "[red]no[/]" if not service["ready"] else "[yellow]look[/]" if service["warnings"] else "[green]yes[/]"
-    since = zoned(datetime.fromisoformat(service["since"]).astimezone(), "%Y-%m-%d %H:%M:%S")
-    return service["name"], str(service["pid"]), str(service["port"]), ready, str(service["restarts"]), since
+def _row(part: dict[str, Any]) -> tuple[str, ...]:
+    ready = "[red]no[/]" if not part["ready"] else "[yellow]look[/]" if part["warnings"] else "[green]yes[/]"
+    since = part["since"] and zoned(datetime.fromisoformat(part["since"]).astimezone(), "%Y-%m-%d %H:%M:%S")
+    numbers = ["" if part[name] is None else str(part[name]) for name in ("pid", "port", "restarts")]
+    return part["name"], *numbers[:2], ready, numbers[2], since or ""
 
 
 def _as_json(finding: "Finding") -> dict[str, Any]:

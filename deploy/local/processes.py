@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
@@ -43,6 +44,21 @@ def is_stopped(pid: int) -> bool:
         return bool(pid) and psutil.Process(pid).status() == psutil.STATUS_STOPPED
     except psutil.Error:
         return False
+
+
+def trouble(pid: int) -> str:
+    """Why `pid` does nothing; empty if it runs."""
+    if not command_line(pid):
+        return "it does not run"
+    return "its process is stopped: it exists, but does not run" if is_stopped(pid) else ""
+
+
+def since(pid: int) -> str | None:
+    """When `pid` was started, in ISO 8601; None when it is gone."""
+    try:
+        return datetime.fromtimestamp(psutil.Process(pid).create_time(), UTC).isoformat(timespec="seconds")
+    except psutil.Error:
+        return None
 
 
 def variable(pid: int, name: str) -> str:

@@ -121,6 +121,7 @@ class Supervisor:
         self._say = say
         self._on_ready = on_ready
         self._broker: RabbitNode | None = here.broker()
+        self._broker_restarts = 0
         self._children: dict[str, Child] = {}
         self._keepers: list[asyncio.Task[None]] = []
         self._phase = "starting"
@@ -252,6 +253,7 @@ class Supervisor:
     async def _keep_broker(self, node: RabbitNode) -> None:
         while True:
             await asyncio.to_thread(node.wait)
+            self._broker_restarts += 1
             self._say("the broker ended; it starts again")
             try:
                 await asyncio.to_thread(node.start)
@@ -311,6 +313,7 @@ class Supervisor:
             "shop_amqp_url": here.amqp_url_of("shop"),
             "mailbox": str(here.mailbox),
             "broker": self._broker.pid if self._broker else None,
+            "broker_restarts": self._broker_restarts,
             "services": [child.entry() for child in self._children.values() if child.name not in _HELPERS],
         }
         state |= {name: self._children[name].entry() if name in self._children else None for name in _HELPERS}
