@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from deploy.cli.story import Line, from_start, parsed, time_of, whole_lines
+from deploy.cli.story import START, Line, from_start, lines_in, time_of, whole_lines
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
 _STAMPED = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\S*) (.*)", re.DOTALL)
@@ -36,22 +36,22 @@ class Recent:
         service = Path(file.name).stem if isinstance(file.name, str) else ""
         earliest = self._earliest.encode()
         for raw in raws:
-            if (stamp := _FIRST.match(raw)) and stamp[1] < earliest:  # most lines of a large file: not worth parsing
-                self._last[id(file)] = stamp[1].decode()
+            stamp = _FIRST.match(raw)
+            if stamp and stamp[1] < earliest and not START.search(raw, stamp.end()):
+                self._last[id(file)] = stamp[1].decode()  # most lines of a large file: not worth parsing
                 continue
-            line = self._line(raw, self._last[id(file)], service)
-            if line is None:
-                continue
-            self._last[id(file)] = time_of(line)
-            if time_of(line) >= self._earliest:
-                yield line
+            for line in self._lines(raw, self._last[id(file)], service):
+                self._last[id(file)] = time_of(line)
+                if time_of(line) >= self._earliest:
+                    yield line
 
-    def _line(self, raw: bytes, last: str, service: str) -> Line | None:
-        if line := parsed(raw):
-            return {"service": service, "level": "info"} | line
+    def _lines(self, raw: bytes, last: str, service: str) -> list[Line]:
+        if lines := lines_in(raw):
+            return [{"timestamp": last, "service": service, "level": "info"} | line for line in lines]
         text = raw.decode(errors="replace").rstrip()
-        if not text:
-            return None
+        return [self._words(raw, text, last, service)] if text else []
+
+    def _words(self, raw: bytes, text: str, last: str, service: str) -> Line:
         if stamped := _STAMPED.match(raw.rstrip()):
             at, said = (part.decode(errors="replace") for part in stamped.groups())
             level = "warning" if re.search(r"\b(ended|failed|cannot|not everything)\b", said) else "info"

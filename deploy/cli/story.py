@@ -9,6 +9,8 @@ from typing import IO, Any
 from deploy.cli.errors import Failed
 
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+START = re.compile(rb'\{"timestamp"')
+_FIELD = re.compile(r'"(\w+)": ?("(?:[^"\\\x00-\x1f]|\\["\\/bfnrt])*"|-?\d+|true|false|null)[,}] ?')
 _NUMBER = re.compile(r"[0-9A-Fa-f]{8}")
 Line = dict[str, Any]
 
@@ -40,11 +42,12 @@ class Story:
     def _about_known(self, raws: Iterable[bytes]) -> Iterator[Line]:
         wanted = re.compile(b"|".join(re.escape(known.encode()) for known in self._known))
         for raw in raws:
-            if wanted.search(raw) and (line := parsed(raw)) and not self._known.isdisjoint(_ids(line)):
-                self._known |= {
-                    str(line[name]) for name in ("correlation_id", "order_id", "report_id") if line.get(name)
-                }
-                yield line
+            for line in lines_in(raw) if wanted.search(raw) else ():
+                if not self._known.isdisjoint(_ids(line)):
+                    self._known |= {
+                        str(line[name]) for name in ("correlation_id", "order_id", "report_id") if line.get(name)
+                    }
+                    yield line
 
     def _orders_with(self, number: str) -> set[str]:
         """The orders whose mails call them by this number: the end of their ids."""
@@ -65,6 +68,28 @@ def _ids(line: Line) -> set[str]:
     several = line.get("correlation_ids")
     found |= {str(value) for value in several} if isinstance(several, list) else set()
     return found | set(_UUID.findall(str(line.get("path", ""))))
+
+
+def lines_in(raw: bytes) -> list[Line]:
+    """What a line of a file says: mostly one thing, or none. Where a disk was full, lines are cut and joined to those
+    that follow: each is told as far as it can be read, with the rest of it as `torn`."""
+    starts = [found.start() for found in START.finditer(raw)]
+    if starts and b'"' in raw[: starts[0]]:  # the end of a line; what tools put before one has no quotes
+        starts.insert(0, 0)
+    elif line := parsed(raw):
+        return [line]
+    elif not starts:
+        return []
+    pieces = [raw[begin:end] for begin, end in zip(starts, [*starts[1:], len(raw)], strict=True)]
+    return [parsed(piece) or _torn(piece) for piece in pieces]
+
+
+def _torn(piece: bytes) -> Line:
+    text, end = piece.decode(errors="replace").rstrip("\n"), 0
+    read: Line = {}
+    for field in _FIELD.finditer(text):
+        read[field[1]], end = json.loads(field[2]), field.end()
+    return {"event": "(torn line)"} | read | {"torn": text[end:]}
 
 
 def parsed(raw: bytes) -> Line | None:

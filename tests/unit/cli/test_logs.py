@@ -220,3 +220,25 @@ def test_what_comes_is_followed_without_an_id(tmp_path: Path) -> None:
     with path.open("a") as log:
         log.write(line(2, "stock", "later") + "\n" + line(3, "stock")[:20])
     assert [entry["event"] for entry in recent.news()] == ["later"]
+
+
+def test_of_lines_that_a_full_disk_has_torn_and_joined_what_is_readable_is_told_and_the_rest_is_marked(
+    tmp_path: Path,
+) -> None:
+    whole, cut = line(2, "stock", "retried", message_id="m-2"), line(1, "stock", "done", message_id="m-1", lane="stock")
+    path = tmp_path / "stock.log"
+    path.write_text(f'{cut[:-7]}{whole}\n{cut[:30]}{cut[:70]}{whole}\nock", "lane": "stock"}}{whole}\n')
+    done = run("--since", "2026-01-31T09:00:01Z", "--json", "--from", str(path))
+    said = [json.loads(entry) for entry in done.stdout.splitlines()]
+    told = [(entry["event"], entry.get("message_id"), "torn" in entry) for entry in said]
+    assert told.count(("retried", "m-2", False)) == 3
+    assert told.count(("done", "m-1", True)) == 1
+    assert len(told) == 7
+    (first,) = [entry for entry in said if entry.get("message_id") == "m-1"]
+    assert (first["torn"], "lane" in first) == ('"lane": "', False)
+    people = run("--since", "2026-01-31T09:00:02Z", "--from", str(path)).stdout.splitlines()
+    assert sum("retried" in entry for entry in people) == 3, "a later line joined to one before --since is told, too"
+    story = run("m-1", "--from", str(path)).stdout.splitlines()
+    assert len(story) == 1
+    assert 'torn="lane": "' in story[0]
+    assert len(run("m-2", "--from", str(path)).stdout.splitlines()) == 3
