@@ -17,6 +17,8 @@ from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 from uuid_utils.compat import uuid4
 
+from shared.causes import cause_of
+
 UNANSWERED = 2_000
 """So many messages may be without an answer on a channel. A broker that reads nothing for hours, such as in a memory
 alarm, would be written the same batch again and again, all of it kept here."""
@@ -95,7 +97,7 @@ async def _write(channel: Any, messages: Sequence[Publish], answers: "_Answers")
         try:
             frames[place] = _frames(channel, message)
         except Exception as error:
-            answers.put(place, Unsendable(f"it cannot be written as AMQP: {error!r}"))
+            answers.put(place, Unsendable(f"it cannot be written as AMQP: {cause_of(error)}"))
     if frames:
         await channel.write_queue.put(ChannelFrame(b"".join(frames.values()), should_close=False))
     # Counted now that nothing keeps it from being sent, or the broker's count would no longer be ours.

@@ -15,7 +15,7 @@ def main(path: str = "/livez") -> int:
         answer = connection.getresponse()
         body = answer.read(4096).decode(errors="replace")
     except (OSError, http.client.HTTPException, ValueError) as error:
-        print(f"{path}: {error!r}")
+        print(f"{path}: {error or type(error).__name__}")
         return 1
     print(body)
     return 0 if answer.status == http.client.OK else 1

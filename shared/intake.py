@@ -16,6 +16,7 @@ import structlog
 from contracts.base import Message
 from contracts.flow import service_of
 from shared import inbox, telemetry
+from shared.causes import cause_of
 from shared.database import Backoff, is_outage
 from shared.handler import Handler, JobLoader, Loader, Poison, Replies
 from shared.outbox import Outbox
@@ -141,7 +142,7 @@ class Intake:
                 self._take_again(raw for raw in self._at_work if not is_lost(raw))  # of a new channel
             except Exception as error:
                 log.exception("lane: cannot settle a batch, trying again", lane=self.name)
-                self._pause(f"cannot settle a batch: {error!r}")
+                self._pause(f"cannot settle a batch: {cause_of(error)}")
                 self._take_again(self._at_work)
                 await backoff.wait()
 
@@ -184,7 +185,7 @@ class Intake:
             async with asyncio.timeout(CUT_SECONDS), self._outbox.unit() as unit:
                 await inbox.give_back(unit.session, self.name, ids, self._outbox.owner)
         except Exception as error:
-            log.warning("lane: cannot give back what was cut short", lane=self.name, why=repr(error))
+            log.warning("lane: cannot give back what was cut short", lane=self.name, why=cause_of(error))
 
     async def _give_up(self, copies: Sequence[Copy]) -> None:
         """Send copies on in place of their messages, all at once. A lane that is cut short finishes this first."""
@@ -212,7 +213,7 @@ class Intake:
                 return await self._steadily(None, self._failures.record, sent)
             except Exception as error:
                 log.exception("lane: cannot record what was sent on, trying again", lane=self.name)
-                self._pause(f"cannot record what was sent on: {error!r}")
+                self._pause(f"cannot record what was sent on: {cause_of(error)}")
                 await backoff.wait()
 
     async def _steadily(self, raw: Raw | None, step: Callable[..., Awaitable[T]], *arguments: Any) -> T:
@@ -227,7 +228,7 @@ class Intake:
             except Exception as error:
                 if not is_outage(error):
                     raise
-                self._pause(str(error).splitlines()[0])
+                self._pause(cause_of(error))
                 await backoff.wait()
                 if raw and is_lost(raw):
                     raise Lost from error

@@ -39,6 +39,7 @@ from uuid_utils.compat import uuid7
 
 from contracts.base import Envelope
 from shared import inbox, telemetry
+from shared.causes import cause_of
 from shared.database import Backoff, Database, among, is_outage, kernel_metadata
 from shared.http import Problem
 from shared.publisher import Outgoing, Publisher
@@ -207,8 +208,8 @@ class Outbox:
                 if not is_outage(error):
                     log.exception("outbox: publishing failed")
                 elif self.paused is None:
-                    log.warning("outbox: paused", why=str(error).splitlines()[0])
-                self.paused = str(error).splitlines()[0]
+                    log.warning("outbox: paused", why=cause_of(error))
+                self.paused = cause_of(error)
                 if self._stopping:
                     return
                 await backoff.wait()
@@ -380,7 +381,7 @@ class Outbox:
             async with self._database.transaction() as session:
                 await session.execute(delete(processes).where(processes.c.id == self.owner))
         except Exception as error:
-            log.warning("outbox: cannot tidy up at the end; another process will", why=repr(error))
+            log.warning("outbox: cannot tidy up at the end; another process will", why=cause_of(error))
 
 
 def _to_row(message: Outgoing, owner: str) -> dict[str, object]:

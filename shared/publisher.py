@@ -20,6 +20,7 @@ from contracts.base import Envelope, Message
 from contracts.broker import gate_of, gated
 from contracts.flow import BY_KEY, FLOW
 from shared import confirms, telemetry, tracing
+from shared.causes import cause_of
 from shared.confirms import Publish, Unsendable
 from shared.database import Outage
 from shared.tls import Tls
@@ -59,7 +60,7 @@ def gone_is_outage(what: str) -> Iterator[None]:
     except BROKER_GONE as error:
         if is_cancelled(error):
             raise
-        raise Outage(f"{what}: {error!r}") from error
+        raise Outage(f"{what}: {cause_of(error)}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +179,7 @@ class Publisher:
             results = await self._one_by_one(messages, results)
         for error in results:
             if error and not isinstance(error, REFUSED):
-                raise Outage(f"publishing failed: {error!r}") from error
+                raise Outage(f"publishing failed: {cause_of(error)}") from error
         if began:
             for message, result in zip(messages, results, strict=True):
                 tracing.sent(message.exchange, message.envelope, began, result)

@@ -26,6 +26,7 @@ from contracts.broker import queue_of
 from contracts.flow import FLOW, LANES, SENDERS
 from contracts.jobs import JobFailed
 from shared import asyncapi, http, logging, telemetry, topology
+from shared.causes import cause_of
 from shared.collector import Collector
 from shared.connection import KEEP_ALIVE_SECONDS, RESERVED, Connection
 from shared.consumer import Lane
@@ -160,7 +161,7 @@ class Service:
                 log.info("consuming", lanes=[lane.name for lane in self.lanes])
                 return
             except Exception as error:
-                self._missed = str(error) or repr(error)
+                self._missed = cause_of(error)
                 log.warning("waiting for the broker", why=self._missed)
                 with contextlib.suppress(Exception), gone_is_outage("stopping"):
                     await self.broker.stop()

@@ -35,6 +35,7 @@ def apply() -> None:
 
     from deploy.local.environment import Environment
     from shared import topology
+    from shared.causes import cause_of
     from shared.old_queues import Left
 
     here = Environment()
@@ -54,7 +55,7 @@ def apply() -> None:
         what = f"{error}: it is there with other arguments; delete it, or move its messages away and delete it"
         raise Failed(f"the broker at {where} refuses: {what}") from error
     except aio_pika.exceptions.AMQPError as error:
-        raise Failed(f"the broker at {where} refuses: {error!r}; is AMQP_URL an administrator's?") from error
+        raise Failed(f"the broker at {where} refuses: {cause_of(error)}; is AMQP_URL an administrator's?") from error
     typer.echo(f"the broker at {where} has all exchanges, queues, bindings, users and permissions")
 
 

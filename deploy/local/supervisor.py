@@ -24,6 +24,7 @@ from deploy.local.files import write_private
 from deploy.local.fleet import GRACE, end_orphans, hold_lock
 from deploy.local.rabbitmq import RabbitNode
 from shared import database, tokens, topology
+from shared.causes import cause_of
 
 _READY_TIMEOUT = 90.0
 _FIRST_WAIT, _LONGEST_WAIT, _HEALTHY = 0.5, 30.0, 60.0
@@ -363,7 +364,7 @@ def supervise(here: Environment, terminal: bool, on_ready: Callable[[], None] = 
         try:
             asyncio.run(Supervisor(here, say, on_ready).run())
         except Exception as error:  # whatever it is, the terminal and the log have to say it
-            say(f"failed: {error if isinstance(error, Failed | Misconfigured) else repr(error)}")
+            say(f"failed: {error if isinstance(error, Failed | Misconfigured) else cause_of(error)}")
             return 1
         finally:
             end_orphans(here)  # told to stop while the broker was starting, we may have missed it

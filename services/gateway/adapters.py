@@ -25,6 +25,7 @@ from starlette.types import Receive, Scope, Send
 from services.gateway import domain
 from services.gateway.settings import GatewaySettings
 from shared import telemetry, tracing
+from shared.causes import cause_of
 from shared.http import Events, Problem
 from shared.room import network
 from shared.security import Caller
@@ -101,7 +102,7 @@ class Upstream:
                     headers["idempotency-key"] = f'"{idempotency_key}"'
                 answer = await self._client.request(method, path, params=params, content=body, headers=headers)
         except httpx.HTTPError as error:
-            log.warning("upstream: no answer", upstream=self._name, why=repr(error))
+            log.warning("upstream: no answer", upstream=self._name, why=cause_of(error))
             raise self._unavailable() from error
         if answer.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
             raise self._failed(answer)
@@ -118,7 +119,7 @@ class Upstream:
         try:
             answer = await self._streams.send(asked, stream=True)
         except httpx.HTTPError as error:
-            log.warning("upstream: no answer", upstream=self._name, why=repr(error))
+            log.warning("upstream: no answer", upstream=self._name, why=cause_of(error))
             raise self._unavailable() from error
         # A 503 says itself what is not available.
         if answer.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR and answer.status_code != 503:
@@ -168,7 +169,7 @@ class HandedThrough(StreamingResponse):
                     return
                 yield chunk
         except httpx.HTTPError as error:
-            log.warning("upstream: stopped in the middle", why=repr(error))
+            log.warning("upstream: stopped in the middle", why=cause_of(error))
             raise  # ends the connection: the client must not take what it has for all
 
     @property
