@@ -36,6 +36,29 @@ class Unfailing:
             self._file.flush()
 
 
+class LostChannels(logging.Filter):
+    """A connection that is lost while the process stands still: of each of its channels aio-pika tells, as an error,
+    the address of a function that failed. It opens them again, so that is one line, and for people."""
+
+    again_after = 10.0
+    """Seconds: within these, all is of one connection, or of those that were lost together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told_at = 0.0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a record is to be told."""
+        if "RobustChannel._on_close" not in repr(record.args):
+            return True
+        if record.created - self._told_at < self.again_after:
+            return False
+        self._told_at = record.created
+        record.msg, record.args = "the connection to the broker was lost; it is opened again", ()
+        record.levelno, record.levelname = logging.WARNING, "WARNING"
+        return True
+
+
 def configure(settings: ServiceSettings) -> None:
     """Send everything to stdout in one form: our own lines directly, the standard library's through its handler."""
     readable = settings.log_format == "console" or (settings.log_format == "auto" and sys.stdout.isatty())
@@ -74,6 +97,8 @@ def _configure_standard_library(level: str, chain: list[Any], renderer: list[Any
     logging.basicConfig(handlers=[handler], level=level, force=True)
     for chatty in ("aio_pika", "aiormq", "httpx", "httpcore", "alembic", "aiosqlite", "uvicorn.access"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
+    channels = logging.getLogger("aio_pika.tools")
+    channels.filters[:] = [LostChannels()]
     logging.getLogger("aiormq.connection").setLevel(logging.CRITICAL)  # the kernel says itself that the broker is gone
 
 
