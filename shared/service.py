@@ -6,7 +6,7 @@ import gc
 import importlib.metadata
 import resource
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import partial
 from types import ModuleType
 from typing import Annotated, Any, Literal
@@ -79,6 +79,8 @@ class Service:
         self.ports = Ports(settings)
         self.identities = Identities(settings)
         self.watchdog = Watchdog(STILL_SECONDS)
+        self.concerns: dict[str, Callable[[], str | None]] = {}
+        """What parts of a service's own say in `warnings`, by their names; None while all is well."""
         self._parts: dict[str, asyncio.Task[None]] = {}
         self._attempt = asyncio.Lock()
         self._missed: str | None = None  # why the broker was not reached when it was last tried
@@ -321,9 +323,11 @@ class Service:
             return str(error).partition("\n")[0] or f"{self.database.place}: no answer"
 
     def warnings(self) -> dict[str, str]:
-        """What works and should be looked at all the same, by the names of `checks`: they do not decide readiness."""
+        """What works and should be looked at all the same, by the names of `checks` or `concerns`: they do not
+        decide readiness."""
         found = {f"lane {lane.name}": lane.warning for lane in self.lanes if lane.warning}
         damage = self.database.noted(Trouble.FULL, Trouble.DAMAGED)
+        found |= {name: said for name, concern in self.concerns.items() if (said := concern())}
         return found | ({"database": damage} if damage else {})
 
 

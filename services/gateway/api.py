@@ -132,8 +132,10 @@ async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
     names = ("orders", "stock", "email", "reports", "deadletters")
     urls = {name: getattr(settings, f"{name}_url") for name in names}
     upstreams = {name: Upstream(name, str(url), settings.tls) for name, url in urls.items()}
+    unfinished = store.Unfinished()
+    service.concerns["jobs"] = unfinished.concern
     revoked = app.state.revoked = Revoked()
-    parts = {"poll": store.changes.poll, "forget": store.tidy, "measure": store.measure, "revoked": revoked.look}
+    parts = {"poll": store.changes.poll, "forget": store.tidy, "measure": unfinished.measure, "revoked": revoked.look}
     await revoked.look_once(service.database)
     limits = app.state.limits = Limits(settings)
     try:

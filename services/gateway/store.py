@@ -13,7 +13,7 @@ from typing import Any, cast
 from uuid import UUID
 
 import structlog
-from sqlalchemy import JSON, BigInteger, Column, case, delete, event, func, insert, literal_column, select
+from sqlalchemy import JSON, BigInteger, Column, and_, case, delete, event, func, insert, literal_column, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
@@ -47,6 +47,8 @@ LOOK_BACK_DAYS = 2
 """A job that has had no end for so long is no longer counted: it has been reported all that time."""
 COMMIT_MS = 60_000
 """A job is committed so long after it got its id, at the most."""
+STUCK_MINUTES = 15
+"""A job that nobody has begun for so long is named in `/readyz`."""
 REPORT = "report.create"
 COME_AGAIN_SECONDS = "10"
 """When it is worth asking for a report again: most are made in less."""
@@ -173,39 +175,67 @@ async def tidy(database: Database) -> None:
 # -- measuring --------------------------------------------------------------------------------------------------------
 
 
-async def measure(database: Database) -> None:
-    """Say how many jobs have no end yet, now and then, for ever."""
-    since: int | None = None
-    while True:
-        began = time.monotonic()
-        try:
-            since = await _count_unfinished(database, since)
-        except Exception as error:
-            if not is_outage(error):
-                log.exception("cannot count the jobs")
-        await asyncio.sleep(max(MEASURE_SECONDS, (time.monotonic() - began) / MEASURE_SHARE))
+class Unfinished:
+    """The jobs that have no end yet: how many there are, and which nobody has begun for long."""
+
+    def __init__(self) -> None:
+        self._since: int | None = None
+        self._stuck: str | None = None
+
+    def concern(self) -> str | None:
+        """That jobs are PENDING for long, such as after a message was lost with its queue; None while none is."""
+        return self._stuck
+
+    async def measure(self, database: Database) -> None:
+        """Look now and then, for ever."""
+        while True:
+            began = time.monotonic()
+            try:
+                await self.look(database)
+            except Exception as error:
+                if not is_outage(error):
+                    log.exception("cannot count the jobs")
+            await asyncio.sleep(max(MEASURE_SECONDS, (time.monotonic() - began) / MEASURE_SHARE))
+
+    async def look(self, database: Database) -> None:
+        """Count the jobs without an end, beginning with the one that was the oldest at the last look.
+
+        There is no index to find them by: a job's end would have to change it, and that would cost more than looking.
+        But all before the oldest have an end, so a look begins there, and mostly that is a moment ago.
+        """
+        async with database.reading() as session:
+            at = await clock.read(session)  # or one look by a clock that runs ahead would blind the next ones
+            look_back = at - LOOK_BACK_DAYS * 86_400_000
+            begin = UUID(int=max(0, (self._since or look_back) - COMMIT_MS) << 80)  # UUIDv7: the first of that time
+            is_stuck = and_(_jobs.c.status == JobState.PENDING, _jobs.c.created_at < at - STUCK_MINUTES * 60_000)
+            counts = (
+                func.count().label("number"),
+                func.min(_jobs.c.created_at).label("oldest"),
+                func.sum(case((is_stuck, 1), else_=0)).label("stuck"),
+            )
+            since = _jobs.c.id >= begin, _jobs.c.ended_at.is_(None)
+            by_kind = select(_jobs.c.kind, _jobs.c.status, *counts).group_by(_jobs.c.kind, _jobs.c.status)
+            rows = (await session.execute(by_kind.where(*since))).all()
+            stuck, first = sum(row.stuck for row in rows), None
+            if stuck:
+                of_age = select(_jobs.c.id, _jobs.c.created_at).where(*since, is_stuck)
+                first = (await session.execute(of_age.order_by(_jobs.c.id).limit(1))).first()
+        telemetry.JOBS.clear()
+        telemetry.JOBS_OLDEST_SECONDS.clear()
+        for row in sorted(rows, key=lambda row: row.oldest, reverse=True):  # so that the oldest of a kind stays
+            telemetry.JOBS.labels(row.kind, row.status).set(row.number)
+            telemetry.JOBS_OLDEST_SECONDS.labels(row.kind).set(max(0, at - row.oldest) / 1000)
+        self._stuck = _told(stuck, *first) if first else None
+        self._since = max(min([at, *(row.oldest for row in rows)]), look_back)
 
 
-async def _count_unfinished(database: Database, since: int | None) -> int:
-    """Count the jobs without an end among those asked for since then; return when the oldest of them was.
-
-    There is no index to find them by: a job's end would have to change it, and that would cost more than looking. But
-    all before the oldest have an end, so the next look begins there, and mostly that is a moment ago.
-    """
-    which = func.count().label("number"), func.min(_jobs.c.created_at).label("oldest")
-    unfinished = select(_jobs.c.kind, _jobs.c.status, *which).group_by(_jobs.c.kind, _jobs.c.status)
-    async with database.reading() as session:
-        at = await clock.read(session)  # or one look by a clock that runs ahead would blind the next ones
-        look_back = at - LOOK_BACK_DAYS * 86_400_000
-        begin = UUID(int=max(0, (since or look_back) - COMMIT_MS) << 80)  # UUIDv7: the first that could be given then
-        rows = (await session.execute(unfinished.where(_jobs.c.id >= begin, _jobs.c.ended_at.is_(None)))).all()
-    telemetry.JOBS.clear()
-    telemetry.JOBS_OLDEST_SECONDS.clear()
-    for row in sorted(rows, key=lambda row: row.oldest, reverse=True):  # so that the oldest of a kind stays
-        telemetry.JOBS.labels(row.kind, row.status).set(row.number)
-        telemetry.JOBS_OLDEST_SECONDS.labels(row.kind).set(max(0, at - row.oldest) / 1000)
-    oldest: int = min([at, *(row.oldest for row in rows)])
-    return max(oldest, look_back)
+def _told(stuck: int, oldest: UUID, created_at: int) -> str:
+    since = clock.moment(created_at).strftime("%Y-%m-%d %H:%M+00:00")
+    return (
+        f"{stuck:,} PENDING for more than {STUCK_MINUTES} minutes, the oldest since {since}: {oldest}. `malote logs"
+        f" {oldest}` says how far it came. Where a queue or a binding was missing (`malote topology apply` makes them),"
+        " its message is lost: ask for it again"
+    )
 
 
 def tell_end(session: AsyncSession, job: Job) -> None:

@@ -169,6 +169,34 @@ def _older(message: Outgoing, seconds: float) -> Outgoing:
     return dataclasses.replace(message, envelope=dataclasses.replace(message.envelope, sent_at=sent_at))
 
 
+async def test_jobs_that_nobody_begins_are_named_with_the_oldest_and_what_to_do_until_they_go_on(
+    broker: Broker, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "MEASURE_SECONDS", 0.05)
+    monkeypatch.setattr(store, "MEASURE_SHARE", 1.0)
+    async with serving("gateway", broker.url, database_url) as gateway, gateway.client("ana") as ana:
+        first, second = [(await ana.post("/v1/orders", json=ORDER)).json()["job_id"] for _ in range(2)]
+
+        async def said() -> str:
+            warnings: dict[str, str] = (await ana.get("/readyz")).json()["warnings"]
+            return warnings.get("jobs", "")
+
+        await at_least(lambda: value("malote_jobs", kind="order.place", state="PENDING"), 2)
+        assert await said() == "", "they are young"
+        monkeypatch.setattr(store, "STUCK_MINUTES", -1)  # younger than now by any clock
+        stuck = await until(said, "the jobs to be named")
+        assert stuck.startswith("2 PENDING for more than ")
+        assert f", the oldest since {datetime.now(UTC):%Y-%m-%d} " in stuck
+        assert f"`malote logs {first}`" in stuck
+        await broker.publish(JobRetrying(attempt=1, retry_in=1), correlation_id=first)
+
+        async def only_the_second() -> bool:
+            return f"`malote logs {second}`" in await said()
+
+        await until(only_the_second, "the one that goes on to be left out")
+        assert (await ana.get("/readyz")).status_code == 200
+
+
 async def test_jobs_are_counted_from_their_beginning_to_their_end(
     broker: Broker, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
