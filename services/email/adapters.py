@@ -2,13 +2,15 @@
 
 import asyncio
 import contextlib
+import math
+import time
 from binascii import b2a_qp
 from collections.abc import Iterator
 from email.header import Header
 from email.utils import format_datetime, formataddr, parseaddr
 from functools import lru_cache
 
-from aiosmtplib import SMTP, SMTPException, SMTPResponseException
+from aiosmtplib import SMTP, SMTPException, SMTPResponseException, SMTPTimeoutError
 
 from services.email.domain import Stage, answer, is_about_us, is_final
 from services.email.settings import EmailSettings
@@ -28,6 +30,9 @@ IDLE_SECONDS = 30.0
 DATA_SECONDS = 600.0
 """How long the server may take to accept what it was given (RFC 5321, 4.5.3.2.6). Whoever gives up earlier sends it
 twice: the server has the mail, and we don't know it."""
+
+SLOW_SECONDS = 15.0
+"""A server that takes longer for an answer is named in `/readyz`: nothing has failed yet, which may take far longer."""
 
 SHORT = 60
 """Characters of a name or a subject that need no folding."""
@@ -53,11 +58,22 @@ class Mailer:
 
     settings: EmailSettings
 
+    def __init__(self) -> None:
+        self._asked: dict[object, float] = {}  # since when each answer is waited for, by the monotonic clock
+
     def configure(self, settings: EmailSettings) -> None:
         """Say which server, and as whom. Connections are made when there is something to send."""
         self.settings = settings
         self._tls = None if settings.smtp_tls == "none" else settings.tls.context
         self._idle: list[tuple[SMTP, asyncio.TimerHandle]] = []
+        self._asked.clear()
+
+    def concern(self) -> str | None:
+        """That the server leaves somebody waiting; None while it does not."""
+        longest = time.monotonic() - min(self._asked.values(), default=math.inf)
+        if longest < SLOW_SECONDS:
+            return None
+        return f"no answer from {self._server} for {longest:.0f} s: mails wait, and are tried again once it answers"
 
     @property
     def _server(self) -> str:
@@ -72,25 +88,29 @@ class Mailer:
             client = await self._ready_for(mail.recipient)
             with _judged(client, "DATA"):
                 await demand_ours()
-                response = await client.data(content, timeout=DATA_SECONDS)
+                with self._answered():
+                    response = await client.data(content, timeout=DATA_SECONDS)
         self._keep(client)
         return answer(response.code, response.message)
 
     async def _ready_for(self, recipient: str) -> SMTP:
         """A connection on which the server has taken sender and recipient."""
         if self._idle:
-            with contextlib.suppress(NotSent, NoSession):  # closed meanwhile, or no longer wanted: take a new one
+            try:
                 return await self._announce(self._take(), recipient)
+            except (NotSent, NoSession) as error:  # closed meanwhile, or no longer wanted: take a new one
+                if _is_silence(error):  # which would only take as long again to find out
+                    raise error if isinstance(error, NoSession) else self._taken_from_nobody(error) from error
         return await self._announce(await self._connect(), recipient)
 
     async def _announce(self, client: SMTP, recipient: str) -> SMTP:
         try:
-            with _judged(client, "MAIL"):
+            with _judged(client, "MAIL"), self._answered():
                 await client.mail(self.settings.sender_address)
         except NotSent as error:  # it knows nothing yet but who we are
             raise self._taken_from_nobody(error) from error
         try:
-            with _judged(client, "RCPT"):
+            with _judged(client, "RCPT"), self._answered():
                 await client.rcpt(recipient)
         except NotSent as error:
             said = error.__cause__
@@ -116,10 +136,20 @@ class Mailer:
             tls_context=self._tls,
         )
         try:
-            await client.connect()
+            with self._answered():
+                await client.connect()
         except (SMTPException, OSError) as error:  # even a 5xx is about us here, not about the mail
             raise NoSession(f"no SMTP session with {self._server}: {_said(error)}") from error
         return client
+
+    @contextlib.contextmanager
+    def _answered(self) -> Iterator[None]:
+        asked = object()
+        self._asked[asked] = time.monotonic()
+        try:
+            yield
+        finally:
+            self._asked.pop(asked, None)
 
     def _keep(self, client: SMTP) -> None:
         closing = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._drop, client)
@@ -198,6 +228,14 @@ def _judged(client: SMTP, stage: Stage) -> Iterator[None]:
     except BaseException:
         client.close()
         raise
+
+
+def _is_silence(error: BaseException) -> bool:
+    """Whether an error comes of a server that did not answer in time."""
+    cause: BaseException | None = error
+    while cause and not isinstance(cause, SMTPTimeoutError):
+        cause = cause.__cause__
+    return cause is not None
 
 
 def _said(error: BaseException) -> str:

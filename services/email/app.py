@@ -10,6 +10,7 @@ from shared.settings import load
 settings = load(EmailSettings)
 mailer.configure(settings)
 service = Service(settings, handlers, router)
+service.concerns["mail server"] = mailer.concern
 
 if __name__ == "__main__":
     service.run()

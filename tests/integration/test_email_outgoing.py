@@ -19,6 +19,7 @@ from sqlalchemy import insert, select, update
 
 from contracts.orders import OrderConfirmed
 from contracts.stock import StockLow
+from services.email import adapters
 from services.email.adapters import mailer
 from services.email.store import Mail, MailStatus
 from shared import database, inbox
@@ -304,6 +305,42 @@ async def test_while_a_server_is_frozen_mails_wait_uncounted_and_one_at_a_time_t
         assert await warned(service) == ""
         assert value("malote_lane_paused", service="email", lane="email.outgoing") == 0
     assert server.message_ids() == [f"<m{number}@shop.example>" for number in range(5)]
+
+
+async def test_a_kept_connection_to_a_server_that_froze_is_found_out_in_one_time_limit_and_not_in_two(
+    broker: Broker, database_url: str
+) -> None:
+    server = Server()
+    async with server.listening() as port, email(broker, database_url, port, smtp_timeout=0.5) as service:
+        await broker.publish(an_order())
+        await settled(service, 1)
+        server.door.clear()
+        await broker.publish(an_order())
+        why = await until(lambda: warned(service), "a warning")
+        assert f"no mail is taken at 127.0.0.1:{port}: Timed out" in why
+        server.door.set()
+        await settled(service, 2)
+    assert len(set(server.message_ids())) == 2
+
+
+async def test_a_server_that_does_not_answer_is_named_long_before_anything_fails_of_it(
+    broker: Broker, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapters, "SLOW_SECONDS", 0.2)
+    server = Server()
+    async with server.listening() as port, email(broker, database_url, port, smtp_timeout=60) as service:
+        service.concerns["mail server"] = mailer.concern
+        server.door.clear()
+        await broker.publish(an_order())
+
+        async def named() -> str:
+            return service.warnings().get("mail server", "")
+
+        assert f"no answer from 127.0.0.1:{port} for " in await until(named, "the server to be named")
+        assert await is_ready(service)
+        server.door.set()
+        await settled(service, 1)
+        assert await named() == ""
 
 
 async def test_what_a_server_says_of_one_mail_stops_no_other(broker: Broker, database_url: str) -> None:
