@@ -109,6 +109,17 @@ def decode(raw: Raw, lane: str, handlers: Mapping[str, Handler]) -> Delivery:
     return Delivery(raw, envelope, message, handler)
 
 
+_UNREADABLE = re.compile(
+    r"its properties or headers cannot be read|too large: |unknown message |'[^']*' is not for lane "
+    r"|it came by exchange |not JSON: |not a valid |no message_id: |a NUL character |reading it failed$"
+)
+
+
+def is_about_reading(reason: str) -> bool:
+    """Whether a reason, as a dead letter has it, is one of `decode`'s: no consumer of that lane can read it."""
+    return bool(_UNREADABLE.match(reason))
+
+
 def reason_of(error: BaseException) -> str:
     """A failure in a sentence for people; for bad content which field is wrong and why, without its value."""
     if isinstance(error, ValidationError):

@@ -117,6 +117,12 @@ _EN = {
         "messages have failed for good and wait for a decision",
         "`malote dlq list` groups them by reason; `malote dlq replay --group GROUP` sends a group again.",
     ),
+    "unreadable_letters": Advice(
+        "messages that no consumer can read wait for a decision",
+        "Sent again as they are they come back, unless a version that knows them was started since."
+        " `malote dlq list --letters` names them, `malote dlq show ID` shows what one carries, `malote dlq edit ID`"
+        " sends a mended one in its place, `malote dlq purge --group GROUP` removes a group.",
+    ),
 }
 _PT_BR = {
     "python": Advice("versão não suportada", "Use Python 3.11, 3.12 ou 3.13."),
@@ -226,6 +232,12 @@ _PT_BR = {
     "dead_letters": Advice(
         "mensagens falharam de vez e esperam uma decisão",
         "`malote dlq list` as agrupa por motivo; `malote dlq replay --group GRUPO` envia um grupo de novo.",
+    ),
+    "unreadable_letters": Advice(
+        "mensagens que nenhum consumidor consegue ler esperam uma decisão",
+        "Enviadas de novo como estão, elas voltam, a não ser que uma versão que as conhece tenha sido iniciada depois."
+        " `malote dlq list --letters` as lista, `malote dlq show ID` mostra o que uma contém, `malote dlq edit ID`"
+        " envia uma corrigida em seu lugar, `malote dlq purge --group GRUPO` remove um grupo.",
     ),
 }
 TEXTS: dict[Locale, dict[str, Advice]] = {"en": _EN, "pt-BR": _PT_BR}

@@ -6,7 +6,9 @@ from typing import Literal
 from contracts.base import Locale
 from deploy.local.advice import advice
 
-WARNINGS = frozenset({"service_warning", "dead_letters", "broker_tracing", "broker_unmanaged", "old_queues"})
+WARNINGS = frozenset(
+    {"service_warning", "dead_letters", "unreadable_letters", "broker_tracing", "broker_unmanaged", "old_queues"}
+)
 """Kinds of findings with which everything works all the same."""
 CRITICAL = frozenset(
     {

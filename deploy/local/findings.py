@@ -22,6 +22,7 @@ from deploy.local.management import Management
 from deploy.local.readiness import LOOK_SECONDS, Readiness, readiness
 from shared import old_queues, topology
 from shared.tokens import issue_token
+from shared.wire import is_about_reading
 
 RESTARTS, RESTARTS_WITHIN = 3, 600.0
 _OF_A_FULL_DISK = ("", "database", "broker_disk", "service_warning", "service_waits", "service_not_ready")
@@ -277,5 +278,13 @@ def _dead_letters(here: Environment) -> list[Finding]:
         return []
     if not total:
         return [Finding("dead letters", "none")]
-    largest = f"{groups[0]['count']:,} in {groups[0]['lane']}: {groups[0]['reason']}" if groups else ""
-    return [Finding("dead letters", f"{total:,} wait, such as {largest}", "dead_letters")]
+    unreadable = [group for group in groups if is_about_reading(group["reason"])]
+    number = sum(group["count"] for group in unreadable)
+    rest = [group for group in groups if group not in unreadable]
+    kinds = (("dead_letters", total - number, rest), ("unreadable_letters", number, unreadable))
+    return [Finding("dead letters", _letters(count, some), kind) for kind, count, some in kinds if count]
+
+
+def _letters(number: int, groups: Sequence[dict[str, Any]]) -> str:
+    such = f", such as {groups[0]['count']:,} in {groups[0]['lane']}: {groups[0]['reason']}" if groups else ""
+    return f"{number:,} wait{such}"

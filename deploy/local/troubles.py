@@ -11,7 +11,7 @@ LASTING = 60.0
 """What is over within these seconds is not told: a restart, a deployment."""
 BETWEEN_DIGESTS = 300.0
 _NEVER = float("-inf")
-UNTOLD = CONSEQUENCES | {"dead_letters"}
+UNTOLD = CONSEQUENCES | {"dead_letters", "unreadable_letters"}
 
 Key = tuple[str, str]
 

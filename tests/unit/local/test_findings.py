@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from deploy.local import findings, machine
@@ -239,6 +240,30 @@ def test_queues_of_a_version_before_are_named_and_somebody_elses_are_not(
     (found,) = findings._topology(here)
     assert (found.level, found.detail) == ("warning", "stock.dlq, stock")
     assert "`malote topology apply` moves what is in them" in found.said()
+
+
+def test_letters_that_nobody_can_read_are_told_apart_from_those_that_may_be_sent_again(
+    here: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed, torn = (
+        {"lane": "stock", "count": 5, "reason": "OperationalError: locked"},
+        {"lane": "orders", "count": 2, "reason": "not JSON: body: Invalid JSON: EOF while parsing a value"},
+    )
+
+    def waiting(*groups: dict[str, Any]) -> list[Finding]:
+        body = {"data": groups, "total": sum(group["count"] for group in groups)}
+        request = httpx.Request("GET", "http://deadletters/")
+        monkeypatch.setattr("httpx.get", lambda *_, **__: httpx.Response(200, json=body, request=request))
+        return findings._dead_letters(here)
+
+    said = [(found.kind, found.detail.partition(",")[0]) for found in waiting(failed, torn)]
+    assert said == [("dead_letters", "5 wait"), ("unreadable_letters", "2 wait")]
+    (unreadable,) = waiting(torn)
+    assert unreadable.level == "warning"
+    assert all(f"`malote dlq {word}" in unreadable.said() for word in ("show ID`", "edit ID`", "purge --group GROUP`"))
+    assert "replay" not in unreadable.said()
+    assert [found.kind for found in waiting(failed)] == ["dead_letters"]
+    assert waiting() == [Finding("dead letters", "none")]
 
 
 @pytest.mark.parametrize(("free", "level", "says"), [(400e6, "problem", "nearly full: 400 MB free"),
