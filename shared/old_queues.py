@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import re
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 import aio_pika
+import aiormq
 import httpx
 from pydantic import ValidationError
 
@@ -26,7 +28,7 @@ from shared import confirms
 from shared.confirms import Publish
 from shared.publisher import CONFIRM_SECONDS
 from shared.retry import copied
-from shared.wire import SENT_BY, Raw, is_shops, key_of
+from shared.wire import MESSAGE_LIMIT, SENT_BY, Oversized, Raw, is_shops, key_of
 
 AT_ONCE = 500
 LONGEST_SECONDS = 60.0
@@ -53,6 +55,10 @@ class Old:
 
 class Left(Exception):
     """Messages are left in old queues; the text says where, and what to do."""
+
+
+class TooLarge(Left):
+    """Messages stay in old queues because none of their size is read or taken any more; all else has been moved."""
 
 
 def _lane(lane: str) -> Old:
@@ -122,26 +128,32 @@ class OldQueues:
     async def move(self, old: Sequence[Old]) -> int:
         """Move what is in these queues, which are unbound, and delete them; return how much that was.
 
-        Raises `Left` if something stays there for too long, such as in the hands of a process that hangs.
+        Raises `Left` if something stays there for too long, such as in the hands of a process that hangs; once all else
+        is moved, `TooLarge`.
         """
         waiting = [one for one in old if _WAITING.fullmatch(one.name)]
+        rest = [one for one in old if one not in waiting]
+        large: Counter[str] = Counter()
         async with self._connected() as channel:
-            return sum([await self._move(some, channel) for some in (waiting, [o for o in old if o not in waiting])])
+            moved = sum([await self._move(some, channel, large) for some in (waiting, rest)])
+        if large:
+            raise TooLarge(_stay(large))
+        return moved
 
-    async def _move(self, old: Sequence[Old], channel: Any) -> int:
+    async def _move(self, old: Sequence[Old], channel: Any, large: Counter[str]) -> int:
         arrived: asyncio.Queue[tuple[Old, Raw]] = asyncio.Queue()
-        tags = {
-            one.name: (await channel.basic_consume(one.name, partial(_take, arrived, one))).consumer_tag for one in old
-        }
+        takes = {one.name: partial(_take, arrived, large, one) for one in old}
+        tags = {name: (await channel.basic_consume(name, take)).consumer_tag for name, take in takes.items()}
         moved, left, quiet = 0, list(old), time.monotonic()
         while left:
             with contextlib.suppress(TimeoutError):
                 moved += await _send_on(channel, [await asyncio.wait_for(arrived.get(), 0.1)], arrived)
                 quiet = time.monotonic()
             if time.monotonic() - quiet > STATISTICS_SECONDS:
-                for one in [one for one in left if not await self._counted(one)]:
+                for one in [one for one in left if await self._counted(one) <= large[one.name]]:
                     await channel.basic_cancel(tags[one.name])
-                    await channel.queue_delete(one.name)
+                    if one.name not in large:
+                        await channel.queue_delete(one.name)
                     left.remove(one)
             if left and time.monotonic() - quiet > LONGEST_SECONDS:
                 raise Left(await self._why(left))
@@ -168,8 +180,22 @@ class OldQueues:
             yield await channel.get_underlay_channel()
 
 
-async def _take(arrived: "asyncio.Queue[tuple[Old, Raw]]", old: Old, delivered: Any) -> None:
-    arrived.put_nowait((old, aio_pika.IncomingMessage(delivered)))
+async def _take(
+    arrived: "asyncio.Queue[tuple[Old, Raw]]", large: Counter[str], old: Old, delivered: aiormq.abc.DeliveredMessage
+) -> None:
+    """What is too large is kept in hand, and so goes back at the end: only what stands for it could be sent on."""
+    if isinstance(delivered.body, Oversized):
+        large[old.name] += 1
+    else:
+        arrived.put_nowait((old, aio_pika.IncomingMessage(delivered)))
+
+
+def _stay(large: Mapping[str, int]) -> str:
+    counts = ", ".join(f"{number:,} in {name!r}" for name, number in sorted(large.items()))
+    return (
+        f"messages larger than {MESSAGE_LIMIT:,} bytes, which no service reads: {counts}. They stay there, all else is"
+        " moved. Look at them in the broker's management pages, then delete the queue there"
+    )
 
 
 async def _send_on(channel: Any, some: list[tuple[Old, Raw]], arrived: "asyncio.Queue[tuple[Old, Raw]]") -> int:

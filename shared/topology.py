@@ -227,7 +227,7 @@ async def apply(
 
     `amqp_url` and `management_url` carry an administrator's name and password. Users without a password in
     `passwords` are left as they are. What waits in queues of an older version is moved; raises `old_queues.Left` if
-    that takes too long.
+    that takes too long, and `old_queues.TooLarge` once all is done but for what stays there.
     """
     tls = tls or Tls()
     vhost = _vhost(amqp_url)

@@ -160,7 +160,7 @@ class Environment:
         """The project's own node; None where AMQP_URL names another broker."""
         return self.node(self._secret(f"broker.{ADMINISTRATOR}")) if self.has_own_broker else None
 
-    def node(self, password: str = "") -> RabbitNode:
+    def node(self, password: str) -> RabbitNode:
         """The project's own node; without its administrator's password it can be ended, not started."""
         amqp, management, metrics, dist = (self._port(*port) for port in _BROKER_PORTS.items())
         return RabbitNode(self.data / "broker", amqp, management, metrics, dist, password)

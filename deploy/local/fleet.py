@@ -64,5 +64,5 @@ def end_orphans(here: "Environment") -> None:
         if processes.variable(entry["pid"], "MALOTE_DATA") == str(here.data):
             processes.end(entry["pid"], entry["module"], GRACE)
     if here.has_own_broker:
-        here.node().end_left_overs()
+        here.node("").end_left_overs()
     here.state_file.unlink(missing_ok=True)

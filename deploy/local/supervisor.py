@@ -25,6 +25,7 @@ from deploy.local.fleet import GRACE, end_orphans, hold_lock
 from deploy.local.rabbitmq import RabbitNode
 from shared import database, tokens, topology
 from shared.causes import cause_of
+from shared.old_queues import Left, TooLarge
 
 _READY_TIMEOUT = 90.0
 _FIRST_WAIT, _LONGEST_WAIT, _HEALTHY = 0.5, 30.0, 60.0
@@ -203,6 +204,10 @@ class Supervisor:
         except (OSError, ValueError, AMQPError, httpx.HTTPError) as error:
             where = "our broker" if self._broker else "the broker of AMQP_URL (its management: AMQP_MANAGEMENT_URL)"
             raise Failed(f"{where} refused the topology: {_without_login(error)}") from error
+        except TooLarge as error:  # all is there; what stays in old queues hinders nobody
+            self._say(str(error))
+        except Left as error:
+            raise Failed(str(error)) from error
 
     async def _migrate(self, services: list[str]) -> None:
         """One after the other: Alembic keeps its context in a global."""

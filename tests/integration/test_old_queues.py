@@ -18,6 +18,7 @@ from shared import old_queues, topology
 from shared.handler import on
 from shared.settings import seconds
 from shared.unit import Unit
+from shared.wire import MESSAGE_LIMIT
 from tests.integration.reserving import count
 from tests.running import LADDER, PASSWORDS, Broker, an_order, module_of, reserved, running, until
 from tests.servers import manage
@@ -114,6 +115,20 @@ async def test_what_a_process_of_the_old_version_has_in_hand_is_waited_for(
     await message.nack()
     await _apply(rabbit, old)
     assert await old.depth("stock") == 1
+
+
+async def test_a_message_that_is_too_large_stays_where_it_is_and_keeps_no_other_there(
+    rabbit: RabbitNode, old: Broker
+) -> None:
+    large = b"x" * (MESSAGE_LIMIT + 1)
+    for body in (b"{", large, b"{", large):
+        await old.send(body, OrderPlaced.exchange, OrderPlaced.key, message_id="m")
+    with pytest.raises(old_queues.TooLarge, match=r"bytes.*: 2 in 'email', 2 in 'stock'\. They stay there"):
+        await _apply(rabbit, old)
+    assert await old.depth("stock") == 2
+    found = manage(rabbit, "GET", f"/queues/{old.url.rpartition('/')[2]}")
+    assert isinstance(found, list)
+    assert {queue["name"] for queue in found} - set(topology.queues(LADDER)) == {"stock", "email"}
 
 
 async def _apply(rabbit: RabbitNode, broker: Broker) -> None:

@@ -55,7 +55,7 @@ def test_all_that_was_started_is_listed_and_each_line_fits_a_terminal(here: Envi
     lines = done.stdout.splitlines()[1 : len(here.services) + 5]
     rows = {line.split()[0]: line.split() for line in lines}
     assert [*rows] == [*here.services, "supervisor", "broker", "mail", "watch"]
-    assert rows["broker"][1:5] == [str(os.getpid()), str(here.node().amqp_port), "yes", "1"]
+    assert rows["broker"][1:5] == [str(os.getpid()), str(here.node("").amqp_port), "yes", "1"]
     assert rows["mail"][2:5] == [str(here.smtp_port), "yes", "2"]
     assert all(len(line) <= 80 for line in done.stdout.splitlines() if not line.startswith("mailbox"))
 

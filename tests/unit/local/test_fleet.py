@@ -63,7 +63,7 @@ def test_a_foreign_process_that_got_the_brokers_or_epmds_pid_is_left_alone(here:
 def test_files_that_are_damaged_keep_nobody_from_stopping_what_runs(
     here: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    node = here.node()
+    node = here.node("")
     node.folder.mkdir(parents=True)
     here.run.mkdir(parents=True)
     (here.data / "secrets.json").write_text("{")
