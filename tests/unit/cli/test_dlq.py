@@ -1,16 +1,19 @@
 """What `malote dlq` makes of its command line."""
 
 import asyncio
+import io
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
 import typer
+from rich.console import Console
 from typer.testing import CliRunner
 
-from deploy.cli import dlq
+from deploy.cli import dlq, output
 from deploy.cli.errors import Failed, Refused
 
 GROUP = "0f1e2d3c4b5a"
@@ -143,6 +146,28 @@ def test_a_list_of_groups_says_what_is_not_in_it(monkeypatch: pytest.MonkeyPatch
     assert "and 6 more letters" in CliRunner().invoke(dlq.app, ["list", "--limit", "1"]).output
     asked(monkeypatch, letter_groups={"data": [group], "has_more": False, "total": 3})
     assert "more letters" not in CliRunner().invoke(dlq.app, ["list"]).output
+
+
+@pytest.mark.parametrize("listed", [[], ["--letters"]])
+def test_a_list_fits_eighty_columns_and_cuts_neither_ids_nor_times(
+    listed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, now = io.StringIO(), datetime.now(UTC).isoformat()
+    monkeypatch.setattr(dlq, "console", lambda: Console(file=out, width=80))
+    monkeypatch.setattr(output, "console", dlq.console)
+    known = {"lane": "email.outgoing", "message": "order.confirmed.v1", "reason": "customer: Field required " * 9}
+    times = {"first_at": now, "last_at": now}
+    letter_id = str(uuid4())
+    groups = [{"id": GROUP, "count": 123_456, **known, **times}]
+    letters = [{"id": letter_id, "state": "WAITING", **known, **times}]
+    asked(monkeypatch, letter_groups={"data": groups, "has_more": False, "total": 123_456},
+          letters={"data": letters, "has_more": False})  # fmt: skip
+    assert CliRunner().invoke(dlq.app, ["list", *listed]).exit_code == 0
+    lines = out.getvalue().splitlines()
+    assert all(len(line) <= 80 for line in lines), lines
+    (row,) = [line.split() for line in lines[1:] if line.startswith((GROUP, letter_id))]
+    assert output.at(now) in row
+    assert row[-1].endswith("…"), "the reason alone is cut"
 
 
 @pytest.mark.parametrize("command", ["replay", "purge"])
