@@ -24,7 +24,8 @@ from tests.running import an_order, module_of
 
 
 def delivery(tag: int, *, is_lost: bool) -> Any:
-    return SimpleNamespace(delivery_tag=tag, channel=SimpleNamespace(is_closed=is_lost))
+    channel = SimpleNamespace(is_closed=is_lost)
+    return SimpleNamespace(delivery_tag=tag, channel=channel, headers={}, timestamp=None)
 
 
 async def test_of_a_batch_from_two_channels_only_what_is_lost_is_dropped() -> None:
