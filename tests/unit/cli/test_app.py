@@ -80,11 +80,13 @@ def test_where_nobody_named_a_gateway_it_says_how_to_start_one(
 
 
 def test_a_service_that_is_not_there_yet_is_named(
-    malote: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    malote: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("contracts.flow.SERVICES", ("loyalty",))
+    monkeypatch.setattr("contracts.flow.SERVICES", ("not-a-name",))
+    monkeypatch.setattr("shared.asyncapi.FOLDER", tmp_path / "asyncapi")
     assert malote("asyncapi", "--write") == 1
-    assert "there is no services/loyalty/handlers.py: write it first" in capsys.readouterr().err
+    assert "there is no services/not-a-name/handlers.py: write it first" in capsys.readouterr().err
+    assert not (tmp_path / "asyncapi").exists()
 
 
 def test_a_queue_with_other_arguments_is_said_to_be_one(
