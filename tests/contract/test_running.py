@@ -1,13 +1,11 @@
-"""What docs/running.md names is there: settings, commands, tests, its own headings."""
+"""What docs/running.md names is there: settings, tests, its own headings."""
 
 import re
 from pathlib import Path
 
 import pytest
-from typer.main import get_command
 
 from contracts.flow import LANES, SERVICES
-from deploy.cli.app import app
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs/running.md").read_text()
@@ -25,15 +23,6 @@ def test_each_setting_is_one(variable: str) -> None:
     common = f"MALOTE_{variable.partition('_')[2]}"
     address = variable.endswith(("_DATABASE_URL", "_AMQP_URL"))
     assert variable in DOCUMENTED or common in DOCUMENTED or address
-
-
-@pytest.mark.parametrize("command", named(r"(?:`|    |\| )malote ([a-z]+(?: [a-z]+)?)\b"))
-def test_each_command_is_one(command: str) -> None:
-    first, _, second = command.partition(" ")
-    group = get_command(app)
-    assert first in group.commands, command  # type: ignore[attr-defined]
-    below = getattr(group.commands[first], "commands", None)  # type: ignore[attr-defined]
-    assert not second or below is None or second in below, command
 
 
 @pytest.mark.parametrize("anchor", named(r"\]\(#([a-z-]+)\)"))
