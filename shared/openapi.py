@@ -29,8 +29,8 @@ class Application(FastAPI):
         document = super().openapi()
         referred = [(model, "serialization") for model in self._referred]
         _, found = models_json_schema(referred, ref_template=COMPONENTS + "{model}")  # type: ignore[arg-type]
-        schemas = document["components"]["schemas"]
-        document["components"]["schemas"] = dict(sorted({**found["$defs"], **schemas}.items()))
+        components = document.setdefault("components", {})  # a service without routes of its own has none yet
+        components["schemas"] = dict(sorted({**found["$defs"], **components.get("schemas", {})}.items()))
         for operation in (operation for path in document["paths"].values() for operation in path.values()):
             operation.setdefault("security", [])  # said, not left out: whoever reads it knows that none is needed
         return document
