@@ -44,11 +44,13 @@ RABBITMQ_CLUSTER: dict[str, Any] = {
     "delayStartSeconds": int,
 }
 Manifest = dict[str, Any]
+LISTED = "name each service in the kustomization.yaml of deploy/k8s/overlays/production and overlays/dev"
 
 
 @functools.cache
 def rendered(folder: str) -> tuple[Manifest, ...]:
     """What `kubectl apply -k` would send."""
+    assert (FOLDER / folder).is_dir(), f"there is no deploy/k8s/{folder}: copy stock's, and put the new name in it"
     command = [str(ROOT / ".venv/bin/kubectl"), "kustomize", str(FOLDER / folder)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -74,10 +76,7 @@ def containers(spec: Manifest) -> list[Manifest]:
 @pytest.mark.parametrize("service", SERVICES)
 @pytest.mark.parametrize("folder", ["base", "overlays/production"])
 def test_every_service_has_its_folder(folder: str, service: str) -> None:
-    of_it = f"deploy/k8s/{folder}/{service}"
-    assert (FOLDER / folder / service).is_dir(), (
-        f"there is no {of_it}: copy stock's, with the service's name in its place"
-    )
+    assert rendered(f"{folder}/{service}")
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -94,7 +93,7 @@ def test_what_kubernetes_knows_is_valid_by_its_own_schemas(overlay: str, monkeyp
 
 def test_what_keda_reads_is_valid_and_has_no_field_that_it_does_not_know() -> None:
     found = [m for m in rendered("overlays/production") if m["kind"] in KEDA]
-    assert len(found) == len(SERVICES) + 1
+    assert len(found) == len(SERVICES) + 1, LISTED
     for manifest in found:
         read = KEDA[manifest["kind"]].model_validate(manifest)
         assert read.model_dump(by_alias=True, exclude_unset=True, mode="json") == manifest
@@ -135,7 +134,9 @@ def test_every_lane_scales_its_service_by_what_waits_and_what_is_being_worked_on
         for trigger in manifest["spec"]["triggers"]
         if trigger["type"] == "rabbitmq"
     }
-    assert set(triggers) == {(service_of(lane), queue_of(lane)) for lane in LANES}
+    missing = {(service_of(lane), queue_of(lane)) for lane in LANES} - triggers.keys()
+    assert not missing, f"scaling.yaml in deploy/k8s/base/<service> lacks a trigger for {missing}; {LISTED}"
+    assert len(triggers) == len(LANES)
     for trigger in triggers.values():
         told = trigger["metadata"]
         # only over HTTP does KEDA count unacknowledged messages; without them it stops processes that are at work
@@ -161,7 +162,7 @@ def test_every_service_is_there_with_all_that_it_needs_and_can_be_applied_by_its
         assert {kind for kind, _ in names - needed} <= {"ConfigMap", "NetworkPolicy"}
         alone |= {(m["kind"], m["metadata"]["name"]): m for m in own}
     platform = {(m["kind"], m["metadata"]["name"]): m for m in rendered("overlays/production/platform")}
-    assert together == alone | platform
+    assert together == alone | platform, LISTED
     assert set(SERVICES) == {path.name for path in (FOLDER / "base").iterdir()} - {"platform"}
 
 
@@ -200,7 +201,7 @@ def test_services_and_budgets_reach_the_processes_that_serve_and_not_the_one_tha
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_whatever_runs_is_nobody_may_write_nowhere_and_has_limits(overlay: str) -> None:
     found = pods(f"overlays/{overlay}")
-    assert len(found) == 2 * len(SERVICES) + 1
+    assert len(found) == 2 * len(SERVICES) + 1, LISTED
     uid = 10001
     assert f"useradd --uid {uid}" in DOCKERFILE.read_text()
     for spec in found.values():
@@ -243,7 +244,8 @@ def test_the_dev_overlay_lets_no_service_into_anothers_database() -> None:
     """As deploy/compose/databases.sh: PostgreSQL lets everybody connect to a new database."""
     said = next(m["data"]["databases.sql"] for m in rendered("overlays/dev") if "databases.sql" in m.get("data", {}))
     for service in SERVICES:
-        made = said.index(f"CREATE DATABASE {service} OWNER {service};")
+        made = said.find(f"CREATE DATABASE {service} OWNER {service};")
+        assert made > 0, f"deploy/k8s/overlays/dev/databases.sql does not make the role and the database {service}"
         assert said.index(f"REVOKE CONNECT ON DATABASE {service} FROM PUBLIC;") > made
     assert "REVOKE CONNECT ON DATABASE %I FROM PUBLIC" in (ROOT / "deploy/compose/databases.sh").read_text()
 
@@ -319,7 +321,9 @@ def test_every_setting_is_one_that_its_service_has(overlay: str) -> None:
 def test_secrets_are_files_named_like_settings_and_dev_shows_each_that_is_asked_for() -> None:
     shown = {name.rsplit("-", 1)[0]: set(m["data"]) for name, m in of("Secret", "overlays/dev").items()}
     for service in SERVICES:
-        assert {f"{service.upper()}_AMQP_URL", f"{service.upper()}_DATABASE_URL"} <= shown[service]
+        wanted = {f"{service.upper()}_AMQP_URL", f"{service.upper()}_DATABASE_URL"}
+        in_dev = f"deploy/k8s/overlays/dev/kustomization.yaml has no Secret {service} with {wanted}"
+        assert wanted <= shown.get(service, set()), in_dev
         assert {key.removeprefix(f"{service.upper()}_").lower() for key in shown[service]} <= set(
             CLASSES[service].model_fields
         )
@@ -345,7 +349,10 @@ def test_the_topology_is_told_every_users_password_and_nobodys_database() -> Non
     spec = pods("base/platform")["topology"]
     sources = spec["volumes"][0]["projected"]["sources"]
     keys = {item["key"]: source["secret"]["name"] for source in sources for item in source["secret"].get("items", [])}
-    assert keys == {f"{name.upper()}_AMQP_URL": name for name in (*SERVICES, SHOP)}
+    for name in (*SERVICES, SHOP):
+        missing = f"deploy/k8s/base/platform/topology.yaml has no {name.upper()}_AMQP_URL of the Secret {name}"
+        assert keys.get(f"{name.upper()}_AMQP_URL") == name, missing
+    assert len(keys) == len(SERVICES) + 1
     told = {entry["name"]: entry for entry in spec["containers"][0]["env"]}
     assert told["AMQP_MONITOR_PASSWORD"]["valueFrom"]["secretKeyRef"] == {"name": MONITOR, "key": "password"}
     assert told["AMQP_URL"]["value"] == "amqp://$(BROKER_USER):$(BROKER_PASSWORD)@rabbitmq:5672/"
@@ -418,7 +425,7 @@ def test_whatever_may_only_go_where_it_is_let_may_ask_for_names() -> None:
     asking = {"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]}
     named = {policy["podSelector"]["matchLabels"].get("app.kubernetes.io/name") for policy in found
              if asking in policy["egress"]}  # fmt: skip
-    assert named == {*SERVICES, "rabbitmq", "topology"}
+    assert named == {*SERVICES, "rabbitmq", "topology"}, f"see network.yaml in deploy/k8s/base/<service>; {LISTED}"
 
 
 def _is_about(policy: Manifest, service: str) -> bool:

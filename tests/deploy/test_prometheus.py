@@ -97,16 +97,22 @@ def test_alerts_and_dashboards_are_about_our_own_lanes_and_services_and_all_of_t
     lanes = "|".join(LANES).replace(".", r"\\.")
     ours = {rf"lane\\.({lanes})", rf"lane\\.({lanes})\\.dlq", r"wait\\..+", r"lane\\.($lane)"}
     queues = [one.matchers for one in asked if one.name.startswith("rabbitmq_detailed_queue")]
-    assert {("queue", "=~", value) for value in ours} == {matcher for matchers in queues for matcher in matchers}
+    used = {matcher for matchers in queues for matcher in matchers}
+    strange = used ^ {("queue", "=~", value) for value in ours}
+    assert not strange, (
+        f"where alerts.yml and the dashboards of deploy/grafana name lanes, it is `lane\\\\.({lanes})`, all in order"
+    )
     assert all(queues)
     named = [matcher for one in selectors(ALERTS["ServiceDown"]["expr"]) for matcher in one.matchers]
-    assert {value for label, _, value in named if label == "service"} == set(SERVICES)
+    watched = {value for label, _, value in named if label == "service"}
+    assert watched == set(SERVICES), "the alert ServiceDown in alerts.yml has a line absent(…) for each service"
 
 
 def test_each_service_is_scraped() -> None:
     [job] = [one for one in _jobs("prometheus.yml") if one["job_name"] == "malote"]
     names = {name for found in job["dns_sd_configs"] for name in found["names"]}
-    assert names == {path.parent.name for path in (ROOT / "services").glob("*/app.py")}
+    there = {path.parent.name for path in (ROOT / "services").glob("*/app.py")}
+    assert names == there, "deploy/prometheus/prometheus.yml lists the services under `names`"
 
 
 @pytest.mark.parametrize("file", ["prometheus.yml", "kubernetes.yml"])
