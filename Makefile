@@ -17,7 +17,7 @@ status: .venv/stamp ## What runs, where, and whether it is ready
 demo: .venv/stamp ## Place 50 orders and watch each one to its end
 	@$(MALOTE) demo
 
-test: lint ## Lint, types, import rules and all tests, on real servers
+test: lint ## Lint, types, import rules and all tests, on real servers; ARGS="tests/unit -k stock" runs some
 	.venv/bin/pytest -n 3 --dist loadgroup $(ARGS)
 
 lint: .venv/stamp ## Style, types and import rules
@@ -41,8 +41,9 @@ schemas: .venv/stamp ## Write contracts/schemas and deploy/rabbitmq/definitions.
 	@.venv/bin/python -m contracts.schema
 	@$(MALOTE) topology export
 
-docs: schemas ## Write contracts/asyncapi from the code: what `malote asyncapi` prints and the gateway shows
+docs: schemas ## Write contracts/asyncapi and the table in docs/security.md from the code
 	@$(MALOTE) asyncapi --write
+	@.venv/bin/python -m contracts.threats
 
 clean: ## Stop everything, remove .venv and .data
 	@if [ -x .venv/bin/malote ]; then $(MALOTE) down || true; fi
