@@ -36,6 +36,8 @@ def restart(
     before = _pids(here)
     if name not in before:
         raise typer.BadParameter(f"there is no {name!r}: {', '.join(sorted(before))} are there", param_hint="SERVICE")
+    if not as_json:
+        typer.echo(f"restarting {name}", err=True)
     began, awaited = time.monotonic(), ""
     with _telling(as_json) as tell:
         _end(before[name], lambda how: tell(f"{name}: {how}"))

@@ -40,6 +40,7 @@ def apply() -> None:
 
     here = Environment()
     where = here.amqp_url.rpartition("@")[2]
+    typer.echo(f"declaring exchanges, queues, users and permissions at {where}", err=True)
     try:
         asyncio.run(
             topology.apply(here.amqp_url, here.management_url, here.passwords, here.retry_ladder, here.tls_of())

@@ -33,8 +33,8 @@ def up(detach: Annotated[bool, typer.Option(help="Return once everything is read
     else:
         from deploy.local import supervisor  # it loads all that the services do, which takes seconds
 
-        raise typer.Exit(supervisor.supervise(here, terminal=True, on_ready=lambda: _welcome(here)))
-    _welcome(here)
+        raise typer.Exit(supervisor.supervise(here, terminal=True, on_ready=lambda: _welcome(here, "Ctrl-C")))
+    _welcome(here, "`make down`")
 
 
 @app.command()
@@ -45,6 +45,7 @@ def down() -> None:
     here = Environment()  # however wrong a setting is by now, what runs can be stopped
     found = here.state_file.exists()
     if pid := fleet.running(here):
+        typer.echo("stopping the services, then the broker", err=True)
         os.kill(pid, signal.SIGTERM)
         if not processes.until(lambda: not processes.command_line(pid), _STOP_TIMEOUT):
             os.kill(pid, signal.SIGKILL)
@@ -119,11 +120,11 @@ def _has_given_up(here: "Environment") -> bool:
     return not fleet.running(here) or here.state().get("phase") == "incomplete"
 
 
-def _welcome(here: "Environment") -> None:
-    """What a newcomer needs next: addresses, a token, and a line to paste that places an order."""
+def _welcome(here: "Environment", stops: str) -> None:
+    """What a newcomer needs next: addresses, a token, a line to paste that places an order, and what stops it all."""
     gateway = here.state().get("gateway_url")  # of what runs, whatever the variables say in this terminal
     if gateway is None:
-        typer.echo(f"up; logs {here.logs}")
+        typer.echo(f"up; logs {here.logs}; {stops} stops it")
         return
     from shared.tokens import issue_token
 
@@ -136,4 +137,5 @@ def _welcome(here: "Environment") -> None:
         f"\nPlace an order, and wait for it:\n"
         f"curl -sw '\\n' {gateway}/v1/orders -H 'Authorization: Bearer {token}' -H 'Content-Type: application/json' "
         f"-H 'Prefer: wait=10' -d '{json.dumps(order)}'\n"
+        f"\n{stops} stops everything.\n"
     )

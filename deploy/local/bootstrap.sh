@@ -52,7 +52,7 @@ if [ -s /etc/ssl/certs/ca-certificates.crt ]; then certificates=--system-certs; 
 
 # uv draws its progress where it has a terminal. Elsewhere, as in a log, we say every few seconds how far it is.
 packages=$(grep -c '^\[\[package\]\]' uv.lock)
-echo "installing Python packages into .venv, up to $packages; the first time takes a minute or two"
+echo "installing Python packages into .venv and compiling them, up to $packages; the first time takes a minute or two"
 quiet= ticker=
 if [ ! -t 2 ]; then
     quiet=--quiet

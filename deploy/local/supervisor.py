@@ -180,9 +180,9 @@ class Supervisor:
         await self._migrate(new)
         await self._start_mail()
         await self._start_broker()
-        async with self._step("topology applied"):
+        async with self._step("applying the topology", "topology applied"):
             await self._apply_topology()
-        async with self._step("services ready"):
+        async with self._step("starting the services", "services ready"):
             for service in new:
                 module = f"services.{service}.app"
                 await self._start_child(service, module, here.port_of(service), here.environment_of(service))
@@ -193,7 +193,7 @@ class Supervisor:
 
     async def _start_broker(self) -> None:
         if self._broker and not self._broker.pid:
-            async with self._step("broker ready"):
+            async with self._step("starting the broker", "broker ready"):
                 await asyncio.to_thread(self._broker.start)
             self._keepers.append(asyncio.create_task(self._keep_broker(self._broker)))
 
@@ -213,7 +213,8 @@ class Supervisor:
         """One after the other: Alembic keeps its context in a global."""
         if not services:
             return
-        async with self._step(f"databases migrated: {', '.join(services)}"):
+        names = ", ".join(services)
+        async with self._step(f"migrating databases: {names}", "databases migrated"):
             for service in services:
                 url, tls = self._here.database_url_of(service), self._here.tls_of(service)
                 try:
@@ -329,7 +330,9 @@ class Supervisor:
             self._say(f"cannot write {here.state_file}: {error.strerror}")
 
     @contextlib.asynccontextmanager
-    async def _step(self, done: str) -> AsyncIterator[None]:
+    async def _step(self, begun: str, done: str) -> AsyncIterator[None]:
+        """What is being done is said before, as it may take long or fail, and how long it took after."""
+        self._say(begun)
         started = time.monotonic()
         yield
         self._say(f"{done} ({time.monotonic() - started:.1f} s)")

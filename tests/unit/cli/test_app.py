@@ -113,6 +113,28 @@ def test_a_service_that_is_new_since_the_start_needs_another_start(
     assert capsys.readouterr().err.startswith("stock: new since this fleet was started; `malote down`")
 
 
+def test_what_takes_long_is_said_before_it_is_done(
+    malote: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def end(*_: object) -> None:
+        raise SystemExit(9)  # from here on it would take long
+
+    monkeypatch.setattr("deploy.local.fleet.running", lambda _: 1)
+    monkeypatch.setattr("shared.topology.apply", end)
+    monkeypatch.setattr("deploy.cli.up.os.kill", end)
+    monkeypatch.setattr("deploy.cli.restart._pids", lambda _: {"broker": 1})
+    monkeypatch.setattr("deploy.cli.restart._end", end)
+    for command, said in (
+        ("topology apply", "declaring exchanges, queues, users and permissions at "),
+        ("down", "stopping the services, then the broker\n"),
+        ("restart broker", "restarting broker\n"),
+        ("restart broker --json", ""),
+    ):
+        assert malote(*command.split()) == 9
+        out, err = capsys.readouterr()
+        assert (out, err[: len(said)], bool(err)) == ("", said, bool(said))
+
+
 @pytest.mark.parametrize(
     "command",
     [
