@@ -9,8 +9,7 @@ from typing import Any
 
 import typer
 
-from deploy.cli.jobs import reason
-from deploy.cli.output import console
+from deploy.cli.output import console, reason
 
 Body = dict[str, Any]
 INTERRUPTED = 130
@@ -63,7 +62,7 @@ def _lines() -> Iterator[Callable[[Body], None]]:
     def show(job: Body) -> None:
         nonlocal told, told_at
         if job["status"] != told:
-            typer.echo(f"{job['status']}{reason(job)}")
+            typer.echo(f"{job['status']}{'' if job['ended_at'] else reason(job)}")  # who follows says why it ended
         if job["progress"] and not job["ended_at"] and time.monotonic() - told_at > 1:
             told_at = time.monotonic()
             typer.echo(rate(job["progress"]))

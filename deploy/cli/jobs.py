@@ -12,7 +12,20 @@ import typer
 
 from deploy.cli.errors import Failed
 from deploy.cli.ids import hinted
-from deploy.cli.output import Json, Limit, Wait, at, console, end_of_job, plain, print_json, state, table, visible
+from deploy.cli.output import (
+    Json,
+    Limit,
+    Wait,
+    at,
+    console,
+    end_of_job,
+    plain,
+    print_json,
+    reason,
+    state,
+    table,
+    tell_of_more,
+)
 
 app = typer.Typer(no_args_is_help=True)
 JobId = Annotated[UUID, typer.Argument(metavar="JOB_ID", show_default=False)]
@@ -42,6 +55,7 @@ def list_(status: Annotated[Status | None, typer.Option()] = None, limit: Limit 
         return
     rows = table(("job", "kind", "status", "since", "error~"), map(_row, page["data"]))
     console().print(rows if page["data"] else "no jobs")
+    tell_of_more(page, limit)
 
 
 @app.command()
@@ -95,13 +109,6 @@ def after(job: dict[str, Any], entry: dict[str, Any]) -> str:
     """How long after the job's start a message came."""
     took = datetime.fromisoformat(entry["at"]) - datetime.fromisoformat(job["created_at"])
     return f"{max(took.total_seconds(), 0):.3f} s"
-
-
-def reason(job: dict[str, Any]) -> str:
-    """` (out_of_stock: …)`, or nothing for a job without an error."""
-    error = job["error"] or {}
-    said = visible(": ".join(str(error[name]) for name in ("code", "detail") if error.get(name)))
-    return f" ({said})" if said else ""
 
 
 def _row(job: dict[str, Any]) -> Sequence[str]:

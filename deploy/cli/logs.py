@@ -12,7 +12,7 @@ import typer
 from deploy.cli.errors import Failed
 from deploy.cli.output import Json, console, print_json, visible
 from deploy.cli.recent import LEVELS, Recent, rank
-from deploy.cli.story import Line, Story, time_of
+from deploy.cli.story import Line, Story, places, time_of
 from deploy.local.clock import zoned
 
 app = typer.Typer()
@@ -68,6 +68,9 @@ def logs(
     try:
         for line in lines.read():
             show(line)
+        if not show.number and not follow:
+            back = f" since {earliest}; an earlier --since looks further back" if earliest else ""
+            typer.echo(f"no line in {places(files)} fits{back}", err=True)
         while follow:
             for line in lines.news():
                 show(line)
@@ -128,12 +131,14 @@ class _Printer:
         self._least = LEVELS.index(level)
         self._out = console()
         self._colours: dict[str, str] = {}
+        self.number = 0
 
     def __call__(self, line: Line) -> None:
         if (self._services and line.get("service") not in self._services) or time_of(line) < self._earliest:
             return
         if rank(line) < self._least:
             return
+        self.number += 1
         if self._as_json:
             print_json(line, indent=None)
         else:

@@ -14,7 +14,19 @@ from uuid import UUID
 import typer
 
 from deploy.cli.errors import Failed
-from deploy.cli.output import Json, Limit, Wait, at, console, end_of_job, plain, print_json, table, visible
+from deploy.cli.output import (
+    Json,
+    Limit,
+    Wait,
+    at,
+    console,
+    end_of_job,
+    plain,
+    print_json,
+    table,
+    tell_of_more,
+    visible,
+)
 
 app = typer.Typer(no_args_is_help=True)
 _SHORT = 12
@@ -68,6 +80,7 @@ def written(
         return
     rows = [(m["id"], at(m["created_at"]), m["status"], m["kind"], plain(m["smtp_answer"] or "")) for m in page["data"]]
     console().print(table(("mail", "written", "status", "kind", "answer~"), rows) if rows else "no mails")
+    tell_of_more(page, limit)
 
 
 @app.command()
@@ -90,6 +103,9 @@ def resend(
         raise typer.BadParameter(str(error), param_hint="--since") from error
     wish = {"failed_since": begin.isoformat()} if failed else {"ids": [str(id_) for id_ in ids or ()]}
     job = ask(lambda gateway: gateway.resend(wish, wait=wait))
+    if (job.get("error") or {}).get("code") == "none_failed" and not as_json:
+        which = f"no mail has failed in the last {since}" if failed else "none of these mails has failed"
+        raise Failed(f"{which}: nothing is sent again; `malote mail written` says how each mail stands")
     end_of_job(job, as_json, waited=wait > 0)
     if (result := job.get("result")) and not as_json:
         typer.echo(f"resent {result['resent']:,}")

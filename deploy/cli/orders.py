@@ -18,6 +18,7 @@ from deploy.cli.output import (
     print_json,
     state,
     table,
+    tell_of_more,
     visible,
 )
 
@@ -76,6 +77,7 @@ def list_(
         return
     rows = table(("order", "status", ">total", "placed", "customer~"), map(_row, page["data"]))
     console().print(rows if page["data"] else "no orders")
+    tell_of_more(page, limit)
 
 
 @app.command()

@@ -18,7 +18,8 @@ from deploy.cli.errors import Failed
 from deploy.local.clock import zoned
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
-Limit = Annotated[int, typer.Option(min=1, max=100, help="How many, newest first.")]
+_MOST = 100
+Limit = Annotated[int, typer.Option(min=1, max=_MOST, help="How many, newest first.")]
 Wait = Annotated[int, typer.Option(min=0, metavar="SECONDS", help="Wait for the end, at most so long.")]
 
 _PIPE_WIDTH = 100_000  # where no terminal cuts lines, nothing else may either
@@ -170,6 +171,13 @@ def at(moment: str | None) -> str:
     return zoned(local, "%H:%M:%S") if today else local.strftime("%Y-%m-%d")
 
 
+def tell_of_more(page: dict[str, Any], limit: int) -> None:
+    """Say on stderr that a list ends at its limit, and how to see more."""
+    if page["has_more"]:
+        how = f"; --limit lists up to {_MOST}" if limit < _MOST else ""
+        typer.echo(f"there are more than these {len(page['data'])}{how}", err=True)
+
+
 def money(amount: dict[str, Any] | None) -> str:
     """`{"amount": 6990, "currency": "BRL"}` -> `69.90 BRL`; empty for none."""
     if not amount:
@@ -202,22 +210,24 @@ def _digits(currency: str) -> int:
 
 
 def end_of_job(job: dict[str, Any], as_json: bool, waited: bool) -> None:
-    """Say what became of a job. Raises `Failed` if it was waited for and did not succeed."""
+    """Say what became of a job. Raises `Failed`, which says why, if it was waited for and did not succeed."""
     if as_json:
         print_json(job)
     else:
         about = next((f"{what:<6} {job[f'{what}_id']}\n" for what in ("order", "report") if job.get(f"{what}_id")), "")
-        typer.echo(f"{about}job    {job['job_id']}\nstatus {job['status']}{_why(job)}")
+        typer.echo(f"{about}job    {job['job_id']}\nstatus {job['status']}")
     if waited and job["status"] != "SUCCESS":
         raise Failed(_unhappy(job))
 
 
-def _why(job: dict[str, Any]) -> str:
+def reason(job: dict[str, Any]) -> str:
+    """` (out_of_stock: …)`, or nothing for a job without an error."""
     error = job.get("error") or {}
-    return f" ({error.get('code')})" if error else ""
+    said = visible(": ".join(str(error[name]) for name in ("code", "detail") if error.get(name)))
+    return f" ({said})" if said else ""
 
 
 def _unhappy(job: dict[str, Any]) -> str:
     if job["status"] in ("FAILURE", "CANCELLED"):
-        return f"the job ended as {job['status']}{_why(job)}"
+        return f"the job ended as {job['status']}{reason(job)}"
     return f"the job has not ended yet; `malote jobs watch {job['job_id']}` follows it"

@@ -31,6 +31,7 @@ from deploy.cli.output import (
     size,
     state,
     table,
+    tell_of_more,
 )
 
 app = typer.Typer(no_args_is_help=True)
@@ -101,6 +102,7 @@ def list_(status: Annotated[Status | None, typer.Option()] = None, limit: Limit 
         return
     columns = ("report", "kind", "format", "status", ">rows", ">size", "created", "kept until")
     console().print(table(columns, map(_row, page["data"])) if page["data"] else "no reports")
+    tell_of_more(page, limit)
 
 
 @app.command()

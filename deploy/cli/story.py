@@ -56,10 +56,10 @@ class Story:
 
     def _nothing(self) -> str:
         told = self._about.encode()
-        places = _places(self._files)
+        where = places(self._files)
         if any(told in raw and not parsed(raw) for file in self._files for raw in from_start(file)):
-            return f"the lines about {self._about} in {places} are not JSON; MALOTE_LOG_FORMAT=json makes them so"
-        return f"no line about {self._about} in {places}; --from reads other files, and stdin as -"
+            return f"the lines about {self._about} in {where} are not JSON; MALOTE_LOG_FORMAT=json makes them so"
+        return f"no line about {self._about} in {where}; --from reads other files, and stdin as -"
 
 
 def _ids(line: Line) -> set[str]:
@@ -122,7 +122,7 @@ def time_of(line: Line) -> str:
     return str(line.get("timestamp", ""))
 
 
-def _places(files: list[IO[bytes]]) -> str:
+def places(files: list[IO[bytes]]) -> str:
     """Where was looked: of many files in one folder, the folder."""
     names = [file.name if isinstance(file.name, str) else "stdin" for file in files]
     folders = {str(Path(name).parent) for name in names}

@@ -218,6 +218,7 @@ def test_a_probe_that_failed_is_named_with_what_to_do_next(monkeypatch: pytest.M
     result = CliRunner().invoke(dlq.app, ["replay", "--lane", "stock"])
     for part in ("letter x failed again", "malote dlq show x", "--group GROUP"):
         assert part in str(result.exception)
+    assert "probe_failed" not in result.output, "the reason is said once"
 
 
 @pytest.mark.parametrize(

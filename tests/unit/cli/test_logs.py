@@ -177,6 +177,15 @@ def test_a_pipe_is_read_like_a_file(tmp_path: Path) -> None:
     assert result.output.count('"timestamp"') == 2, result.output
 
 
+def test_where_no_line_fits_that_is_said_beside_the_lines(files: list[str]) -> None:
+    for given in ([ORDER, "--service", "reports"], ["--since", "2026-02-01T00:00:00+00:00"]):
+        done = run(*given, "--json", *(part for name in files for part in ("--from", name)))
+        assert (done.exit_code, done.stdout) == (0, ""), given
+        assert done.stderr.startswith("no line in ")
+        assert done.stderr.count("\n") == 1
+    assert run(ORDER, "--from", files[0]).stderr == ""
+
+
 @pytest.mark.parametrize("since", ["99999999999h", "0001-01-01T00:00:00+14:00"])
 def test_a_time_that_no_calendar_has_is_refused(files: list[str], since: str) -> None:
     result = CliRunner().invoke(app, ["logs", ORDER, "--from", files[0], "--since", since])

@@ -13,7 +13,7 @@ from uuid import uuid4
 import pytest
 from typer.testing import CliRunner
 
-from deploy.cli import mail
+from deploy.cli import mail, output
 from deploy.cli.errors import Failed
 
 
@@ -91,12 +91,21 @@ def asked(monkeypatch: pytest.MonkeyPatch, answer: Any) -> list[tuple[str, tuple
 
 def test_what_email_wrote_is_listed_with_what_the_server_said(monkeypatch: pytest.MonkeyPatch) -> None:
     written = {"id": str(uuid4()), "created_at": "2026-11-02T14:30:00Z", "status": "FAILED", "kind": "placed"}
-    seen = asked(monkeypatch, {"data": [written | {"smtp_answer": "550 no such user"}]})
+    seen = asked(monkeypatch, {"data": [written | {"smtp_answer": "550 no such user"}], "has_more": False})
     said = run("written", "--status", "FAILED").stdout.splitlines()[1]
     assert said.split() == [written["id"], "2026-11-02", "FAILED", "placed", "550", "no", "such", "user"]
     assert seen == [("mails", (20, "FAILED"))]
-    asked(monkeypatch, {"data": []})
+    asked(monkeypatch, {"data": [], "has_more": False})
     assert run("written").stdout == "no mails\n"
+
+
+@pytest.mark.parametrize(("limit", "how"), [(20, "; --limit lists up to 100\n"), (100, "\n")])
+def test_a_list_that_ends_at_its_limit_says_so_beside_it(
+    limit: int, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output.tell_of_more({"data": [{}] * limit, "has_more": True}, limit)
+    output.tell_of_more({"data": [{}] * limit, "has_more": False}, limit)
+    assert tuple(capsys.readouterr()) == ("", f"there are more than these {limit}{how}")
 
 
 def test_failed_mails_are_sent_again_by_their_ids_or_all_of_some_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,4 +130,7 @@ def test_a_resend_that_finds_nothing_fails_with_the_reason(monkeypatch: pytest.M
     asked(monkeypatch, {"job_id": "j", "status": "FAILURE", "error": {"code": "none_failed"}})
     failed = run("resend", "--failed")
     assert isinstance(failed.exception, Failed)
-    assert "the job ended as FAILURE (none_failed)" in str(failed.exception)
+    assert str(failed.exception).startswith("no mail has failed in the last 24h: nothing is sent again;")
+    assert failed.output == ""
+    assert str(run("resend", str(uuid4())).exception).startswith("none of these mails has failed")
+    assert json.loads(run("resend", "--failed", "--json").stdout)["error"] == {"code": "none_failed"}

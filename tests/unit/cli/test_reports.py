@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from deploy.cli import following, reports
 from deploy.cli.errors import Failed, Refused
+from deploy.cli.output import end_of_job
 from tests.unit.cli.test_client import BEGUN, ENDED, event, gateway
 
 FILE = bytes(range(256)) * 40
@@ -140,8 +141,17 @@ def test_without_a_terminal_each_state_is_a_line(capsys: pytest.CaptureFixture[s
         "PENDING",
         "STARTED",
         "120,000 of 1,000,000 rows, 250,123 rows/s, 4 s left",
-        "FAILURE (too_many_rows: Narrow it down.)",
+        "FAILURE",
     ]
+
+
+def test_why_a_job_failed_is_said_once_with_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    failed = ENDED | {"job_id": "j", "status": "FAILURE", "error": {"code": "too_many_rows", "detail": "Narrow it."}}
+    with following._lines() as show:
+        show({"progress": None} | failed)
+    with pytest.raises(Failed, match=r"ended as FAILURE \(too_many_rows: Narrow it\.\)"):
+        end_of_job(failed, as_json=False, waited=True)
+    assert "too_many_rows" not in capsys.readouterr().out
 
 
 def test_in_a_folder_a_file_has_the_reports_own_name(tmp_path: Path) -> None:
