@@ -29,6 +29,7 @@ async def test_it_is_readable_anywhere_and_led_through_by_keyboard(tmp_path: Pat
             await page.goto("/")
             assert await page.evaluate("document.documentElement.scrollWidth") <= TELEPHONE["width"]
             assert await page.evaluate(CONTRAST) >= 4.5, scheme
+            assert await page.locator("pre").evaluate("e => e.scrollWidth <= e.clientWidth"), "the command wraps"
             assert complaints == []
         links = await page.locator("a").count()
         for number in range(links):
