@@ -114,6 +114,7 @@ DOCS_STYLE = """\
   html { background: #14181f; color-scheme: dark; }
   .swagger-ui { filter: invert(0.94) hue-rotate(180deg); color-scheme: light; }
   .swagger-ui .scheme-container { background: none; box-shadow: none; }
+  .swagger-ui .dialog-ux .backdrop-ux { background: rgba(255, 255, 255, 0.8); }
   .swagger-ui .highlight-code { filter: invert(1) hue-rotate(180deg); }
   .swagger-ui .json-schema-2020-12-head button { background: none; color: #3b4151; }
 }
