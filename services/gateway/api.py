@@ -110,12 +110,14 @@ TAGS = (
 """In the order in which /docs shows them."""
 DOCS_STYLE = """\
 <style>
+.swagger-ui .opblock .opblock-summary-method { color: #111; text-shadow: none; }
+@media (max-width: 640px) { .swagger-ui .download-contents { position: static; } }
 @media (prefers-color-scheme: dark) {
   html { background: #14181f; color-scheme: dark; }
   .swagger-ui { filter: invert(0.94) hue-rotate(180deg); color-scheme: light; }
   .swagger-ui .scheme-container { background: none; box-shadow: none; }
   .swagger-ui .dialog-ux .backdrop-ux { background: rgba(255, 255, 255, 0.8); }
-  .swagger-ui .highlight-code { filter: invert(1) hue-rotate(180deg); }
+  .swagger-ui .highlight-code, .swagger-ui :not(.highlight-code) > .microlight { filter: invert(1) hue-rotate(180deg); }
   .swagger-ui .json-schema-2020-12-head button { background: none; color: #3b4151; }
 }
 </style>
