@@ -25,28 +25,31 @@ from contracts.base import Command
 from contracts.broker import queue_of
 from contracts.flow import FLOW, LANES, SENDERS
 from contracts.jobs import JobFailed
-from shared import asyncapi, http, logging, telemetry, topology
-from shared.causes import cause_of
-from shared.collector import Collector
-from shared.connection import KEEP_ALIVE_SECONDS, RESERVED, Connection
-from shared.consumer import Lane
-from shared.database import Backoff, Database
-from shared.handler import Handler, collector_of, lanes_of
-from shared.intake import Intake
-from shared.openapi import Application
+from shared.config.settings import ServiceSettings
+from shared.docs import asyncapi
+from shared.docs.openapi import Application
+from shared.http import edge
+from shared.http.auth import Tokens
+from shared.http.connection import KEEP_ALIVE_SECONDS, RESERVED, Connection
+from shared.http.ports import Ports
+from shared.http.protection import Identities
+from shared.http.room import Room
+from shared.http.stopping import Stopping
+from shared.messaging import topology
+from shared.messaging.causes import cause_of
+from shared.messaging.collector import Collector
+from shared.messaging.consumer import Lane
+from shared.messaging.handler import Handler, collector_of, lanes_of
+from shared.messaging.intake import Intake
+from shared.messaging.outbox import Outbox
+from shared.messaging.outside import OutsideLane
+from shared.messaging.publisher import BROKER_GONE, Publisher, address, gone_is_outage
+from shared.messaging.retry import Failures
+from shared.messaging.watchdog import Watchdog
+from shared.observability import logging, metrics
+from shared.observability.tracing import Tracing
 from shared.outages import Trouble
-from shared.outbox import Outbox
-from shared.outside import OutsideLane
-from shared.ports import Ports
-from shared.protection import Identities
-from shared.publisher import BROKER_GONE, Publisher, address, gone_is_outage
-from shared.retry import Failures
-from shared.room import Room
-from shared.security import Tokens
-from shared.settings import ServiceSettings
-from shared.stopping import Stopping
-from shared.tracing import Tracing
-from shared.watchdog import Watchdog
+from shared.persistence.database import Backoff, Database
 
 log = structlog.get_logger(__name__)
 VERSION = importlib.metadata.version("malote")
@@ -206,7 +209,7 @@ class Service:
         """Start a part that runs as long as the process. If it ends all the same, readiness and a metric say so."""
         task = self._parts[name] = self._task(work, name)
         task.add_done_callback(_say_why)
-        telemetry.of(telemetry.TASK_ENDED, self.name, name).set_function(lambda: float(task.done()))
+        metrics.of(metrics.TASK_ENDED, self.name, name).set_function(lambda: float(task.done()))
         return task
 
     @contextlib.asynccontextmanager
@@ -277,7 +280,7 @@ class Service:
 
     def _application(self, router: APIRouter) -> FastAPI:
         app = Application(
-            referred=(http.ProblemDetails,),
+            referred=(edge.ProblemDetails,),
             title=f"Malote {self.name}",
             version=VERSION,
             license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
@@ -285,15 +288,15 @@ class Service:
             redirect_slashes=False,  # it would name the scheme and the host as a proxy left them
             lifespan=self.running,
             telemetry=self.tracing.fastapi,
-            responses=http.PROBLEMS,
+            responses=edge.PROBLEMS,
             docs_url=None,
             redoc_url=None,
         )
         app.state.service, app.state.tokens = self, Tokens(self.settings)
         app.state.identities = self.identities
         app.state.revoked = None  # the gateway's lifespan sets what knows revoked tokens
-        app.state.limits = None  # a router's lifespan may set some: see shared.security.Limits
-        http.install(app, self.name, self.tracing, self.stopping, self.identities, self.ports)
+        app.state.limits = None  # a router's lifespan may set some: see shared.http.auth.Limits
+        edge.install(app, self.name, self.tracing, self.stopping, self.identities, self.ports)
         app.include_router(_health)
         app.include_router(router)
         app.include_router(_documents)  # last: the gateway has the document of all services there
@@ -421,6 +424,6 @@ async def asyncapi_json(service: Running) -> dict[str, Any]:
 
 
 @_health.get("/metrics", response_class=PlainTextResponse)
-async def metrics() -> Response:
+async def exposed() -> Response:
     """Prometheus' text format. Where health has a port of its own, only that port has it."""
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

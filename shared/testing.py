@@ -19,11 +19,11 @@ from uuid_utils.compat import uuid7
 
 from contracts.base import Envelope, Message
 from contracts.flow import BY_KEY
-from shared.database import Database
-from shared.handler import Handler
-from shared.intake import load, send
-from shared.unit import UnitOfWork
-from shared.wire import Delivery
+from shared.messaging.decode import Delivery
+from shared.messaging.handler import Handler
+from shared.messaging.intake import load, send
+from shared.messaging.unit import UnitOfWork
+from shared.persistence.database import Database
 
 Table = TypeVar("Table", bound=SQLModel)
 

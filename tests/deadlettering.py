@@ -10,9 +10,9 @@ import httpx
 from contracts.orders import OrderPlaced
 from contracts.stock import StockReserved
 from services.stock.store import Reservation
-from shared.handler import Poison, on
+from shared.messaging.handler import Poison, on
+from shared.messaging.unit import Unit
 from shared.service import Service
-from shared.unit import Unit
 from tests.integration.reserving import count
 from tests.running import Broker, an_order, module_of, reserved, running, until
 from tests.serving import serving

@@ -14,7 +14,7 @@ from contracts.reports import CreateReport, ReportWish
 from services.reports import domain
 from services.reports.adapters import exporter
 from services.reports.store import Line, Movement, Order, ReadModel
-from shared.database import Database, migrate
+from shared.persistence.database import Database, migrate
 from shared.service import Service
 from tests.running import Broker, running, settings_for
 

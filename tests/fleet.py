@@ -12,7 +12,7 @@ from yarl import URL
 
 from contracts.flow import SERVICES
 from deploy.local.ports import HOST
-from shared.database import migrate
+from shared.persistence.database import migrate
 from tests.running import SECRET
 from tests.several import ROOT, Process, lasting_port
 

@@ -22,10 +22,10 @@ from contracts.flow import LANES, SERVICES, SHOP
 from contracts.orders import Customer, OrderLine, OrderPlaced, PlaceOrder, PricedLine
 from contracts.stock import StockReserved
 from deploy.local.rabbitmq import RabbitNode
-from shared import topology
-from shared.database import migrate
+from shared.config.settings import ServiceSettings
+from shared.messaging import topology
+from shared.persistence.database import migrate
 from shared.service import Service
-from shared.settings import ServiceSettings
 
 SECRET = "a secret for tests that is long enough"
 LADDER = ("100ms", "200ms")

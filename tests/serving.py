@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import uvicorn
 
-from shared.database import migrate
+from shared.http.tokens import issue_token
+from shared.persistence.database import migrate
 from shared.service import Service
-from shared.tokens import issue_token
 from tests.running import SECRET, settings_for, until
 
 NO_BROKER = "amqp://nobody:nothing@127.0.0.1:9/"

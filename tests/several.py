@@ -17,7 +17,7 @@ import aio_pika
 import httpx
 
 from deploy.local.ports import HOST
-from shared.database import migrate
+from shared.persistence.database import migrate
 from tests.running import LADDER, SECRET, Broker, until
 
 ROOT = Path(__file__).resolve().parents[1]

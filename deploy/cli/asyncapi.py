@@ -16,7 +16,7 @@ def asyncapi(
     write: Annotated[bool, typer.Option("--write", help="Make contracts/asyncapi/ from the code again.")] = False,
 ) -> None:
     """Print the AsyncAPI document of the messages: who sends what, who reads it, and how it looks."""
-    from shared import asyncapi
+    from shared.docs import asyncapi
 
     if write:
         made = documents()
@@ -36,7 +36,7 @@ def documents() -> dict[str, dict[str, Any]]:
     """The documents as the code has them, of each service and of all."""
     from contracts.flow import SERVICES
     from deploy.local.environment import ROOT
-    from shared import asyncapi
+    from shared.docs import asyncapi
     from shared.service import Service
 
     found = {}

@@ -14,8 +14,8 @@ import httpx
 
 from deploy.cli.errors import Failed, NotRunning, Refused
 from deploy.local.environment import Environment, Misconfigured
-from shared.tls import Tls
-from shared.tokens import issue_token
+from shared.config.tls import Tls
+from shared.http.tokens import issue_token
 
 LONGEST_WAIT = 30
 """Seconds that the gateway lets one request wait for a job."""

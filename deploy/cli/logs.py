@@ -110,7 +110,7 @@ def _opened(name: str) -> IO[bytes]:
 
 def _moment(since: str) -> str:
     """As log lines have it: UTC in ISO 8601, which sorts as text."""
-    from shared.settings import seconds  # with pydantic, which is slow to import
+    from shared.config.settings import seconds  # with pydantic, which is slow to import
 
     try:
         at = datetime.now(UTC) - timedelta(seconds=seconds(since))

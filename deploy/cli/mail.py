@@ -93,7 +93,7 @@ def resend(
 ) -> None:
     """Send mails again that their server refused for good; `mail written --status FAILED` lists them."""
     from deploy.cli.client import ask
-    from shared.settings import seconds
+    from shared.config.settings import seconds
 
     if bool(ids) is failed:
         raise typer.BadParameter("say which mails: IDs, or --failed --since DURATION", param_hint="ID")

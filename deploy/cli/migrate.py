@@ -28,7 +28,7 @@ def _migrate(service: str, url: str, tls: Any) -> None:
     from sqlalchemy.exc import SQLAlchemyError
 
     from deploy.local.environment import Misconfigured
-    from shared import database
+    from shared.persistence import database
 
     try:
         database.with_driver(url)  # raises, and says what to write

@@ -23,7 +23,7 @@ def token(
 ) -> None:
     """Print a token for this machine's gateway, and nothing else; with revoke, believe one no more."""
     from deploy.local.environment import Environment
-    from shared.tokens import issue_token
+    from shared.http.tokens import issue_token
 
     if context.invoked_subcommand:
         return
@@ -62,7 +62,7 @@ def revoke(
 
 def _seconds(duration: str) -> int:
     """`12h`, or a number of seconds."""
-    from shared.settings import seconds
+    from shared.config.settings import seconds
 
     try:
         found = int(seconds(f"{duration}s" if duration.isdecimal() else duration))

@@ -34,9 +34,9 @@ def apply() -> None:
     import httpx
 
     from deploy.local.environment import Environment
-    from shared import topology
-    from shared.causes import cause_of
-    from shared.old_queues import Left
+    from shared.messaging import topology
+    from shared.messaging.causes import cause_of
+    from shared.messaging.old_queues import Left
 
     here = Environment()
     where = here.amqp_url.rpartition("@")[2]
@@ -75,6 +75,6 @@ def export(
 
 def _definitions() -> dict[str, Any]:
     from deploy.local.environment import Environment
-    from shared import topology
+    from shared.messaging import topology
 
     return topology.definitions(Environment().retry_ladder)

@@ -126,7 +126,7 @@ def _welcome(here: "Environment", stops: str) -> None:
     if gateway is None:
         typer.echo(f"up; logs {here.logs}; {stops} stops it")
         return
-    from shared.tokens import issue_token
+    from shared.http.tokens import issue_token
 
     token = issue_token(here.jwt_secret, subject="operator", role="operator", ttl=_TOKEN_SECONDS)
     customer = {"id": "ana", "name": "Ana Souza", "email": "ana@example.com", "locale": "pt-BR"}

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import asyncpg
 
 from deploy.local.history import COLUMNS, CURRENCY, History, Product, Rows, products
-from shared.database import address, migrate
-from shared.tls import Tls
+from shared.config.tls import Tls
+from shared.persistence.database import address, migrate
 
 STEP = 10_000
 """Orders in one transaction."""

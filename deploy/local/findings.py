@@ -20,9 +20,9 @@ from deploy.local.environment import Environment, Unusable
 from deploy.local.finding import Finding
 from deploy.local.management import Management
 from deploy.local.readiness import LOOK_SECONDS, Readiness, readiness
-from shared import old_queues, topology
-from shared.tokens import issue_token
-from shared.wire import is_about_reading
+from shared.http.tokens import issue_token
+from shared.messaging import old_queues, topology
+from shared.messaging.decode import is_about_reading
 
 RESTARTS, RESTARTS_WITHIN = 3, 600.0
 _OF_A_FULL_DISK = ("", "database", "broker_disk", "service_warning", "service_waits", "service_not_ready")

@@ -23,9 +23,11 @@ from deploy.local.environment import ROOT, Environment, Misconfigured
 from deploy.local.files import write_private
 from deploy.local.fleet import GRACE, end_orphans, hold_lock
 from deploy.local.rabbitmq import RabbitNode
-from shared import database, tokens, topology
-from shared.causes import cause_of
-from shared.old_queues import Left, TooLarge
+from shared.http import tokens
+from shared.messaging import topology
+from shared.messaging.causes import cause_of
+from shared.messaging.old_queues import Left, TooLarge
+from shared.persistence import database
 
 _READY_TIMEOUT = 90.0
 _FIRST_WAIT, _LONGEST_WAIT, _HEALTHY = 0.5, 30.0, 60.0

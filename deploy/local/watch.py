@@ -20,7 +20,7 @@ from deploy.local.finding import Finding
 from deploy.local.findings import gather
 from deploy.local.troubles import Memory
 from services.email.settings import EmailSettings
-from shared.settings import load
+from shared.config.settings import load
 
 LOOK_EVERY = 15.0
 """Seconds. A mail server of somebody else's is greeted as often."""

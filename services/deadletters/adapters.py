@@ -17,11 +17,11 @@ from contracts.broker import retry_exchange
 from contracts.flow import BY_KEY, LANES, SENDERS, SHOP
 from services.deadletters import domain
 from services.deadletters.store import Content, Group, Letter
-from shared.clock import now
-from shared.publisher import Outgoing
-from shared.retry import sendable
-from shared.telemetry import UNREADABLE
-from shared.wire import SENT_BY, Raw, replay_in, user_of
+from shared.messaging.decode import SENT_BY, Raw, replay_in, user_of
+from shared.messaging.publisher import Outgoing
+from shared.messaging.retry import sendable
+from shared.observability.metrics import UNREADABLE
+from shared.persistence.clock import now
 
 MARKS = ("replay", "attempt")
 """Headers that say what became of a message, not what it is, like those of its failure: they do not go with it."""

@@ -16,12 +16,12 @@ from contracts.http import ActionView, LetterGroup, LetterGroups, LetterSummary,
 from services.deadletters import adapters, handlers, store
 from services.deadletters.settings import DeadlettersSettings
 from services.deadletters.store import Action, Content, Letter
-from shared import telemetry
-from shared.body import Route
-from shared.clock import moment
-from shared.database import is_outage
-from shared.http import Cursor, CursorOf, IdOf, Page, Problem, paginate
-from shared.security import OperatorOf
+from shared.http.auth import OperatorOf
+from shared.http.body import Route
+from shared.http.edge import Cursor, CursorOf, IdOf, Page, Problem, paginate
+from shared.observability import metrics
+from shared.persistence.clock import moment
+from shared.persistence.database import is_outage
 from shared.service import Running, Service
 
 log = structlog.get_logger(__name__)
@@ -75,9 +75,9 @@ async def _tell(service: Service) -> None:
 async def _measure(service: Service) -> None:
     async with service.database.reading() as session:
         waiting = await store.waiting(session)
-    telemetry.DEAD_LETTERS.clear()  # of a lane that is there no more, as long as letters of it are
+    metrics.DEAD_LETTERS.clear()  # of a lane that is there no more, as long as letters of it are
     for lane in {*LANES, *waiting}:
-        telemetry.DEAD_LETTERS.labels(lane).set(waiting.get(lane, 0))
+        metrics.DEAD_LETTERS.labels(lane).set(waiting.get(lane, 0))
 
 
 async def _tidy(service: Service) -> None:

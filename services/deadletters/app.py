@@ -3,8 +3,8 @@
 from services.deadletters import handlers
 from services.deadletters.api import router
 from services.deadletters.settings import DeadlettersSettings
+from shared.config.settings import load
 from shared.service import Service
-from shared.settings import load
 
 service = Service(load(DeadlettersSettings), handlers, router)
 

@@ -31,12 +31,12 @@ from contracts.jobs import JobProgressed, LetterSettled
 from services.deadletters import adapters, domain, store
 from services.deadletters.adapters import Found
 from services.deadletters.store import REMOVED_AT_ONCE, Action, Content, Letter, touched
-from shared import inbox
-from shared.clock import moment, now
-from shared.handler import NotYet, on, on_dead_letters
-from shared.outbox import Outbox
-from shared.unit import Unit, UnitOfWork
-from shared.wire import Raw
+from shared.messaging import inbox
+from shared.messaging.decode import Raw
+from shared.messaging.handler import NotYet, on, on_dead_letters
+from shared.messaging.outbox import Outbox
+from shared.messaging.unit import Unit, UnitOfWork
+from shared.persistence.clock import moment, now
 
 TOLD = 10
 """Groups that a mail to the operators names: the largest."""

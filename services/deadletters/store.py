@@ -20,11 +20,11 @@ from contracts.email import DeliverMail, MailDigest
 from contracts.flow import LANES
 from contracts.jobs import LetterSettled
 from services.deadletters.domain import Standing
-from shared import clock
-from shared.clock import moment, now
-from shared.database import Database, load, one_process_at_a_time
-from shared.inbox import INSERTS
-from shared.table import TableModel
+from shared.messaging.inbox import INSERTS
+from shared.persistence import clock
+from shared.persistence.clock import moment, now
+from shared.persistence.database import Database, load, one_process_at_a_time
+from shared.persistence.table import TableModel
 
 FINISHED = ("DONE", "REPLACED")
 GROUPS_SHOWN = 200

@@ -15,10 +15,10 @@ from aiosmtplib import SMTP, SMTPException, SMTPResponseException, SMTPTimeoutEr
 from services.email.domain import Stage, answer, is_about_us, is_final
 from services.email.settings import EmailSettings
 from services.email.store import Mail
-from shared import tracing
-from shared.clock import moment
-from shared.database import Outage
-from shared.unit import Demand
+from shared.messaging.unit import Demand
+from shared.observability import tracing
+from shared.persistence.clock import moment
+from shared.persistence.database import Outage
 
 CONNECTIONS = 16
 """How many mails are in hand at once, each on a connection of its own from before it is sent until its outcome is

@@ -8,10 +8,10 @@ from fastapi import APIRouter, Query
 from contracts.http import MailState, MailSummary, MailView
 from services.email import store
 from services.email.store import Mail
-from shared.body import Route
-from shared.clock import moment
-from shared.http import Cursor, IdOf, Page, Problem, paginate
-from shared.security import CallerOf
+from shared.http.auth import CallerOf
+from shared.http.body import Route
+from shared.http.edge import Cursor, IdOf, Page, Problem, paginate
+from shared.persistence.clock import moment
 from shared.service import Running
 
 router = APIRouter(prefix="/v1/mails", tags=["mails"], route_class=Route)

@@ -4,8 +4,8 @@ from services.email import handlers
 from services.email.adapters import mailer
 from services.email.api import router
 from services.email.settings import EmailSettings
+from shared.config.settings import load
 from shared.service import Service
-from shared.settings import load
 
 settings = load(EmailSettings)
 mailer.configure(settings)

@@ -13,9 +13,9 @@ from services.email import domain, store
 from services.email.adapters import CONNECTIONS, Refused, mailer
 from services.email.store import Mail, MailStatus, due
 from services.email.templates import Kind, render
-from shared.clock import now
-from shared.handler import Poison, on
-from shared.unit import Unit, UnitOfWork
+from shared.messaging.handler import Poison, on
+from shared.messaging.unit import Unit, UnitOfWork
+from shared.persistence.clock import now
 
 log = structlog.get_logger(__name__)
 

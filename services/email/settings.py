@@ -9,7 +9,7 @@ from pydantic import Field, SecretStr, TypeAdapter, ValidationInfo, field_valida
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from contracts.base import Email, Locale
-from shared.settings import Host, ServiceSettings
+from shared.config.settings import Host, ServiceSettings
 
 _address: TypeAdapter[str] = TypeAdapter(Email)
 

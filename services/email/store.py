@@ -12,8 +12,8 @@ from sqlmodel import Field
 
 from contracts.email import DeliverMail, ResendMails
 from services.email.domain import ANSWER_LENGTH
-from shared.database import load
-from shared.table import TableModel
+from shared.persistence.database import load
+from shared.persistence.table import TableModel
 
 RESENT_AT_ONCE = 500
 

@@ -24,13 +24,13 @@ from starlette.types import Receive, Scope, Send
 
 from services.gateway import domain
 from services.gateway.settings import GatewaySettings
-from shared import telemetry, tracing
-from shared.causes import cause_of
-from shared.http import Events, Problem
-from shared.room import network
-from shared.security import Caller
-from shared.stopping import Stopping
-from shared.tls import Tls
+from shared.config.tls import Tls
+from shared.http.auth import Caller
+from shared.http.edge import Events, Problem
+from shared.http.room import network
+from shared.http.stopping import Stopping
+from shared.messaging.causes import cause_of
+from shared.observability import metrics, tracing
 
 log = structlog.get_logger(__name__)
 
@@ -313,12 +313,12 @@ class Limits:
                 if not self._alone_until:
                     log.warning("limits: Redis does not answer, this process counts alone", why=str(error))
                 self._alone_until = time.monotonic() + REDIS_AGAIN_SECONDS
-                telemetry.LIMITS_ALONE.set(1)
+                metrics.LIMITS_ALONE.set(1)
             else:
                 if self._alone_until:
                     log.info("limits: Redis answers again")
                 self._alone_until = 0.0
-                telemetry.LIMITS_ALONE.set(0)
+                metrics.LIMITS_ALONE.set(0)
                 if refusal:
                     raise refusal
                 return

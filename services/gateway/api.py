@@ -69,10 +69,10 @@ from services.gateway.adapters import Limits, Upstream, passed_on
 from services.gateway.domain import Key, Seen
 from services.gateway.settings import GatewaySettings
 from services.gateway.store import Intake, Job, Receipt, Revocation, Revoked
-from shared import asyncapi
-from shared.body import Route
-from shared.clock import moment
-from shared.http import (
+from shared.docs import asyncapi
+from shared.http.auth import Caller, CallerOf, CallerOrLink, OperatorOf, operator
+from shared.http.body import Route
+from shared.http.edge import (
     EVENTS,
     Cursor,
     CursorOf,
@@ -85,7 +85,7 @@ from shared.http import (
     idempotency_key,
     paginate,
 )
-from shared.security import Caller, CallerOf, CallerOrLink, OperatorOf, operator
+from shared.persistence.clock import moment
 from shared.service import VERSION, Running, Service
 
 log = structlog.get_logger(__name__)

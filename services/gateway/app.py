@@ -3,8 +3,8 @@
 from services.gateway import handlers
 from services.gateway.api import router
 from services.gateway.settings import GatewaySettings
+from shared.config.settings import load
 from shared.service import Service
-from shared.settings import load
 
 service = Service(load(GatewaySettings), handlers, router)
 

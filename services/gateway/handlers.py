@@ -7,8 +7,8 @@ from contracts.flow import FLOW
 from contracts.jobs import JobFailed
 from services.gateway import domain, store
 from services.gateway.store import Job, jobs
-from shared.handler import Poison, on
-from shared.unit import Unit
+from shared.messaging.handler import Poison, on
+from shared.messaging.unit import Unit
 
 JOB_MESSAGES = tuple(message for message, lanes in FLOW.items() if "gateway" in lanes)
 if TYPE_CHECKING:

@@ -21,17 +21,18 @@ from sqlmodel import Field, SQLModel
 from contracts.base import Command, Envelope, JobState
 from services.gateway import domain
 from services.gateway.domain import Key, Move
-from shared import clock, telemetry, tracing
-from shared.changes import Changes
-from shared.clock import now
-from shared.database import Database, Outage, among, is_outage, load, one_process_at_a_time
-from shared.http import Problem, asked_to_wait
-from shared.inbox import INSERTS
-from shared.outbox import Outbox
-from shared.publisher import Outgoing, outgoing
-from shared.security import LEEWAY_SECONDS, Caller
-from shared.stopping import Stopping
-from shared.table import TableModel
+from shared.http.auth import LEEWAY_SECONDS, Caller
+from shared.http.edge import Problem, asked_to_wait
+from shared.http.stopping import Stopping
+from shared.messaging.inbox import INSERTS
+from shared.messaging.outbox import Outbox
+from shared.messaging.publisher import Outgoing, outgoing
+from shared.observability import metrics, tracing
+from shared.persistence import clock
+from shared.persistence.changes import Changes
+from shared.persistence.clock import now
+from shared.persistence.database import Database, Outage, among, is_outage, load, one_process_at_a_time
+from shared.persistence.table import TableModel
 
 log = structlog.get_logger(__name__)
 
@@ -220,11 +221,11 @@ class Unfinished:
             if stuck:
                 of_age = select(_jobs.c.id, _jobs.c.created_at).where(*since, is_stuck)
                 first = (await session.execute(of_age.order_by(_jobs.c.id).limit(1))).first()
-        telemetry.JOBS.clear()
-        telemetry.JOBS_OLDEST_SECONDS.clear()
+        metrics.JOBS.clear()
+        metrics.JOBS_OLDEST_SECONDS.clear()
         for row in sorted(rows, key=lambda row: row.oldest, reverse=True):  # so that the oldest of a kind stays
-            telemetry.JOBS.labels(row.kind, row.status).set(row.number)
-            telemetry.JOBS_OLDEST_SECONDS.labels(row.kind).set(max(0, at - row.oldest) / 1000)
+            metrics.JOBS.labels(row.kind, row.status).set(row.number)
+            metrics.JOBS_OLDEST_SECONDS.labels(row.kind).set(max(0, at - row.oldest) / 1000)
         self._stuck = _told(stuck, *first) if first else None
         self._since = max(min([at, *(row.oldest for row in rows)]), look_back)
 
@@ -249,8 +250,8 @@ def tell_end(session: AsyncSession, job: Job) -> None:
 
 def _count_ended(ended: Iterable[tuple[str, str, int]]) -> None:
     for kind, status, milliseconds in ended:
-        telemetry.of(telemetry.JOBS_ENDED, kind, status).inc()
-        telemetry.of(telemetry.JOB_SECONDS, kind).observe(milliseconds / 1000)
+        metrics.of(metrics.JOBS_ENDED, kind, status).inc()
+        metrics.of(metrics.JOB_SECONDS, kind).observe(milliseconds / 1000)
 
 
 # -- taking wishes ----------------------------------------------------------------------------------------------------
@@ -338,7 +339,7 @@ class Intake:
                 await unit.session.execute(insert(_jobs), [wish.job for wish in new])
             unit.outgoing.extend(wish.command for wish in new)
         for wish in new:
-            telemetry.of(telemetry.JOBS_STARTED, wish.job["kind"]).inc()
+            metrics.of(metrics.JOBS_STARTED, wish.job["kind"]).inc()
         return outcomes | {wish: wish.receipt for wish in new}
 
 

@@ -10,10 +10,10 @@ from contracts.http import OrderView
 from contracts.orders import OrderState
 from services.orders import store
 from services.orders.store import Order
-from shared.body import Route
-from shared.clock import moment
-from shared.http import CursorOf, IdOf, Page, Problem, paginate
-from shared.security import CallerOf, OperatorOf
+from shared.http.auth import CallerOf, OperatorOf
+from shared.http.body import Route
+from shared.http.edge import CursorOf, IdOf, Page, Problem, paginate
+from shared.persistence.clock import moment
 from shared.service import Running
 
 router = APIRouter(prefix="/v1", tags=["orders"], route_class=Route)

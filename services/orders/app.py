@@ -3,8 +3,8 @@
 from services.orders import handlers
 from services.orders.api import router
 from services.orders.settings import OrdersSettings
+from shared.config.settings import load
 from shared.service import Service
-from shared.settings import load
 
 service = Service(load(OrdersSettings), handlers, router)
 

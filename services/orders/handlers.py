@@ -18,9 +18,9 @@ from contracts.stock import ProductPriced, StockRejected, StockReserved
 from services.orders import domain
 from services.orders.domain import State
 from services.orders.store import ListPrice, Order, listed, new_order, theirs, wanted
-from shared.clock import moment, now
-from shared.handler import NotYet, on
-from shared.unit import Unit, UnitOfWork
+from shared.messaging.handler import NotYet, on
+from shared.messaging.unit import Unit, UnitOfWork
+from shared.persistence.clock import moment, now
 
 
 @on(PlaceOrder, loads=wanted)

@@ -11,9 +11,9 @@ from sqlmodel import Field, SQLModel
 
 from contracts.orders import CancelOrder, PlaceOrder
 from contracts.stock import ProductPriced, StockRejected, StockReserved
-from shared.clock import moment, now
-from shared.database import load
-from shared.table import TableModel
+from shared.persistence.clock import moment, now
+from shared.persistence.database import load
+from shared.persistence.table import TableModel
 
 OrderMessage = CancelOrder | StockReserved | StockRejected
 

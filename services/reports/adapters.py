@@ -34,10 +34,11 @@ from services.reports import domain, store, templates
 from services.reports.domain import Part
 from services.reports.settings import ReportsSettings
 from services.reports.store import Key, Report, Rows
-from shared import secret_files, tracing
-from shared.database import Database, Outage
-from shared.handler import Poison
-from shared.tokens import issue_token
+from shared.config import secret_files
+from shared.http.tokens import issue_token
+from shared.messaging.handler import Poison
+from shared.observability import tracing
+from shared.persistence.database import Database, Outage
 
 log = structlog.get_logger(__name__)
 

@@ -23,13 +23,13 @@ from services.reports import domain, store
 from services.reports.adapters import Missing, NotStored, exporter
 from services.reports.domain import Unsatisfiable
 from services.reports.store import Choice, Notification, Report, Seen
-from shared.body import Route
-from shared.clock import moment, now
-from shared.database import is_outage
-from shared.http import EVENTS, Cursor, CursorOf, Events, IdOf, Page, Problem, change_or_pause, paginate
-from shared.security import Caller, CallerOf, CallerOrLink
+from shared.http.auth import Caller, CallerOf, CallerOrLink
+from shared.http.body import Route
+from shared.http.edge import EVENTS, Cursor, CursorOf, Events, IdOf, Page, Problem, change_or_pause, paginate
+from shared.messaging.unit import UnitOfWork
+from shared.persistence.clock import moment, now
+from shared.persistence.database import is_outage
 from shared.service import Running, Service
-from shared.unit import UnitOfWork
 
 log = structlog.get_logger(__name__)
 

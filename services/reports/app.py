@@ -5,8 +5,8 @@ if __name__ == "__main__":  # a process that formats a part reads this file too,
     from services.reports.adapters import exporter
     from services.reports.api import router
     from services.reports.settings import ReportsSettings
+    from shared.config.settings import load
     from shared.service import Service
-    from shared.settings import load
 
     settings = load(ReportsSettings)
     service = Service(settings, handlers, router)

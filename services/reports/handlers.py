@@ -44,9 +44,9 @@ from services.reports.store import (
     theirs,
     touched,
 )
-from shared.clock import moment, now
-from shared.handler import NotYet, on
-from shared.unit import Unit, UnitOfWork
+from shared.messaging.handler import NotYet, on
+from shared.messaging.unit import Unit, UnitOfWork
+from shared.persistence.clock import moment, now
 
 AT_ONCE = 4
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 from pydantic import Field, HttpUrl, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from shared.settings import ServiceSettings
+from shared.config.settings import ServiceSettings
 
 
 class ReportsSettings(ServiceSettings):

@@ -58,12 +58,12 @@ from contracts.reports import (
 )
 from services.reports import domain
 from services.reports.domain import OrderFact, Projected, StockFact, milliseconds
-from shared import clock
-from shared.changes import Changes
-from shared.clock import moment, now
-from shared.database import Database, load, one_process_at_a_time
-from shared.inbox import INSERTS
-from shared.table import TableModel
+from shared.messaging.inbox import INSERTS
+from shared.persistence import clock
+from shared.persistence.changes import Changes
+from shared.persistence.clock import moment, now
+from shared.persistence.database import Database, load, one_process_at_a_time
+from shared.persistence.table import TableModel
 
 TIDIED_AT_ONCE = 100
 LATE = 60_000

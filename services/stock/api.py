@@ -13,10 +13,10 @@ from contracts.http import AdjustmentIn, AdjustmentView, PriceChangeView, Produc
 from contracts.stock import ProductPriced, StockAdjusted
 from services.stock import domain, store
 from services.stock.store import Adjustment, PriceChange, Product, Reservation
-from shared.body import Route
-from shared.clock import moment
-from shared.http import CursorOf, Page, Problem, idempotency_key, paginate
-from shared.security import CallerOf, OperatorOf
+from shared.http.auth import CallerOf, OperatorOf
+from shared.http.body import Route
+from shared.http.edge import CursorOf, Page, Problem, idempotency_key, paginate
+from shared.persistence.clock import moment
 from shared.service import Running
 
 router = APIRouter(prefix="/v1", tags=["products"], route_class=Route)

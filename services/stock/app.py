@@ -3,8 +3,8 @@
 from services.stock import handlers
 from services.stock.api import router
 from services.stock.settings import StockSettings
+from shared.config.settings import load
 from shared.service import Service
-from shared.settings import load
 
 service = Service(load(StockSettings), handlers, router)
 

@@ -4,9 +4,9 @@ from contracts.orders import OrderCancelled, OrderConfirmed, OrderPlaced, OrderR
 from contracts.stock import StockLow, StockRejected, StockReleased, StockReserved, StockTaken
 from services.stock import domain
 from services.stock.store import Product, Reservation, ReservationState, touched
-from shared.clock import moment, now
-from shared.handler import on
-from shared.unit import Unit, UnitOfWork
+from shared.messaging.handler import on
+from shared.messaging.unit import Unit, UnitOfWork
+from shared.persistence.clock import moment, now
 
 
 @on(OrderPlaced, loads=touched)

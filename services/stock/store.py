@@ -11,10 +11,10 @@ from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
 
 from contracts.orders import OrderCancelled, OrderConfirmed, OrderPlaced, OrderRejected
-from shared.clock import now
-from shared.database import load
-from shared.inbox import INSERTS
-from shared.table import TableModel
+from shared.messaging.inbox import INSERTS
+from shared.persistence.clock import now
+from shared.persistence.database import load
+from shared.persistence.table import TableModel
 
 OrderFact = OrderPlaced | OrderConfirmed | OrderCancelled | OrderRejected
 

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 
 from sqlalchemy import inspect, text
 
-from shared import versions
-from shared.database import Backoff, Database, migrate
-from shared.settings import ServiceSettings, load
+from shared.config.settings import ServiceSettings, load
+from shared.persistence import versions
+from shared.persistence.database import Backoff, Database, migrate
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,7 +6,7 @@ from alembic import context
 from sqlalchemy import Connection, pool, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from shared.database import sqlite_engine
+from shared.persistence.database import sqlite_engine
 
 _LOCK = 7_310_212_011  # any number that all migrations of one database agree on
 

@@ -20,8 +20,8 @@ from contracts.base import Message, Money
 from contracts.broker import queue_of
 from contracts.orders import Customer, OrderPlaced, PricedLine
 from services.stock.store import Product
-from shared import topology
-from shared.database import Database, migrate
+from shared.messaging import topology
+from shared.persistence.database import Database, migrate
 from tests.bench.common import SECRET, Figure, Machines, beside, process, say, wait_for
 
 MESSAGES = 10_000

@@ -13,11 +13,11 @@ from uuid_utils.compat import uuid7
 
 from contracts.broker import queue_of
 from contracts.stock import StockReserved
-from shared import topology
-from shared.clock import moment, now
-from shared.database import Database, migrate
-from shared.outbox import Outbox
-from shared.publisher import Publisher
+from shared.messaging import topology
+from shared.messaging.outbox import Outbox
+from shared.messaging.publisher import Publisher
+from shared.persistence.clock import moment, now
+from shared.persistence.database import Database, migrate
 from tests.bench.common import SECRET, Figure, Machines, beside, process, say, wait_for
 
 BACKLOG = 100_000

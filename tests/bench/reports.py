@@ -30,8 +30,8 @@ from contracts.broker import queue_of
 from contracts.reports import CreateReport, ReportFailed, ReportReady, ReportWish
 from contracts.stock import StockAdjusted
 from deploy.local import direct, install
-from shared import topology
-from shared.database import Database, migrate
+from shared.messaging import topology
+from shared.persistence.database import Database, migrate
 from tests.bench.common import SECRET, Figure, Machines, beside, process, wait_for
 
 SIZES = (10_000, 100_000, 1_000_000)

@@ -15,9 +15,9 @@ from sqlalchemy.orm import Session
 from contracts.flow import SERVICES, SHOP
 from deploy.local.ports import HOST, free_port
 from deploy.local.processes import put_behind
-from shared import topology
-from shared.database import Database, migrate
-from shared.tokens import issue_token
+from shared.http.tokens import issue_token
+from shared.messaging import topology
+from shared.persistence.database import Database, migrate
 from tests.bench.common import SECRET, Machines, cpu_seconds, process, wait_for
 from tests.bench.load import all_at_once, post
 from tests.bench.peer import models

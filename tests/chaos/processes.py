@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 
-from shared.database import migrate
+from shared.persistence.database import migrate
 from tests.several import ROOT
 
 

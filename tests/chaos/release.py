@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shared.database import migrate
+from shared.persistence.database import migrate
 from tests.several import ROOT
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 BEFORE_SECONDS = 5.0
 """The old fleet works for so long."""
 _APPLY = "import asyncio, json, sys; from shared import topology; asyncio.run(topology.apply(*json.load(sys.stdin)))"
-_MIGRATE = "import json, sys; from shared.database import migrate; migrate(*json.load(sys.stdin))"
+_MIGRATE = "import json, sys; from shared.persistence.database import migrate; migrate(*json.load(sys.stdin))"
 
 
 async def unpacked(revision: str, folder: Path) -> Path:

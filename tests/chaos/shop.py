@@ -13,8 +13,8 @@ import httpx
 from uuid_utils.compat import uuid7
 
 from contracts.orders import PlaceOrder
-from shared.database import Outage
-from shared.publisher import gone_is_outage
+from shared.messaging.publisher import gone_is_outage
+from shared.persistence.database import Outage
 from tests.integration.hostile import publish_raw, short
 from tests.serving import token
 

@@ -10,10 +10,10 @@ from uuid_utils.compat import uuid7
 
 from contracts.email import DeliverMail
 from services.stock.store import Reservation
-from shared import outbox as outbox_module
-from shared.database import Database, migrate
-from shared.inbox import attempts, inbox
-from shared.outbox import outbox
+from shared.messaging import outbox as outbox_module
+from shared.messaging.inbox import attempts, inbox
+from shared.messaging.outbox import outbox
+from shared.persistence.database import Database, migrate
 from tests.chaos.processes import program, stock_process
 from tests.integration.reserving import RESERVED, on_order_placed
 from tests.running import Broker, Spy, an_order, module_of, running, until

@@ -16,7 +16,7 @@ from deploy.local.postgres import PostgresCluster
 from deploy.local.rabbitmq import RabbitNode
 from services.deadletters.store import Action, Letter
 from services.stock.store import Reservation
-from shared.database import Database, migrate
+from shared.persistence.database import Database, migrate
 from tests.chaos.processes import program
 from tests.deadlettering import Stock
 from tests.integration.reserving import count

@@ -10,9 +10,9 @@ from yarl import URL
 
 from deploy.local.postgres import PostgresCluster
 from services.stock.store import Reservation
-from shared import database as database_module
-from shared import publisher
-from shared.database import Database, is_outage
+from shared.messaging import publisher
+from shared.persistence import database as database_module
+from shared.persistence.database import Database, is_outage
 from tests.chaos.proxy import link_to
 from tests.integration.reserving import RESERVED, count, on_order_placed
 from tests.running import Broker, an_order, is_ready, module_of, running, until

@@ -4,7 +4,7 @@ import asyncio
 import signal
 
 from services.email.adapters import CONNECTIONS
-from shared.database import migrate
+from shared.persistence.database import migrate
 from tests.chaos.processes import program
 from tests.integration.test_email_outgoing import Server
 from tests.running import Broker, an_order, until

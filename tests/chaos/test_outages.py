@@ -19,12 +19,13 @@ from contracts.stock import StockReserved
 from deploy.local.postgres import PostgresCluster
 from deploy.local.rabbitmq import RabbitNode
 from services.stock.store import Reservation
-from shared import database, outbox, topology
-from shared.database import Database, migrate
-from shared.handler import on
-from shared.inbox import inbox
+from shared.messaging import outbox, topology
+from shared.messaging.handler import on
+from shared.messaging.inbox import inbox
+from shared.messaging.unit import Unit
+from shared.persistence import database
+from shared.persistence.database import Database, migrate
 from shared.service import Service
-from shared.unit import Unit
 from tests.integration.reserving import RESERVED, count, on_order_placed
 from tests.integration.test_topology import vhost_of
 from tests.running import LADDER, Broker, Spy, an_order, is_ready, module_of, reserved, running, settings_for, until

@@ -18,10 +18,10 @@ from services.gateway.store import Job
 from services.orders.store import ListPrice, Order
 from services.reports.store import Order as ReportedOrder
 from services.stock.store import Product, Reservation
-from shared import topology
-from shared.database import Database
-from shared.inbox import attempts
-from shared.outbox import outbox
+from shared.messaging import topology
+from shared.messaging.inbox import attempts
+from shared.messaging.outbox import outbox
+from shared.persistence.database import Database
 from tests.chaos.shop import FIRST_LEVEL, SCARCE, UNKNOWN, Wish
 from tests.chaos.world import LADDER, World
 

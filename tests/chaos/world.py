@@ -28,8 +28,8 @@ from deploy.local.ports import free_port
 from deploy.local.postgres import PostgresCluster
 from deploy.local.rabbitmq import RabbitNode
 from services.orders.store import ListPrice
-from shared import topology
-from shared.database import Database
+from shared.messaging import topology
+from shared.persistence.database import Database
 from tests.chaos import release
 from tests.chaos.office import Office
 from tests.chaos.proxy import Link

@@ -12,9 +12,10 @@ from contracts.base import Command
 from contracts.broker import dead_letters_of, queue_of
 from contracts.flow import BY_KEY, FLOW, LANES, SENDERS, SERVICES, SHOP, service_of
 from deploy.cli.asyncapi import documents
-from shared import asyncapi, topology
-from shared.publisher import outgoing, properties
-from shared.retry import failure_headers
+from shared.docs import asyncapi
+from shared.messaging import topology
+from shared.messaging.publisher import outgoing, properties
+from shared.messaging.retry import failure_headers
 from tests.nodejs import program
 from tests.running import an_order
 

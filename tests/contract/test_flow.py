@@ -9,8 +9,8 @@ import pytest
 from contracts import schema
 from contracts.base import Command, Message
 from contracts.flow import BY_KEY, FLOW, LANES, SENDERS, SERVICES
-from shared import topology
-from shared.handler import lanes_of
+from shared.messaging import topology
+from shared.messaging.handler import lanes_of
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -15,7 +15,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from contracts.flow import SERVICES
 from contracts.reports import MEDIA_TYPES
-from shared.body import Route
+from shared.http.body import Route
 from shared.service import Service
 from tests.nodejs import program
 from tests.running import settings_for

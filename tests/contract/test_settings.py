@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.settings import COMMON_PREFIX, ServiceSettings
+from shared.config.settings import COMMON_PREFIX, ServiceSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTED = dict(re.findall(r"^#([A-Z0-9_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))

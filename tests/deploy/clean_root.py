@@ -24,7 +24,7 @@ from deploy.local import install
 from deploy.local.ports import free_port
 from deploy.local.postgres import PostgresCluster
 from deploy.local.rabbitmq import RabbitNode
-from shared import topology
+from shared.messaging import topology
 from tests.deploy.dockerfile import ROOT, Build, Image, passed_on
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

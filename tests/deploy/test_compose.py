@@ -12,7 +12,7 @@ import yaml
 from contracts.flow import SERVICES, SHOP
 from deploy.local import install
 from deploy.local.postgres import PostgresCluster
-from shared.wire import MESSAGE_LIMIT
+from shared.messaging.decode import MESSAGE_LIMIT
 from tests.contract.test_settings import CLASSES, DOCUMENTED
 from tests.deploy.dockerfile import DOCKERFILE, stages
 
@@ -123,7 +123,7 @@ def test_everything_starts_after_what_it_needs() -> None:
 def test_whatever_runs_is_asked_how_it_is_and_ours_whether_they_are_ready() -> None:
     assert {name for name, service in ALL.items() if "healthcheck" not in service} == {*ONCE, WATCH}
     for service in OURS.values():
-        assert service["healthcheck"]["test"][-2:] == ["shared.health", "/readyz"]
+        assert service["healthcheck"]["test"][-2:] == ["shared.http.health", "/readyz"]
 
 
 def test_the_watch_looks_at_every_service_and_mails_as_the_email_service_does() -> None:

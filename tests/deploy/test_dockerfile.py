@@ -19,7 +19,7 @@ import pytest
 from deploy.local import install
 from deploy.local.ports import free_port
 from deploy.local.postgres import PostgresCluster
-from shared import topology
+from shared.messaging import topology
 from tests.deploy.dockerfile import DOCKERFILE, ROOT, Build, Image, stages, steps
 from tests.running import SECRET
 

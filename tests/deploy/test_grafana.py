@@ -8,7 +8,7 @@ import pytest
 import yaml
 from prometheus_client import REGISTRY
 
-from shared import telemetry
+from shared.observability import metrics
 from tests.deploy.promql import selectors
 from tests.deploy.test_prometheus import promtool
 
@@ -55,7 +55,7 @@ def test_prometheus_understands_every_query(tmp_path: Path) -> None:
 
 
 def test_every_metric_of_ours_is_on_a_dashboard() -> None:
-    assert telemetry.MESSAGES
+    assert metrics.MESSAGES
     ours = {family.name for family in REGISTRY.collect() if family.name.startswith("malote_")}
     asked = {one.name for d in DASHBOARDS.values() for query in queries(d) for one in selectors(query)}
     shown = {name.removesuffix(end) for name in asked for end in ("", "_total", "_bucket", "_count", "_sum")}

@@ -16,7 +16,7 @@ from kubernetes_validate import utils  # type: ignore[import-untyped]
 from contracts.broker import queue_of
 from contracts.flow import LANES, MONITOR, SERVICES, SHOP, service_of
 from services.gateway import api
-from shared.settings import ServiceSettings
+from shared.config.settings import ServiceSettings
 from tests.contract.test_settings import CLASSES
 from tests.deploy.dockerfile import DOCKERFILE, stages
 

@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from contracts.broker import queue_of
 from contracts.flow import LANES, SERVICES
-from shared import telemetry
+from shared.observability import metrics
 from tests.deploy.promql import selectors
 from tests.deploy.test_grafana import DASHBOARDS, queries
 from tests.deploy.test_prometheus import ALERTS
@@ -85,6 +85,6 @@ def test_the_lanes_that_an_order_passes_say_how_long_it_waited_and_was_handled(e
 
 
 def test_labels_are_bounded_by_the_code(exposed: Exposed) -> None:
-    for family in (telemetry.MESSAGES, telemetry.WAITING_SECONDS, telemetry.HTTP_SECONDS, telemetry.JOBS_ENDED):
+    for family in (metrics.MESSAGES, metrics.WAITING_SECONDS, metrics.HTTP_SECONDS, metrics.JOBS_ENDED):
         assert len(exposed[family._name]) < 2_000
     assert not [labels for labels in exposed["malote_http_seconds_count"] if "?" in labels["route"]]

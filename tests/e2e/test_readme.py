@@ -113,8 +113,9 @@ async def test_the_five_steps_make_a_service(broker: Broker, tmp_path: Path) -> 
     tests = [f"tests/contract/{name}" for name in held]
     python("-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not redoclys and not own_parser", *tests)
     declare = f"asyncio.run(topology.declare({broker.url!r}, {LADDER!r}))"
-    python("-c", f"import asyncio; from shared import topology; {declare}")
-    python("-c", f"from shared.database import migrate; migrate('loyalty', {environment['LOYALTY_DATABASE_URL']!r})")
+    python("-c", f"import asyncio; from shared.messaging import topology; {declare}")
+    url = environment["LOYALTY_DATABASE_URL"]
+    python("-c", f"from shared.persistence.database import migrate; migrate('loyalty', {url!r})")
     spy = await broker.spy(("loyalty", "points.earned.v1"))
     service = subprocess.Popen([sys.executable, "-m", "services.loyalty.app"], cwd=scratch, env=environment)
     try:

@@ -14,8 +14,8 @@ from uuid_utils.compat import uuid7
 from services.reports import domain, store
 from services.reports.adapters import exporter
 from services.reports.store import Notification, Report
-from shared.clock import now
-from shared.tokens import issue_token
+from shared.http.tokens import issue_token
+from shared.persistence.clock import now
 from tests.running import SECRET
 from tests.serving import NO_BROKER, Served, serving
 

@@ -8,9 +8,9 @@ from sqlalchemy import func, select
 from contracts.orders import OrderPlaced
 from contracts.stock import StockReserved
 from services.stock.store import Reservation
-from shared.handler import NotYet, Poison, on
+from shared.messaging.handler import NotYet, Poison, on
+from shared.messaging.unit import Unit
 from shared.service import Service
-from shared.unit import Unit
 from tests.running import reserved
 
 RESERVED = ("stock", "stock.reserved.v1")

@@ -25,8 +25,8 @@ from services.email.settings import EmailSettings
 from services.email.store import Mail
 from services.orders.store import ListPrice
 from services.stock.store import Product
-from shared import outbox, topology
-from shared.database import Database
+from shared.messaging import outbox, topology
+from shared.persistence.database import Database
 from tests.running import LADDER, Broker, running, settings_for, until
 from tests.servers import manage
 from tests.serving import NO_BROKER, Served, serving

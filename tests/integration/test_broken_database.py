@@ -15,11 +15,11 @@ from structlog.testing import capture_logs
 from contracts.orders import OrderPlaced
 from contracts.stock import StockReserved
 from services.stock.store import Reservation
-from shared import database
-from shared.database import migrate
-from shared.handler import on
+from shared.messaging.handler import on
+from shared.messaging.unit import Unit
+from shared.persistence import database
+from shared.persistence.database import migrate
 from shared.service import Service
-from shared.unit import Unit
 from tests.integration.reserving import RESERVED, count, on_order_placed
 from tests.running import Broker, an_order, is_ready, module_of, reserved, running, settings_for, until
 from tests.servers import PostgresCluster

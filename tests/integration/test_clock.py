@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from sqlalchemy import BigInteger, Column, MetaData, Table, insert
 
-from shared import clock, inbox
-from shared.database import Database
+from shared.messaging import inbox
+from shared.persistence import clock
+from shared.persistence.database import Database
 
 rows = Table("rows", MetaData(), Column("at", BigInteger, primary_key=True))
 HOUR = 3_600_000

@@ -13,9 +13,10 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from shared import connection, telemetry
-from shared.connection import HEAD_LIMIT, PIPELINED, REQUEST_LIMIT, RESERVED
-from shared.room import SHARES
+from shared.http import connection
+from shared.http.connection import HEAD_LIMIT, PIPELINED, REQUEST_LIMIT, RESERVED
+from shared.http.room import SHARES
+from shared.observability import metrics
 from tests.running import until
 from tests.serving import NO_BROKER, Served, serving, token
 
@@ -209,7 +210,7 @@ async def test_a_connection_that_was_used_is_not_kept_by_empty_lines(gateway: Se
 @pytest.mark.usefixtures("impatient")
 async def test_a_client_that_does_not_take_its_answer_is_given_up(gateway: Served) -> None:
     url = httpx.URL(gateway.url)
-    stalled = telemetry.of(telemetry.HTTP_REFUSED, "stalled")
+    stalled = metrics.of(metrics.HTTP_REFUSED, "stalled")
     before = stalled._value.get()
     with socket.socket() as deaf:
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -270,7 +271,7 @@ async def _unless_crowded(client: httpx.AsyncClient) -> httpx.Response | None:
 async def test_a_flood_of_connections_is_closed_at_the_door(gateway: Served) -> None:
     async with contextlib.AsyncExitStack() as stack:
         flood = [await stack.enter_async_context(connected(gateway)) for _ in range(MOST + RESERVED + 20)]
-        open_ = telemetry.HTTP_CONNECTIONS._value.get
+        open_ = metrics.HTTP_CONNECTIONS._value.get
         await until(lambda: _is(open_() <= MOST + RESERVED), "the rest to be closed")
         assert await flood[0].answers() == b"", "the oldest makes way"
 
@@ -297,7 +298,7 @@ async def test_one_address_that_only_holds_connections_keeps_nobody_out(gateway:
         async with gateway.client("ana") as ana, httpx.AsyncClient(base_url=gateway.url, trust_env=False) as nobody:
             assert (await ana.get("/v1/jobs")).status_code == 200
             assert (await nobody.get("/docs")).status_code == 200
-        open_ = telemetry.HTTP_CONNECTIONS._value.get
+        open_ = metrics.HTTP_CONNECTIONS._value.get
         await until(lambda: _is(open_() <= MOST // SHARES + 3), "those beyond the share to be closed")
         port = kept._transport._pool.connections[0]  # type: ignore[attr-defined]
         assert port.is_idle(), "who has shown a token keeps its connection"

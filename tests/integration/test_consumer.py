@@ -16,14 +16,14 @@ from contracts.orders import OrderPlaced
 from contracts.stock import StockReserved
 from services.email.store import Mail, MailStatus
 from services.stock.store import Reservation
-from shared import inbox as inbox_of
-from shared import suspects
-from shared.handler import on
-from shared.inbox import attempts, inbox
-from shared.outbox import outbox
+from shared.messaging import inbox as inbox_of
+from shared.messaging import suspects
+from shared.messaging.handler import on
+from shared.messaging.inbox import attempts, inbox
+from shared.messaging.outbox import outbox
+from shared.messaging.suspects import LONE_ATTEMPTS
+from shared.messaging.unit import Unit
 from shared.service import Service
-from shared.suspects import LONE_ATTEMPTS
-from shared.unit import Unit
 from tests.integration.hostile import publish_raw, short, table, table_of
 from tests.integration.reserving import RESERVED, count, on_order_placed
 from tests.running import Broker, an_order, module_of, reserved, running, until

@@ -12,8 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils.compat import uuid7
 
 from services.stock.store import Product
-from shared import inbox
-from shared.database import Database, Outage, load, migrate
+from shared.messaging import inbox
+from shared.persistence.database import Database, Outage, load, migrate
 from tests.integration.test_races import a_product
 
 

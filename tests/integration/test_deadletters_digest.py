@@ -11,8 +11,8 @@ from sqlalchemy import select, update
 from contracts.email import DeliverMail, MailDigest
 from services.deadletters import api, domain, handlers, store
 from services.deadletters.store import Digest, Group, Letter
-from shared.database import Database
-from shared.outbox import Outbox, outbox
+from shared.messaging.outbox import Outbox, outbox
+from shared.persistence.database import Database
 from tests.deadlettering import shop_on
 from tests.integration.test_deadletters_store import a_letter
 from tests.running import Broker

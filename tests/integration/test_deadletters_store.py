@@ -13,8 +13,8 @@ from uuid_utils.compat import uuid7
 from contracts.deadletters import CancelReplay, LetterFilter, ReplayCancelRefused
 from services.deadletters import api, handlers, store
 from services.deadletters.store import Action, Group, Letter
-from shared.clock import now
-from shared.database import Database, migrate
+from shared.persistence.clock import now
+from shared.persistence.database import Database, migrate
 from shared.testing import Harness
 from tests.serving import NO_BROKER, serving
 

@@ -12,9 +12,9 @@ from uuid_utils.compat import uuid7
 from services.email import handlers
 from services.email.api import router
 from services.email.store import Mail, MailStatus
-from shared.database import migrate
+from shared.http.tokens import issue_token
+from shared.persistence.database import migrate
 from shared.service import Service
-from shared.tokens import issue_token
 from tests.running import SECRET, settings_for
 
 

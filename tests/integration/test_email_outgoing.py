@@ -22,11 +22,12 @@ from contracts.stock import StockLow
 from services.email import adapters
 from services.email.adapters import mailer
 from services.email.store import Mail, MailStatus
-from shared import database, inbox
-from shared.inbox import attempts
-from shared.outbox import processes
+from shared.messaging import inbox
+from shared.messaging.inbox import attempts
+from shared.messaging.outbox import processes
+from shared.messaging.suspects import LONE_ATTEMPTS
+from shared.persistence import database
 from shared.service import Service
-from shared.suspects import LONE_ATTEMPTS
 from tests.integration.test_metrics import value
 from tests.running import Broker, an_order, is_ready, running, settings_for, until
 

@@ -12,7 +12,7 @@ from deploy.cli import events
 from deploy.local.environment import Environment
 from deploy.local.management import Management
 from deploy.local.rabbitmq import RabbitNode
-from shared.topology import dead_letters_of
+from shared.messaging.topology import dead_letters_of
 from tests.running import Broker, an_order, until
 
 

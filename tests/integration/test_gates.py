@@ -8,9 +8,9 @@ from uuid_utils.compat import uuid7
 from contracts.broker import gate_of
 from contracts.flow import FLOW
 from contracts.orders import OrderPlaced
-from shared import topology
-from shared.database import Outage
-from shared.publisher import Publisher, outgoing
+from shared.messaging import topology
+from shared.messaging.publisher import Publisher, outgoing
+from shared.persistence.database import Outage
 from tests.running import LADDER, Broker, an_order, until
 
 ROUNDS = 4

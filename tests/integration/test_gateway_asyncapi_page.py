@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Browser, Page, Route, ViewportSize
 
-from shared import asyncapi
+from shared.docs import asyncapi
 from tests.browser import browser
 from tests.nodejs import FOLDER
 from tests.serving import NO_BROKER, serving

@@ -17,8 +17,8 @@ from uuid_utils.compat import uuid7
 from contracts.base import JobState
 from services.gateway import store
 from services.gateway.store import Job
-from shared import asyncapi
-from shared.http import BODY_LIMIT
+from shared.docs import asyncapi
+from shared.http.edge import BODY_LIMIT
 from tests.running import SECRET, until
 from tests.serving import NO_BROKER, Served, serving, token
 

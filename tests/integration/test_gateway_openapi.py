@@ -22,8 +22,8 @@ from contracts.reports import ReportWish
 from services.gateway import handlers
 from services.gateway.api import router
 from services.reports.adapters import exporter
+from shared.http.tokens import issue_token
 from shared.service import Service
-from shared.tokens import issue_token
 from tests.running import SECRET, settings_for, until
 from tests.serving import NO_BROKER, Served, serving
 

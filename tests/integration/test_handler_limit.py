@@ -12,8 +12,8 @@ from uuid_utils.compat import uuid7
 from contracts.email import DeliverMail
 from contracts.orders import OrderPlaced
 from contracts.stock import StockReserved
-from shared.handler import on
-from shared.unit import Unit
+from shared.messaging.handler import on
+from shared.messaging.unit import Unit
 from tests.integration.reserving import RESERVED
 from tests.running import Broker, an_order, module_of, reserved, running, until
 

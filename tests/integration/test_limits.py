@@ -17,10 +17,10 @@ from deploy.local.ports import HOST, accepts, free_port
 from services.gateway import adapters
 from services.gateway.adapters import COUNTED_AT_ONCE, Limits, Windows
 from services.gateway.settings import GatewaySettings
-from shared import telemetry
-from shared.http import Problem
-from shared.security import Caller
-from shared.tokens import issue_token
+from shared.http.auth import Caller
+from shared.http.edge import Problem
+from shared.http.tokens import issue_token
+from shared.observability import metrics
 from tests.running import SECRET, until
 from tests.serving import NO_BROKER, Served, serving, token
 
@@ -286,13 +286,13 @@ async def test_while_redis_is_down_each_process_counts_alone_and_says_so_once(
         limits: Limits = gateway.service.app.state.limits
         await until(lambda: _is(limits._alone_until < time.monotonic()), "Redis to be tried again, in vain")
         check(await ana.get(JOBS))
-        assert telemetry.LIMITS_ALONE._value.get() == 1
+        assert metrics.LIMITS_ALONE._value.get() == 1
         said = capfd.readouterr()
         assert (said.out + said.err).count("Redis does not answer") == 1
         assert redis.url not in said.out + said.err
         redis.start()
         await until(lambda: _is_let_in(ana), "Redis to be asked again")
-        assert telemetry.LIMITS_ALONE._value.get() == 0
+        assert metrics.LIMITS_ALONE._value.get() == 0
 
 
 async def test_a_redis_that_answers_again_is_counted_with_also_where_its_answer_is_no(redis: Redis) -> None:
@@ -300,10 +300,10 @@ async def test_a_redis_that_answers_again_is_counted_with_also_where_its_answer_
     ana = Caller("ana", "customer", "a token")
     await limits.count(ana)
     limits._alone_until = time.monotonic()  # as after it was away
-    telemetry.LIMITS_ALONE.set(1)
+    metrics.LIMITS_ALONE.set(1)
     with pytest.raises(Problem):
         await limits.count(ana)
-    assert (limits._alone_until, telemetry.LIMITS_ALONE._value.get()) == (0.0, 0)
+    assert (limits._alone_until, metrics.LIMITS_ALONE._value.get()) == (0.0, 0)
     await limits.close()
 
 

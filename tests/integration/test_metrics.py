@@ -14,12 +14,12 @@ from prometheus_client import REGISTRY
 from contracts.jobs import JobRetrying
 from contracts.orders import OrderCancelled, OrderConfirmed, OrderPlaced
 from services.gateway import store
-from shared import outbox as outbox_module
-from shared.database import Database, Outage
-from shared.handler import on
-from shared.outbox import Outbox
-from shared.publisher import Outgoing
-from shared.unit import Unit
+from shared.messaging import outbox as outbox_module
+from shared.messaging.handler import on
+from shared.messaging.outbox import Outbox
+from shared.messaging.publisher import Outgoing
+from shared.messaging.unit import Unit
+from shared.persistence.database import Database, Outage
 from tests.integration.reserving import on_order_placed
 from tests.running import Broker, an_order, is_ready, module_of, reserved, running, until
 from tests.serving import NO_BROKER, serving

@@ -7,8 +7,8 @@ import time
 import pytest
 from sqlalchemy import text
 
-from shared.database import Database
 from shared.migrations.__main__ import main
+from shared.persistence.database import Database
 
 SERVICE = "stock"
 

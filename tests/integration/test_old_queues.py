@@ -14,11 +14,11 @@ from contracts.orders import OrderPlaced
 from contracts.stock import StockReserved
 from deploy.local.rabbitmq import RabbitNode
 from services.stock.store import Reservation
-from shared import old_queues, topology
-from shared.handler import on
-from shared.settings import seconds
-from shared.unit import Unit
-from shared.wire import MESSAGE_LIMIT
+from shared.config.settings import seconds
+from shared.messaging import old_queues, topology
+from shared.messaging.decode import MESSAGE_LIMIT
+from shared.messaging.handler import on
+from shared.messaging.unit import Unit
 from tests.integration.reserving import count
 from tests.running import LADDER, PASSWORDS, Broker, an_order, module_of, reserved, running, until
 from tests.servers import manage

@@ -15,10 +15,10 @@ from uuid_utils.compat import uuid7
 from contracts.jobs import JobProgressed
 from contracts.stock import StockLow
 from deploy.local.postgres import PostgresCluster
-from shared import outbox as module
-from shared.database import Database, Outage
-from shared.outbox import Outbox, outbox, processes
-from shared.publisher import Outgoing, Publisher
+from shared.messaging import outbox as module
+from shared.messaging.outbox import Outbox, outbox, processes
+from shared.messaging.publisher import Outgoing, Publisher
+from shared.persistence.database import Database, Outage
 from tests.running import reserved, until
 
 

@@ -21,8 +21,8 @@ from sqlalchemy import func, select, update
 
 from deploy.local.ports import free_port
 from services.gateway.store import Job
-from shared.database import Database, migrate
-from shared.outbox import outbox
+from shared.messaging.outbox import outbox
+from shared.persistence.database import Database, migrate
 from shared.service import Service
 from tests.chaos.proxy import link_to
 from tests.running import SECRET, Broker, until

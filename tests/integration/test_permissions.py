@@ -18,7 +18,7 @@ from contracts.base import Command
 from contracts.broker import dead_letters_of, gate_of, queue_of
 from contracts.flow import COLLECTOR, FLOW, LANES, MONITOR, SENDERS, SERVICES, SHOP, service_of
 from deploy.local.rabbitmq import RabbitNode
-from shared import topology
+from shared.messaging import topology
 from tests.running import LADDER, Broker
 from tests.servers import manage
 

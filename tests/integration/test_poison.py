@@ -14,12 +14,12 @@ from contracts.jobs import JobFailed
 from contracts.orders import CancelOrder, OrderPlaced, PlaceOrder
 from contracts.stock import StockReserved
 from services.stock.store import Reservation
-from shared import confirms, inbox
-from shared.consumer import Lane
-from shared.handler import Poison, on
-from shared.retry import Failures
-from shared.unit import Unit
-from shared.wire import MESSAGE_LIMIT, Delivery
+from shared.messaging import confirms, inbox
+from shared.messaging.consumer import Lane
+from shared.messaging.decode import MESSAGE_LIMIT, Delivery
+from shared.messaging.handler import Poison, on
+from shared.messaging.retry import Failures
+from shared.messaging.unit import Unit
 from tests.integration.reserving import RESERVED, count, on_order_placed
 from tests.running import Broker, an_order, module_of, reserved, running, until
 
@@ -138,7 +138,7 @@ async def test_a_lane_that_is_cut_short_again_and_again_sends_each_letter_once_a
 async def tries_of(url: str, message_id: str) -> int:
     from sqlalchemy import select
 
-    from shared.database import Database
+    from shared.persistence.database import Database
 
     database = Database(url)
     async with database.reading() as session:

@@ -16,7 +16,7 @@ from services.reports import handlers
 from services.reports.adapters import exporter
 from services.reports.store import Line, Movement, Order, ReadModel
 from services.stock.store import Product
-from shared.database import Database
+from shared.persistence.database import Database
 from shared.testing import Harness
 from tests.integration.test_reports_rebuild import facts, known
 from tests.running import settings_for

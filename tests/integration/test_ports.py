@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from deploy.local.ports import HOST, free_port
-from shared.ports import Ports
+from shared.http.ports import Ports
 from tests.running import SECRET, settings_for, until
 from tests.serving import NO_BROKER, Served, serving
 from tests.several import Process, lasting_port

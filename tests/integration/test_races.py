@@ -15,7 +15,7 @@ from contracts.stock import ProductPriced
 from deploy.local.postgres import PostgresCluster
 from services.orders.store import ListPrice, Order
 from services.stock.store import Product, Reservation
-from shared.database import Database, load, migrate
+from shared.persistence.database import Database, load, migrate
 from shared.service import Service
 from tests.integration.reserving import count
 from tests.running import Broker, an_order, running, until
@@ -143,7 +143,7 @@ async def test_a_row_that_is_locked_is_read_anew(postgres: PostgresCluster) -> N
 
 
 async def test_four_migrations_at_once_make_one_database(database_url: str) -> None:
-    program = "import sys; from shared.database import migrate; migrate('gateway', sys.argv[1])"
+    program = "import sys; from shared.persistence.database import migrate; migrate('gateway', sys.argv[1])"
     command = [sys.executable, "-c", program, database_url]
     processes = [await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.DEVNULL) for _ in range(4)]
     assert [await process.wait() for process in processes] == [0, 0, 0, 0]

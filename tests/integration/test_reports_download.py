@@ -21,7 +21,7 @@ from contracts.reports import MEDIA_TYPES
 from services.reports import domain
 from services.reports.adapters import NotStored, exporter
 from services.reports.domain import Unsatisfiable
-from shared.clock import now
+from shared.persistence.clock import now
 from tests.integration.reporting import Fleet, a_report, check, fleet, link_of, stranger
 from tests.serving import token
 

@@ -22,7 +22,7 @@ from contracts.reports import CancelReport, RebuildReadModel
 from deploy.local import install
 from services.reports.adapters import NotStored, Storage, exporter
 from services.reports.store import Choice, Notification, Order, ReadModel, Report
-from shared.database import Database, migrate
+from shared.persistence.database import Database, migrate
 from tests.exporting import (
     CANCELLED,
     FAILED,

@@ -24,7 +24,7 @@ from contracts.reports import AssembleReport, ExportChunk, ReportWish
 from services.reports import domain
 from services.reports.adapters import exporter
 from services.reports.store import Line, Order, Report
-from shared.database import Database, migrate
+from shared.persistence.database import Database, migrate
 from tests.exporting import line, order, result, wanted, wish
 from tests.running import settings_for
 from tests.spreadsheets import FORMULAS, cells_anywhere, harmless

@@ -16,8 +16,8 @@ from contracts.reports import ReportReady
 from services.gateway.store import Job
 from services.reports import api, store
 from services.reports.store import Notification, Report
-from shared.clock import now
-from shared.outbox import outbox
+from shared.messaging.outbox import outbox
+from shared.persistence.clock import now
 from tests.integration.reporting import HOUR, NOBODY, Fleet, a_report, check, fleet, link_of, mail_of
 from tests.running import Broker, until
 from tests.serving import NO_BROKER, Served, serving

@@ -14,7 +14,7 @@ from uuid_utils.compat import uuid7
 
 from services.reports import store
 from services.reports.store import Notification
-from shared.clock import now
+from shared.persistence.clock import now
 from tests.integration.reporting import Fleet, a_notification, check, fleet
 from tests.running import until
 

@@ -27,7 +27,7 @@ from services.reports import adapters
 from services.reports.adapters import exporter
 from services.reports.store import Line, Movement, Order
 from services.stock.store import Adjustment, Product, Reservation, ReservationState
-from shared.database import Database, migrate
+from shared.persistence.database import Database, migrate
 from shared.service import Service
 from tests.integration.reserving import count
 from tests.running import LADDER, SECRET, Broker, Spy, running, until
@@ -36,7 +36,7 @@ from tests.serving import Served, serving
 ROOT = Path(__file__).resolve().parents[2]
 IMPATIENT = """
 import runpy
-from shared import outbox
+from shared.messaging import outbox
 outbox.HEARTBEAT_SECONDS, outbox.DEAD_AFTER_SECONDS = 0.1, 1.0
 runpy.run_module("services.reports.app", run_name="__main__")
 """

@@ -11,8 +11,8 @@ from uuid_utils.compat import uuid7
 from contracts.email import DeliverMail
 from contracts.orders import Customer, OrderLine, OrderPlaced, PlaceOrder
 from contracts.stock import StockReserved
-from shared.handler import NotYet, Poison, on
-from shared.unit import Unit
+from shared.messaging.handler import NotYet, Poison, on
+from shared.messaging.unit import Unit
 from tests.integration.reserving import RESERVED, on_order_placed
 from tests.running import Broker, an_order, module_of, reserved, running, until
 

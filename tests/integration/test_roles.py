@@ -16,8 +16,8 @@ from contracts.reports import CreateReport, Filters, ReportReady, ReportWish
 from services.reports import domain, store
 from services.reports.domain import reader
 from services.reports.store import Choice, Notification
-from shared.clock import now
-from shared.database import Database, address, migrate, migrations_of
+from shared.persistence.clock import now
+from shared.persistence.database import Database, address, migrate, migrations_of
 from tests.integration import reporting
 from tests.integration.reporting import NOBODY, Fleet, a_report, check, link_of
 from tests.serving import NO_BROKER, serving

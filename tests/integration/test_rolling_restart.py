@@ -15,7 +15,7 @@ from uuid_utils.compat import uuid7
 
 from contracts.flow import FLOW, SERVICES
 from deploy.local.postgres import PostgresCluster
-from shared.database import Database
+from shared.persistence.database import Database
 from tests.fleet import Fleet
 from tests.integration.test_gateway_jobs import ORDER
 from tests.running import LADDER, Broker, until

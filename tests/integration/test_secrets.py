@@ -21,8 +21,8 @@ from aiosmtpd.smtp import SMTP, AuthResult
 from contracts.flow import SERVICES
 from deploy.local.ports import HOST
 from deploy.local.postgres import PostgresCluster
-from shared.database import migrate
-from shared.tokens import issue_token
+from shared.http.tokens import issue_token
+from shared.persistence.database import migrate
 from tests.running import Broker, an_order, until
 from tests.several import Process
 

@@ -20,8 +20,8 @@ from contracts.orders import CancelOrder
 from deploy.local.rabbitmq import RabbitNode
 from services.gateway import api as gateway
 from services.gateway import domain
-from shared.publisher import Publisher, outgoing
-from shared.wire import PROBLEM
+from shared.messaging.decode import PROBLEM
+from shared.messaging.publisher import Publisher, outgoing
 from tests.running import PASSWORDS, Broker, running, to_place, until
 from tests.serving import serving
 

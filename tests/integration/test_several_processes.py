@@ -18,7 +18,7 @@ from contracts.orders import OrderCancelled, OrderPlaced
 from contracts.reports import ExportStopped, RemoveReportFiles
 from services.reports.api import expire
 from services.reports.store import ending
-from shared.database import Database, migrate
+from shared.persistence.database import Database, migrate
 from shared.service import Service
 from tests.deadlettering import shop_on
 from tests.integration.reporting import a_report

@@ -11,7 +11,7 @@ from uuid_utils.compat import uuid7
 
 from contracts.orders import OrderCancelled, OrderConfirmed
 from services.stock.store import Reservation, ReservationState
-from shared.tokens import issue_token
+from shared.http.tokens import issue_token
 from tests.integration.reserving import count
 from tests.running import SECRET, Broker, an_order, until
 from tests.serving import Served, serving

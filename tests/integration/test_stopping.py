@@ -11,7 +11,7 @@ import httpx
 import pytest
 from uuid_utils.compat import uuid7
 
-from shared.stopping import Stopping
+from shared.http.stopping import Stopping
 from tests.integration.test_gateway_jobs import ORDER
 from tests.running import Broker, until
 from tests.serving import NO_BROKER, serving, token

@@ -7,8 +7,8 @@ from sqlalchemy import JSON, Column, inspect, select
 from sqlalchemy.orm import registry
 from sqlmodel import Field
 
-from shared.database import Database
-from shared.table import TableModel
+from shared.persistence.database import Database
+from shared.persistence.table import TableModel
 
 
 class Base(TableModel, registry=registry()):

@@ -23,10 +23,10 @@ from sqlalchemy.exc import DBAPIError
 
 from deploy.local.postgres import PostgresCluster
 from deploy.local.rabbitmq import ADMINISTRATOR, RabbitNode
-from shared import topology
-from shared.database import Database, Outage, is_outage, migrate
+from shared.config.tls import Tls
+from shared.messaging import topology
+from shared.persistence.database import Database, Outage, is_outage, migrate
 from shared.service import Service
-from shared.tls import Tls
 from tests.integration.reserving import RESERVED, on_order_placed
 from tests.integration.test_topology import PASSWORDS
 from tests.running import LADDER, Broker, an_order, module_of, running, settings_for, until

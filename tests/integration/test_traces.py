@@ -24,7 +24,7 @@ from deploy.local.postgres import PostgresCluster
 from services.email.adapters import mailer
 from services.orders.store import ListPrice
 from services.stock.store import Product
-from shared.handler import on
+from shared.messaging.handler import on
 from tests.collecting import Collector, Taken, collecting
 from tests.exporting import exporting
 from tests.integration.test_email_outgoing import Server
@@ -229,7 +229,7 @@ async def test_a_collector_that_is_gone_or_silent_costs_no_order_and_one_warning
     broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silent: bool
 ) -> None:
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
-    monkeypatch.setattr("shared.otlp.EXPORT_SECONDS", 0.2)
+    monkeypatch.setattr("shared.observability.otlp.EXPORT_SECONDS", 0.2)
     spy = await broker.spy(("stock", "stock.rejected.v1"))
     listener = socket.create_server(("127.0.0.1", 0))  # takes connections, and answers nothing
     nowhere = f"http://127.0.0.1:{listener.getsockname()[1] if silent else free_port()}"
@@ -307,8 +307,8 @@ def export(url: str, machines: Path, ours: Path) -> str:
     send = "; ".join(
         (
             "from services.stock.settings import StockSettings",
-            "from shared.settings import load",
-            "from shared.otlp import Exporter",
+            "from shared.config.settings import load",
+            "from shared.observability.otlp import Exporter",
             "settings = load(StockSettings)",
             "found = Exporter(settings).export([]).name",
             "print(found, len(settings.tls.context.get_ca_certs()))",

@@ -12,9 +12,9 @@ from contracts.base import Contract, Event
 from contracts.broker import routes_to
 from contracts.flow import BY_KEY, FLOW
 from contracts.orders import OrderPlaced, PlaceOrder
-from shared import topology
-from shared.handler import on
-from shared.unit import Unit
+from shared.messaging import topology
+from shared.messaging.handler import on
+from shared.messaging.unit import Unit
 from tests.running import LADDER, Broker, an_order, module_of, running, to_place, until
 
 

@@ -11,7 +11,7 @@ from uuid_utils.compat import uuid7
 
 from contracts.flow import FLOW
 from deploy.local.rabbitmq import ADMINISTRATOR
-from shared.wire import PROBLEM
+from shared.messaging.decode import PROBLEM
 from tests.chaos import poison
 from tests.chaos.faults.registry import fault
 from tests.chaos.world import World

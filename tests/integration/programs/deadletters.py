@@ -8,7 +8,7 @@ import sys
 if __name__ == "__main__":
     from services.deadletters import domain, handlers
     from services.deadletters.api import router
-    from shared import outbox
+    from shared.messaging import outbox
     from shared.service import Service
     from tests.running import settings_for
 

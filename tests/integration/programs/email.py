@@ -12,10 +12,10 @@ from uuid import UUID
 from fastapi import APIRouter
 
 from contracts.email import DeliverMail
-from shared import outbox
-from shared.handler import on
+from shared.messaging import outbox
+from shared.messaging.handler import on
+from shared.messaging.unit import Unit
 from shared.service import Service
-from shared.unit import Unit
 from tests.integration.programs.stock import supervise
 from tests.running import module_of, settings_for
 

@@ -9,7 +9,7 @@ from typing import Any
 from services.email import handlers
 from services.email.adapters import mailer
 from services.email.api import router
-from shared import outbox
+from shared.messaging import outbox
 from shared.service import Service
 from tests.running import settings_for
 

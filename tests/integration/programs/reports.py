@@ -12,7 +12,7 @@ if __name__ == "__main__":
 
     from services.reports import handlers
     from services.reports.adapters import Storage, exporter
-    from shared import outbox
+    from shared.messaging import outbox
     from shared.service import Service
     from tests.running import settings_for
 

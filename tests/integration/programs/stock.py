@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 
 from fastapi import APIRouter
 
-from shared import outbox
-from shared.publisher import Outgoing, Publisher
+from shared.messaging import outbox
+from shared.messaging.publisher import Outgoing, Publisher
 from shared.service import Service
 from tests.integration.reserving import on_order_placed
 from tests.running import module_of, settings_for

@@ -83,7 +83,7 @@ def test_a_service_that_is_not_there_yet_is_named(
     malote: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setattr("contracts.flow.SERVICES", ("not-a-name",))
-    monkeypatch.setattr("shared.asyncapi.FOLDER", tmp_path / "asyncapi")
+    monkeypatch.setattr("shared.docs.asyncapi.FOLDER", tmp_path / "asyncapi")
     assert malote("asyncapi", "--write") == 1
     assert "there is no services/not-a-name/handlers.py: write it first" in capsys.readouterr().err
     assert not (tmp_path / "asyncapi").exists()
@@ -95,7 +95,7 @@ def test_a_queue_with_other_arguments_is_said_to_be_one(
     async def refuse(*_: object) -> None:
         raise ChannelPreconditionFailed("inequivalent arg 'x-queue-type' for queue 'email'")
 
-    monkeypatch.setattr("shared.topology.apply", refuse)
+    monkeypatch.setattr("shared.messaging.topology.apply", refuse)
     assert malote("topology", "apply") == 1
     said = capsys.readouterr().err
     assert "'email'" in said
@@ -120,7 +120,7 @@ def test_what_takes_long_is_said_before_it_is_done(
         raise SystemExit(9)  # from here on it would take long
 
     monkeypatch.setattr("deploy.local.fleet.running", lambda _: 1)
-    monkeypatch.setattr("shared.topology.apply", end)
+    monkeypatch.setattr("shared.messaging.topology.apply", end)
     monkeypatch.setattr("deploy.cli.up.os.kill", end)
     monkeypatch.setattr("deploy.cli.restart._pids", lambda _: {"broker": 1})
     monkeypatch.setattr("deploy.cli.restart._end", end)
@@ -191,7 +191,7 @@ def test_a_token_is_all_that_is_printed(malote: Run, capsys: pytest.CaptureFixtu
 
 
 def test_the_topology_is_written_out_as_the_kernel_says_it(malote: Run, tmp_path: Path) -> None:
-    from shared import topology
+    from shared.messaging import topology
 
     path = tmp_path / "definitions.json"
     assert malote("topology", "export", "--output", str(path)) == 0

@@ -12,7 +12,7 @@ from services.email import handlers, store
 from services.email.adapters import NotSent, Refused, mailer
 from services.email.settings import EmailSettings
 from services.email.store import Mail, MailStatus
-from shared.handler import Poison
+from shared.messaging.handler import Poison
 from shared.testing import Harness
 from tests.unit.email import news
 from tests.unit.email.test_adapters import a_mail

@@ -12,7 +12,7 @@ from contracts.orders import OrderConfirmed
 from contracts.reports import ReadModelRebuilt, ReportCancelled, ReportReady
 from services.gateway import handlers, store
 from services.gateway.store import Job
-from shared.clock import now
+from shared.persistence.clock import now
 from shared.testing import Harness
 from tests.running import an_order
 

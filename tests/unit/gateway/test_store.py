@@ -11,9 +11,9 @@ from uuid_utils.compat import uuid7
 
 from services.gateway import store
 from services.gateway.store import Job
-from shared.clock import now
-from shared.database import Database
-from shared.stopping import Stopping
+from shared.http.stopping import Stopping
+from shared.persistence.clock import now
+from shared.persistence.database import Database
 
 
 async def test_an_end_that_comes_while_the_job_is_looked_at_is_seen_without_a_poll(

@@ -15,8 +15,8 @@ from contracts.flow import MONITOR, SERVICES, SHOP
 from deploy.local import environment
 from deploy.local.environment import Damaged, Environment, Misconfigured
 from deploy.local.ports import HOST, free_port
-from shared.settings import ServiceSettings
-from shared.tls import Tls
+from shared.config.settings import ServiceSettings
+from shared.config.tls import Tls
 
 NOT_OURS = ("MALOTE_", "AMQP_", "EMAIL_", *(f"{service.upper()}_" for service in SERVICES))
 

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from deploy.local.environment import Environment, Misconfigured
 from deploy.local.files import alone, write_private
 from deploy.local.mailsink import Sink
-from shared.database import Database
+from shared.persistence.database import Database
 
 
 def test_a_private_file_is_its_owners_alone_even_if_it_was_not_before(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from deploy.local.files import write_private
 from deploy.local.finding import CONSEQUENCES, CRITICAL, WARNINGS, Finding
 from deploy.local.management import Management
 from deploy.local.readiness import Readiness
-from shared import topology
+from shared.messaging import topology
 
 WELL = Readiness(True, {}, {}, ("database", "broker", "lane x"))
 

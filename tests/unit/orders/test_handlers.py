@@ -21,7 +21,7 @@ from contracts.orders import (
 from contracts.stock import StockRejected
 from services.orders import handlers
 from services.orders.store import ListPrice, Order
-from shared.clock import moment
+from shared.persistence.clock import moment
 from shared.testing import Harness
 from tests.running import reserved
 

@@ -12,7 +12,7 @@ from pydantic import SecretStr, ValidationError
 
 from services.reports.adapters import SCRATCH, Owners, exporter
 from services.reports.settings import ReportsSettings
-from shared.database import Database
+from shared.persistence.database import Database
 from tests.running import SECRET
 
 

@@ -9,7 +9,7 @@ from contracts.orders import OrderCancelled, OrderConfirmed, OrderPlaced, Reject
 from contracts.stock import ReservedLine, StockLow, StockRejected, StockReleased, StockReserved, StockTaken
 from services.stock import handlers
 from services.stock.store import Product, Reservation
-from shared.clock import moment
+from shared.persistence.clock import moment
 from shared.testing import Harness
 from tests.running import an_order
 

@@ -1,0 +1,216 @@
+"""From the wire to a delivery: which message it is, whether it can be read, and what its envelope says.
+
+What a sender puts into a message's properties cannot end our connection. The broker passes on properties that pamqp
+refuses: a timestamp beyond the year 9999, a short string that is not UTF-8. pamqp raises where the connection is read,
+so the connection would end, the message come again, and so on until its delivery limit, with all its neighbours.
+Instead the message arrives without properties and says what was wrong.
+"""
+
+import contextlib
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import aio_pika
+import aiormq
+from aiormq.abc import DeliveredMessage
+from pamqp.commands import Basic
+from pamqp.header import ContentHeader
+from pydantic import ValidationError
+
+from contracts.base import Command, Envelope, Message, complaint
+from contracts.broker import RETURNS, routes_to
+from contracts.flow import BY_KEY, SENDERS, SHOP
+from shared.messaging.handler import Handler, Poison
+
+Raw = aio_pika.abc.AbstractIncomingMessage
+PROBLEM = "malote-unreadable"
+"""The header that says what was wrong, in an `Unreadable`."""
+SENT_BY = "sent_by"
+"""The header in which the kernel keeps the user who sent a message, when it sends a copy of it to its lane again."""
+_REPLAY = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})/([1-9][0-9]{0,8})")
+_unmarshal, _read_content = ContentHeader.unmarshal, aiormq.Channel._read_content
+
+MESSAGE_LIMIT = 1024 * 1024
+"""Bytes of a message's body at the most. Of a larger one nothing but its size and its hash is kept, whatever the broker
+lets through."""
+
+
+class Oversized(bytes):
+    """What stands for a body above `MESSAGE_LIMIT`: JSON. A type of its own, as any body can have such content."""
+
+
+class Unreadable(str):
+    """Says what was wrong. Only this process makes one: a header of the same name that a sender wrote is text."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A message as it was delivered, read and matched with its handler."""
+
+    raw: Raw
+    envelope: Envelope
+    message: Message
+    handler: Handler
+
+    def subject(self) -> dict[str, str]:
+        """For log lines: what the job is about that this message starts, such as an order; nothing without one."""
+        if self.envelope.message_id != self.envelope.correlation_id:
+            return {}
+        return {name: str(value) for name, value in self.message if isinstance(value, UUID)}
+
+
+def decode(raw: Raw, lane: str, handlers: Mapping[str, Handler]) -> Delivery:
+    """Read a delivery and find its handler. Raises `Poison` with what is wrong, for people."""
+    if isinstance(problem := raw.headers.get(PROBLEM), Unreadable):
+        raise Poison(f"its properties or headers cannot be read: {problem!s}")
+    if isinstance(raw.body, Oversized):
+        size = json.loads(raw.body)["oversized"]["bytes"]
+        raise Poison(f"too large: {size:,} bytes, where a message has at most {MESSAGE_LIMIT:,}")
+    key = key_of(raw)
+    contract = BY_KEY.get(key)
+    if contract is None:
+        raise Poison(f"unknown message {key!r}: no contract has this name and version")
+    handler = handlers.get(key)
+    if handler is None:
+        raise Poison(f"{key!r} is not for lane {lane!r}: contracts/flow.py sends it elsewhere")
+    if (raw.exchange or "", raw.routing_key or "") not in routes_to(lane):
+        came = f"exchange {raw.exchange!r} under the key {raw.routing_key!r}"
+        raise Poison(f"it came by {came}, to which lane {lane!r} is not bound: its sender chose further keys for it")
+    try:
+        message = contract.read(raw.body)
+    except ValidationError as error:
+        what = "not JSON" if error.errors()[0]["type"] == "json_invalid" else f"not a valid {key}"
+        raise Poison(f"{what}: {reason_of(error)}") from error
+    message_id = raw.message_id or message.identity()
+    if not message_id:
+        raise Poison(f"no message_id: a {key} cannot be told from its copies without one")
+    if "\x00" in message_id + (raw.correlation_id or ""):
+        raise Poison("a NUL character in message_id or correlation_id: no database stores it")
+    headers = raw.headers
+    envelope = Envelope(
+        message_id=message_id,
+        correlation_id=message_id if is_shops(raw) else raw.correlation_id or message_id,
+        causation_id=str(headers.get("causation_id") or "") or None,
+        key=key,
+        sender=raw.app_id or "",
+        sent_at=sent_at(raw),
+        traceparent=str(headers.get("traceparent") or "") or None,
+        attempt=_attempt_of(raw),
+        user=user_of(raw),
+    )
+    return Delivery(raw, envelope, message, handler)
+
+
+_UNREADABLE = re.compile(
+    r"its properties or headers cannot be read|too large: |unknown message |'[^']*' is not for lane "
+    r"|it came by exchange |not JSON: |not a valid |no message_id: |a NUL character |reading it failed$"
+)
+
+
+def is_about_reading(reason: str) -> bool:
+    """Whether a reason, as a dead letter has it, is one of `decode`'s: no consumer of that lane can read it."""
+    return bool(_UNREADABLE.match(reason))
+
+
+def reason_of(error: BaseException) -> str:
+    """A failure in a sentence for people; for bad content which field is wrong and why, without its value."""
+    if isinstance(error, ValidationError):
+        problems = error.errors(include_url=False, include_input=False)
+        shown = [f"{'.'.join(map(str, p['loc'])) or 'body'}: {complaint(p)}" for p in problems[:5]]
+        return "; ".join(shown) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
+    said = str(error).encode("utf-8", "replace").decode()  # a server's answer may be no text
+    return said or type(error).__name__
+
+
+def is_lost(raw: Raw) -> bool:
+    """Whether the channel that a message came through is gone: the broker will deliver it again."""
+    try:
+        return bool(raw.channel.is_closed)
+    except (aio_pika.exceptions.AMQPError, RuntimeError):
+        return True
+
+
+def key_of(raw: Raw) -> str:
+    """The message's name. What its sender published is named by its routing key, which the broker's permissions bind;
+    what comes back was named by the kernel, in `type`."""
+    return (raw.type if comes_back(raw) else raw.routing_key) or ""
+
+
+def comes_back(raw: Raw) -> bool:
+    """Whether a message was met before, and sent to its lane again: from a retry queue, or by an administrator. No
+    other user may publish to these exchanges, so what the kernel wrote on the message can be believed."""
+    return raw.exchange in ("", None, RETURNS)
+
+
+def is_shops(raw: Raw) -> bool:
+    """Whether a shop may have sent it. It cannot speak for a job that is not its own: what it sends starts one."""
+    contract = None if comes_back(raw) else BY_KEY.get(key_of(raw))
+    return contract is not None and issubclass(contract, Command) and SHOP in SENDERS[contract]
+
+
+def replay_of(raw: Raw) -> tuple[UUID, int] | None:
+    """Which dead letter a message is that was sent again, and the how many-eth time. Only what comes back can be one:
+    anybody may put the header on a message of its own."""
+    return replay_in(raw.headers) if comes_back(raw) else None
+
+
+def replay_in(headers: Mapping[str, object]) -> tuple[UUID, int] | None:
+    """What the header `replay` says, if it can be trusted."""
+    header = headers.get("replay")
+    found = _REPLAY.fullmatch(header) if isinstance(header, str) else None
+    return (UUID(found[1]), int(found[2])) if found else None
+
+
+def sent_at(raw: Raw) -> datetime:
+    """When a message was sent. AMQP's own timestamp has whole seconds; ours rides in CloudEvents' attribute."""
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
+        exact = datetime.fromisoformat(str(raw.headers.get("cloudEvents_time")))
+        if exact.tzinfo:
+            return exact.astimezone(UTC)
+    return raw.timestamp or datetime.now(UTC)
+
+
+def _attempt_of(raw: Raw) -> int:
+    attempt = raw.headers.get("attempt") if comes_back(raw) else 1
+    return attempt if isinstance(attempt, int) and attempt > 0 else 1
+
+
+def user_of(raw: Raw) -> str | None:
+    """The broker's user that sent a message; see `Envelope.user`."""
+    if comes_back(raw):
+        kept = raw.headers.get(SENT_BY)
+        return kept if isinstance(kept, str) else None
+    return raw.user_id or ""
+
+
+def _unmarshal_whatever_comes(header: ContentHeader, data: bytes) -> None:
+    try:
+        _unmarshal(header, data)
+    except Exception as error:
+        header.body_size = int.from_bytes(data[4:12], "big")
+        header.properties = Basic.Properties(headers={PROBLEM: Unreadable(str(error) or type(error).__name__)})
+
+
+async def _read_bounded(channel: Any, frame: Any, header: ContentHeader) -> DeliveredMessage:
+    """Take what is too large off the wire a frame at a time, and keep none of it."""
+    if header.body_size <= MESSAGE_LIMIT:
+        return await _read_content(channel, frame, header)
+    digest, taken = hashlib.sha256(), 0
+    while taken < header.body_size:
+        content = await channel._Channel__get_content_frame()
+        digest.update(content.value)
+        taken += len(content.value)
+    stub = json.dumps({"oversized": {"bytes": taken, "sha256": digest.hexdigest()}})
+    return DeliveredMessage(delivery=frame, header=header, body=Oversized(stub.encode()), channel=channel)
+
+
+aiormq.Channel._read_content = _read_bounded  # type: ignore[method-assign,assignment]
+ContentHeader.unmarshal = _unmarshal_whatever_comes  # type: ignore[method-assign,assignment]

@@ -1,0 +1,331 @@
+"""Lanes for work outside the database: SMTP, object storage, a payment.
+
+Such work has no place in a transaction. Its messages run concurrently, each by itself; the attempt is committed before
+the work and the outcome after it, both for as many messages at once as there are. Those that were in hand when a
+process died are tried a few at a time and then one by one, beside the others: see `shared.messaging.suspects`.
+
+Where the work has no server to be done at, the handler raises `Outage`. That is no message's fault, so no attempt is
+counted: the message comes again later, the circuit opens, and one message at a time tries whether the server is back.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from contracts.flow import service_of
+from shared.messaging import inbox, suspects
+from shared.messaging.decode import Delivery, Raw, is_lost
+from shared.messaging.handler import Handler, Poison, Replies
+from shared.messaging.intake import Intake, Lost, TooLong, acknowledge, load, log, send, uncancelled
+from shared.messaging.outbox import Outbox
+from shared.messaging.ownership import Ownership
+from shared.messaging.retry import Failures, settle
+from shared.messaging.unit import UnitOfWork
+from shared.observability import metrics, tracing
+from shared.persistence.database import Backoff, Outage
+
+
+class Busy(Exception):
+    """A living process is trying the same message at this moment."""
+
+
+class Suspect(Exception):
+    """A process died while it tried this message, perhaps of it: it waits for its turn to be tried again."""
+
+    def __init__(self, tries: int) -> None:
+        super().__init__()
+        self.tries = tries
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Work that came to an end: what the handler returned or raised. Without a unit there is nothing to record."""
+
+    delivery: Delivery
+    unit: UnitOfWork | None
+    outcome: Replies | Exception
+    began: float = 0.0
+
+
+class OutsideLane(Intake):
+    """Runs up to `concurrency` messages at a time; a slow one holds up nobody but itself, and those that a process may
+    have died of one another."""
+
+    def __init__(
+        self, name: str, handlers: dict[str, Handler], outbox: Outbox, failures: Failures, concurrency: int
+    ) -> None:
+        super().__init__(name, handlers, outbox, failures, concurrency)
+        self._in_flight: dict[str, list[Raw]] = {}  # each with the copies of it that came meanwhile
+        # Those whose process died, each with how many of them may be tried at a time: they are in flight, too.
+        self._suspects: deque[tuple[int, Delivery]] = deque()  # these wait for their turn
+        self._on_trial: dict[str, int] = {}  # and these have it
+        self._finished: list[Finished] = []
+        self._has_finished, self._has_room = asyncio.Event(), asyncio.Event()
+        self._backoff = Backoff()
+        self._ownership = Ownership(name, outbox)
+        self._circuit: str | None = None  # why it is open; None while it is closed
+        self._probes: set[str] = set()  # what was begun since it opened, and has no end yet
+        self._probe_backoff = Backoff()
+
+    def _measure(self) -> None:
+        super()._measure()
+        waits = metrics.of(metrics.LANE_PAUSED, service_of(self.name), self.name)
+        waits.set_function(lambda: float(bool(self.paused or self._circuit)))
+
+    def _warnings(self) -> list[str]:
+        waits = "waits, with no attempt counted, and tries with one message at a time"
+        return [*([f"{waits}: {self._circuit}"] if self._circuit else []), *super()._warnings()]
+
+    async def _run_until_stopped(self) -> None:
+        try:
+            await self._run_in_a_group()
+        except asyncio.CancelledError:
+            # Much of it has only waited for its turn, and a few restarts must not look like as many deaths.
+            await self._give_back(self._in_flight)
+            raise
+
+    async def _run_in_a_group(self) -> None:
+        async with asyncio.TaskGroup() as self._group:
+            recorder = self._group.create_task(self._record())
+            await super()._run_until_stopped()
+            while self._in_flight:
+                await self._wait_for_room()
+                await super()._run_until_stopped()  # the copies that waited for the end of their message
+            recorder.cancel()
+
+    async def _room(self) -> int:
+        while (at_work := len(self._in_flight) - len(self._suspects)) >= self._at_once or (
+            self._circuit and self._probes
+        ):
+            await self._wait_for_room()
+        if not self._circuit:
+            return self._at_once - at_work
+        if not self._stopping:
+            await self._probe_backoff.wait()
+        if self._stopping:  # what was not begun goes back to the broker
+            self._taken.clear()
+        return 1
+
+    def _in_hand(self) -> Sequence[Raw]:
+        return [*(raw for raws in self._in_flight.values() for raw in raws), *self._taken]
+
+    async def _wait_for_room(self) -> None:
+        self._has_room.clear()
+        await self._has_room.wait()
+
+    async def _work(self, raws: Sequence[Raw]) -> None:
+        readable, copies = self._read(raws)
+        begun: list[Delivery] = []
+        for delivery in readable:
+            if (message_id := delivery.envelope.message_id) in self._in_flight:
+                self._in_flight[message_id].append(delivery.raw)
+            else:
+                self._in_flight[message_id] = [delivery.raw]
+                begun.append(delivery)
+        self._at_work = [copy.raw for copy in copies]
+        if begun:
+            await self._start(begun)
+        await self._give_up(copies)
+
+    async def _acknowledge(self, raws: Sequence[Raw]) -> None:
+        """Each by itself: what is in flight was delivered before and after it."""
+        self._at_work = [raw for raw in self._at_work if raw not in raws]
+        for raw in raws:
+            await acknowledge(raw)
+
+    async def _start(self, begun: Sequence[Delivery]) -> None:
+        """Begin a batch of work. If it cannot be begun, halve it: what cannot be begun by itself has failed."""
+        try:
+            with tracing.together(f"begin {self.name}", [delivery.envelope.traceparent for delivery in begun]):
+                units = await self._steadily(begun[0].raw, self._begin, begun)
+        except Lost:
+            for delivery in begun:
+                self._leave(delivery, delivery.raw)
+            return
+        except Exception as error:
+            if len(begun) == 1:
+                self._end(Finished(begun[0], None, error))
+                return
+            middle = len(begun) // 2
+            await self._start(begun[:middle])
+            await self._start(begun[middle:])
+            return
+        for delivery in begun:
+            unit = units[delivery.envelope.message_id]
+            if isinstance(unit, UnitOfWork):
+                if self._circuit:
+                    self._probes.add(delivery.envelope.message_id)
+                self._group.create_task(self._do(delivery, unit))
+            elif isinstance(unit, Suspect):
+                self._suspects.append((suspects.together(unit.tries, self._at_once), delivery))
+            else:
+                self._end(Finished(delivery, None, unit))
+        self._try_suspects()
+
+    async def _begin(self, deliveries: Sequence[Delivery]) -> dict[str, UnitOfWork | Exception | None]:
+        """Commit the attempts of those that are ours to do: for each its unit, or why not; None if it is done."""
+        by_id = {delivery.envelope.message_id: delivery for delivery in deliveries}
+        found: dict[str, UnitOfWork | Exception | None] = {}
+        async with self._outbox.unit() as unit:
+            # First lock, then look: whoever is at a message records its outcome and deletes the attempt at once.
+            begun = await inbox.begin_attempts(unit.session, self.name, by_id, self._outbox.owner)
+            done = await inbox.done(unit.session, self.name, by_id)
+            await inbox.end_attempts(unit.session, self.name, done)
+            for message_id, attempt in begun.items():
+                if message_id in done:
+                    settle(by_id[message_id], unit)
+                    found[message_id] = None
+                elif attempt.before and await self._outbox.is_living(unit.session, attempt.before):
+                    found[message_id] = Busy(f"process {attempt.before} is at it")
+                elif suspects.is_killer(attempt.tries):
+                    found[message_id] = suspects.killer()
+                elif attempt.tries > 1 and message_id not in self._on_trial:
+                    found[message_id] = Suspect(attempt.tries)
+            not_now = [message_id for message_id, why in found.items() if isinstance(why, Busy | Suspect)]
+            if not_now:
+                await inbox.give_back(unit.session, self.name, not_now, self._outbox.owner)
+            ours = [delivery for message_id, delivery in by_id.items() if message_id not in found]
+            await load(unit, ours)
+        for delivery in ours:
+            apart = unit.apart(delivery.envelope, partial(self._demand_ours, delivery))
+            found[delivery.envelope.message_id] = apart
+        return found
+
+    async def _demand_ours(self, delivery: Delivery) -> None:
+        """Raises `Busy` if another process has taken a message over: one that was frozen, or cut off from the database
+        and the broker, was waited for and is no longer expected. Waits out an outage; raises `Lost` as `_steadily`."""
+        if not await self._steadily(delivery.raw, self._ownership.holds, delivery.envelope.message_id):
+            raise Busy("another process has taken it over")
+
+    async def _do(self, delivery: Delivery, unit: UnitOfWork) -> None:
+        outcome: Replies | Exception
+        began = time.time()
+        try:
+            with tracing.handling(self.name, delivery.envelope) as unit.cause:
+                outcome = await uncancelled(self._handle(delivery, unit))
+        except Exception as error:
+            outcome = error
+        self._end(Finished(delivery, unit, outcome, began))
+
+    def _end(self, finished: Finished) -> None:
+        self._finished.append(finished)
+        self._has_finished.set()
+
+    async def _record(self) -> None:
+        """Record what has finished, all that there is at a time. What was done is recorded, acknowledged or not."""
+        while True:
+            await self._has_finished.wait()
+            self._has_finished.clear()
+            some, self._finished = self._finished, []
+            for finished in some:
+                self._learn(finished)
+            good = [finished for finished in some if not isinstance(finished.outcome, Exception)]
+            await self._record_together(good)
+            for finished in some:
+                if isinstance(finished.outcome, Exception):
+                    self._group.create_task(self._fail(finished.delivery, finished.outcome))
+
+    def _learn(self, finished: Finished) -> None:
+        """Open or close the circuit: whatever the server said to a message, it is there. Of some it was not asked."""
+        if isinstance(finished.outcome, Outage):
+            if self._circuit is None:
+                log.warning("lane: circuit opened", lane=self.name, why=str(finished.outcome))
+            self._circuit = str(finished.outcome)
+        elif self._circuit and finished.unit and not isinstance(finished.outcome, Poison | Busy | Lost | TooLong):
+            log.info("lane: circuit closed", lane=self.name)
+            self._circuit = None
+            self._probes.clear()
+            self._probe_backoff.reset()
+            self._has_room.set()
+
+    async def _record_together(self, good: Sequence[Finished]) -> None:
+        try:
+            if new := [finished for finished in good if finished.unit]:
+                with tracing.together(f"record {self.name}", [found.delivery.envelope.traceparent for found in new]):
+                    await self._steadily(None, self._commit_outcomes, new)
+        except Exception as error:
+            if len(good) == 1:
+                self._group.create_task(self._fail(good[0].delivery, error))
+                return
+            middle = len(good) // 2
+            await self._record_together(good[:middle])
+            await self._record_together(good[middle:])
+            return
+        for finished in good:
+            self._tell_done(finished.delivery, finished.began, is_new=bool(finished.unit))
+            await self._settle(finished.delivery)
+
+    async def _commit_outcomes(self, good: Sequence[Finished]) -> None:
+        ids = [finished.delivery.envelope.message_id for finished in good]
+        async with self._outbox.unit() as unit:
+            new = await inbox.claim(unit.session, self.name, ids)
+            await inbox.end_attempts(unit.session, self.name, ids)
+            for finished in good:
+                assert finished.unit
+                assert not isinstance(finished.outcome, Exception)
+                # Or it is recorded: by whoever took it over, or by us, and only the commit's answer was lost.
+                if finished.delivery.envelope.message_id in new:
+                    unit.take_up(finished.unit)
+                    send(unit, finished.outcome)
+                settle(finished.delivery, unit)
+
+    async def _fail(self, delivery: Delivery, error: Exception) -> None:
+        try:
+            if isinstance(error, Lost):
+                raise error
+            # Where the lane is paused, it was the database or the broker that a handler waited for in vain.
+            is_outage = isinstance(error, Outage) or (isinstance(error, TooLong) and self.paused is not None)
+            if is_outage:
+                await self._steadily(delivery.raw, self._forget_attempt, delivery.envelope.message_id)
+            is_put_off = is_outage or isinstance(error, Busy)
+            copy = self._failures.postponed(delivery) if is_put_off else self._failures.failed(delivery, error)
+            await self._give_up([copy])
+        except Lost:
+            self._leave(delivery)
+        except Exception:
+            log.exception("lane: cannot settle a message, trying again", lane=self.name)
+            await self._backoff.wait()
+            self._leave(delivery, delivery.raw)
+        else:
+            self._leave(delivery)
+
+    async def _forget_attempt(self, message_id: str) -> None:
+        async with self._outbox.unit() as unit:
+            await inbox.end_attempts(unit.session, self.name, [message_id], self._outbox.owner)
+
+    async def _settle(self, delivery: Delivery) -> None:
+        with contextlib.suppress(Lost):
+            await self._acknowledge([delivery.raw])
+        self._leave(delivery)
+
+    def _leave(self, delivery: Delivery, *again: Raw) -> None:
+        """Make room, and take again what came meanwhile of the same message, to find out that it is done."""
+        message_id = delivery.envelope.message_id
+        _, *copies = self._in_flight.pop(message_id)
+        self._probes.discard(message_id)
+        self._taken.extend(raw for raw in (*again, *copies) if not is_lost(raw))
+        self._arrived.set()
+        self._has_room.set()
+        if self._on_trial.pop(message_id, None):
+            self._try_suspects()
+
+    def _try_suspects(self) -> None:
+        """So few at a time that the one that kills is the only one in the end that is tried when it does. Those that
+        the broker has taken back, and all of them when the process ends, are left to it."""
+        turn: list[Delivery] = []
+        while self._suspects:
+            most, following = self._suspects[0]
+            if len(self._on_trial) >= min([most, *self._on_trial.values()]):
+                break
+            self._suspects.popleft()
+            if self._stopping or is_lost(following.raw):
+                self._leave(following)
+            else:
+                self._on_trial[following.envelope.message_id] = most
+                turn.append(following)
+        if turn:
+            self._group.create_task(self._start(turn))

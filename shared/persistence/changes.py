@@ -1,0 +1,81 @@
+"""Lets clients wait for something to change without each of them asking the database again and again."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Generic, TypeVar
+
+import structlog
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from shared.persistence.database import Database, is_outage
+
+log = structlog.get_logger(__name__)
+
+POLL_SECONDS = 0.25
+POLL_SHARE = 0.1
+"""Of the time, for looking, however many wait: a look takes up to 10 ms for a thousand."""
+KEYS_AT_ONCE = 1_000
+Key = TypeVar("Key")
+Revisions = Callable[[AsyncSession, Collection[Key]], Awaitable[Mapping[Key, Any]]]
+
+
+class Changes(Generic[Key]):
+    """Wakes those who wait for a key: at once when this process changed it, a moment later when another did.
+
+    `revisions(session, keys)` says, by one query, in which state each key is: a value that differs once it changed.
+    """
+
+    def __init__(self, revisions: Revisions[Key]) -> None:
+        self._revisions = revisions
+        self._waiting: dict[Key, set[asyncio.Event]] = {}
+
+    @contextmanager
+    def of(self, key: Key) -> Iterator[asyncio.Event]:
+        """An event that is set when the key may have changed. Take it, then read, then wait."""
+        changed = asyncio.Event()
+        self._waiting.setdefault(key, set()).add(changed)
+        try:
+            yield changed
+        finally:
+            self._waiting[key].discard(changed)
+            if not self._waiting[key]:
+                del self._waiting[key]
+
+    def announce(self, session: AsyncSession, key: Key) -> None:
+        """Wake those who then wait for a key, once the session has committed."""
+        announced: set[Key] = session.sync_session.info.setdefault(self, set())
+        if not announced:
+            event.listen(session.sync_session, "after_commit", lambda _: self._wake(announced), once=True)
+        announced.add(key)
+
+    def _wake(self, keys: Iterable[Key]) -> None:
+        for key in keys:
+            for changed in self._waiting.get(key, ()):
+                changed.set()
+
+    async def poll(self, database: Database) -> None:
+        """See what other processes changed, for ever: one query for a thousand who wait, none while nobody does."""
+        seen: Mapping[Key, Any] = {}
+        took = 0.0
+        while True:
+            await asyncio.sleep(max(POLL_SECONDS, took / POLL_SHARE))
+            if not (waiting := list(self._waiting)):
+                continue
+            began = time.monotonic()
+            found: dict[Key, Any] = {}
+            try:
+                async with database.reading() as session:
+                    for start in range(0, len(waiting), KEYS_AT_ONCE):
+                        found |= await self._revisions(session, waiting[start : start + KEYS_AT_ONCE])
+            except Exception as error:
+                if not is_outage(error):
+                    log.exception("cannot look for changes")
+                continue
+            took = time.monotonic() - began
+            for key, revision in found.items():
+                if seen.get(key) != revision:
+                    self._wake([key])
+            seen = found
