@@ -28,10 +28,11 @@ def _migrate(service: str, url: str, tls: Any) -> None:
     from sqlalchemy.exc import SQLAlchemyError
 
     from deploy.local.environment import Misconfigured
+    from shared.config.urls import with_driver
     from shared.persistence import database
 
     try:
-        database.with_driver(url)  # raises, and says what to write
+        with_driver(url)  # raises, and says what to write
         shown = make_url(url).render_as_string(hide_password=True)
         database.migrate(service, url, tls)
     except ValueError as error:

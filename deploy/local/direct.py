@@ -16,7 +16,8 @@ import asyncpg
 
 from deploy.local.history import COLUMNS, CURRENCY, History, Product, Rows, products
 from shared.config.tls import Tls
-from shared.persistence.database import address, migrate
+from shared.config.urls import database_address
+from shared.persistence.database import migrate
 
 STEP = 10_000
 """Orders in one transaction."""
@@ -182,7 +183,7 @@ async def _write_read_model(rows: Rows, revision: int, reports: Tables) -> None:
 
 @contextlib.asynccontextmanager
 async def _open(url: str, tls: Tls | None) -> AsyncIterator[Tables]:
-    parsed, secure = address(url, tls)
+    parsed, secure = database_address(url, tls)
     if parsed.get_backend_name() == "sqlite":
         connect = functools.partial(sqlite3.connect, timeout=_LOCK_SECONDS, isolation_level=None)
         with contextlib.closing(connect(parsed.database or "", check_same_thread=False)) as file:

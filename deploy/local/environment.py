@@ -21,8 +21,9 @@ from deploy.local.files import alone, write_private
 from deploy.local.ports import HOST
 from deploy.local.rabbitmq import ADMINISTRATOR, RabbitNode
 from shared.config import secret_files
-from shared.config.settings import ServiceSettings, demand_broker, read_ladder
+from shared.config.settings import ServiceSettings, read_ladder
 from shared.config.tls import Tls
+from shared.config.urls import demand_broker
 
 ROOT = Path(__file__).resolve().parents[2]
 OTHERS = stat.S_IRWXG | stat.S_IRWXO

@@ -85,6 +85,7 @@ from shared.http.edge import (
     idempotency_key,
     paginate,
 )
+from shared.messaging.outbox import OutboxFull
 from shared.persistence.clock import moment
 from shared.service import VERSION, Running, Service
 
@@ -208,7 +209,7 @@ class Start:
                 traceparent=self._request.scope["traceparent"],
                 key=key,
             )
-        except Problem:
+        except (Problem, OutboxFull):
             earlier = await store.earlier(self._service.database, key) if key else None
             if earlier is None:
                 raise

@@ -6,7 +6,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, HttpUrl, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from shared.config.settings import ServiceSettings, port_in
+from shared.config.settings import ServiceSettings
+from shared.config.urls import port_in
 
 
 class GatewaySettings(ServiceSettings):

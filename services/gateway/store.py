@@ -296,7 +296,7 @@ class Intake:
         key: Key | None,
     ) -> Receipt:
         """Make a command a job. Raises `Problem` 422 if its key came with another payload before, 429 if it wants a
-        report and its owner has too many in the making, and 503 if too much waits for the broker."""
+        report and its owner has too many in the making, and `OutboxFull`."""
         self._outbox.demand_room()
         sent = outgoing(command, self._outbox.service, None, traceparent)
         receipt = Receipt(UUID(sent.envelope.message_id), resource_id)

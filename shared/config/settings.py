@@ -6,10 +6,9 @@ of `.env` in the working directory, and a service's own over `MALOTE_`.
 
 import sys
 from functools import cached_property
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
-from urllib.parse import parse_qs, urlsplit
 
 from pydantic import Field, HttpUrl, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
@@ -24,6 +23,7 @@ from pydantic_settings import (
 from contracts.flow import LANES
 from shared.config import secret_files
 from shared.config.tls import Tls
+from shared.config.urls import database_address, demand_broker, demand_port, is_loopback
 
 COMMON_PREFIX = "MALOTE_"
 OUTSIDE = "outside"
@@ -42,43 +42,6 @@ def seconds(duration: str) -> float:
         if duration.endswith(unit) and duration[: -len(unit)].isascii() and duration[: -len(unit)].isdecimal():
             return int(duration[: -len(unit)]) * factor
     raise ValueError(f"{duration!r} is not a duration: write a whole number and a unit, such as 500ms, 5s or 2m")
-
-
-def demand_port(port: int | None) -> None:
-    """Raises ValueError where an address names a port that does not exist."""
-    if port is not None and not 0 < port <= 65_535:
-        raise ValueError(f"{port} is not a port (1 to 65535)")
-
-
-def port_in(address: str) -> int | None:
-    """The port in an address, if it names one. Raises ValueError."""
-    try:
-        port = urlsplit(address).port
-    except ValueError as error:
-        raise ValueError("its port is none (1 to 65535)") from error  # the reason has the whole address in it
-    demand_port(port)
-    return port
-
-
-def demand_broker(address: str) -> None:
-    """Raises ValueError, without the address, which has a password in it, unless it is one that a broker can have."""
-    if address.count("://") > 1 or "," in urlsplit(address).netloc.rpartition("@")[2] or ";" in address:
-        raise ValueError("it has several addresses: write one, which a cluster of brokers has in front of its nodes")
-    url = urlsplit(address)
-    if url.scheme not in ("amqp", "amqps") or not url.hostname or any(map(str.isspace, url.netloc)):
-        raise ValueError("write amqp://user:password@host/, or amqps:// for TLS")
-    port_in(address)
-    heartbeat = parse_qs(url.query).get("heartbeat", ["0"])[-1]
-    if not (heartbeat.isascii() and heartbeat.isdecimal()):
-        raise ValueError("its heartbeat is not a whole number of seconds")
-
-
-def is_loopback(host: str | None) -> bool:
-    """Whether an address is of this machine, and what is sent to it does not leave it."""
-    try:
-        return ip_address((host or "").strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 LONGEST_LIMIT = "25m"
@@ -209,12 +172,8 @@ class ServiceSettings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _is_a_database(cls, value: SecretStr) -> SecretStr:
-        from shared.persistence.database import (
-            address,  # not at the top: the command line reads settings without a database
-        )
-
         if value.get_secret_value():
-            demand_port(address(value.get_secret_value())[0].port)
+            demand_port(database_address(value.get_secret_value())[0].port)
         return value
 
     @field_validator("amqp_url")

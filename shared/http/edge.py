@@ -34,6 +34,7 @@ from shared.http import protection
 from shared.http.ports import Ports
 from shared.http.protection import Identities
 from shared.http.stopping import Stopping
+from shared.messaging.outbox import OutboxFull
 from shared.observability import metrics
 from shared.observability.tracing import QUIET, Tracing
 from shared.persistence.database import is_outage
@@ -43,6 +44,7 @@ log = structlog.get_logger(__name__)
 BODY_LIMIT = 256 * 1024
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 RETRY_AFTER = "2"
+FULL_RETRY_AFTER = "10"
 PAUSE_SECONDS = 15.0
 LONGEST_TIMER = 10 * 86_400.0
 """Seconds. A stream whose token is good for longer ends at its first event after that."""
@@ -125,6 +127,7 @@ def install(
 ) -> None:
     """Give an application our errors and the `Edge` around it."""
     app.add_exception_handler(Problem, _on_problem)
+    app.add_exception_handler(OutboxFull, _on_full)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(Exception, _on_error)
@@ -155,6 +158,11 @@ def problem_response(request: Request, problem: Problem) -> JSONResponse:
 async def _on_problem(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, Problem)
     return problem_response(request, error)
+
+
+async def _on_full(request: Request, error: Exception) -> JSONResponse:
+    headers = {"Retry-After": FULL_RETRY_AFTER}
+    return problem_response(request, Problem(503, "outbox_full", str(error), headers=headers))
 
 
 async def _on_invalid(request: Request, error: Exception) -> JSONResponse:

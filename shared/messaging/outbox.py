@@ -38,7 +38,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils.compat import uuid7
 
 from contracts.base import Envelope
-from shared.http.edge import Problem
 from shared.messaging import inbox
 from shared.messaging.causes import cause_of
 from shared.messaging.publisher import Outgoing, Publisher
@@ -54,9 +53,13 @@ HEARTBEAT_SECONDS = 2.0
 DEAD_AFTER_SECONDS = 8.0
 PURGE_STEP = 500
 MEASURE_EVERY = 5  # heartbeats
-FULL_RETRY_AFTER = "10"
 FORGET_EVERY = 15  # heartbeats
 LONGEST_PATIENCE = 8  # heartbeats
+
+
+class OutboxFull(Exception):
+    """As many messages wait for the broker as may; the text is for whoever asked. The HTTP edge answers 503."""
+
 
 outbox = Table(
     "outbox",
@@ -115,14 +118,15 @@ class Outbox:
         self._wake = asyncio.Event()
 
     def demand_room(self) -> None:
-        """Raises `Problem` 503 while as much waits for the broker as may. Only requests over HTTP are refused: a lane
+        """Raises `OutboxFull` while as many messages wait for the broker as may. Only requests over HTTP ask: a lane
         has nothing to do while the broker is away."""
         if self._rows >= self._limit:
-            detail = f"{self._limit:,} messages wait for the broker, and no more are accepted until it takes some."
-            raise Problem(503, "outbox_full", detail, headers={"Retry-After": FULL_RETRY_AFTER})
+            raise OutboxFull(
+                f"{self._limit:,} messages wait for the broker, and no more are accepted until it takes some."
+            )
 
     def request(self, traceparent: str) -> AbstractAsyncContextManager[UnitOfWork]:
-        """The transaction of a request over HTTP. Raises `Problem` 503, see `demand_room`."""
+        """The transaction of a request over HTTP. Raises `OutboxFull`, see `demand_room`."""
         self.demand_room()
         return self.unit(traceparent)
 

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import structlog
 from sqlalchemy import ColumnElement, MetaData, Text, any_, event, func, inspect, literal, select, text
 from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlmodel import SQLModel
 
 from shared.config.tls import Tls
+from shared.config.urls import database_address
 from shared.observability import tracing
 from shared.outages import Trouble, said, trouble
 from shared.persistence import versions
@@ -80,7 +81,7 @@ class Database:
     """A service's database. SQLite gets one writing connection (its writers queue up anyway) and some for reading."""
 
     def __init__(self, url: str, tls: Tls | None = None) -> None:
-        self.url, secure = address(url, tls)
+        self.url, secure = database_address(url, tls)
         if self.is_sqlite:
             _make_folder(self.url)
             self._writer = sqlite_engine(self.url, "BEGIN IMMEDIATE", pool_size=1)
@@ -185,36 +186,6 @@ class Database:
     async def dispose(self) -> None:
         for engine in self.engines:
             await engine.dispose()
-
-
-def with_driver(url: str) -> URL:
-    """`postgresql://…` -> `postgresql+asyncpg://…`, `sqlite:///…` -> `sqlite+aiosqlite:///…`. Raises ValueError."""
-    drivers = {"postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg", "sqlite": "sqlite+aiosqlite"}
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):  # their texts may have the password in them
-        raise ValueError("write sqlite:///PATH or postgresql://user:password@host/database (@ in it as %40)") from None
-    backend = parsed.drivername.partition("+")[0]
-    if backend not in drivers:
-        raise ValueError(f"a database URL starts with sqlite:// or postgresql://, not {parsed.drivername}://")
-    return parsed.set(drivername=drivers[backend])
-
-
-def address(url: str, tls: Tls | None = None) -> tuple[URL, dict[str, Any]]:
-    """A database's URL, and what the driver is to be told beside it: libpq's `sslmode`, with our certificates.
-
-    Raises ValueError.
-    """
-    parsed = with_driver(url)
-    if parsed.get_backend_name() == "sqlite":
-        return parsed, {}
-    if ours := sorted({"sslrootcert", "sslcert", "sslkey"} & set(parsed.query)):
-        raise ValueError(f"certificates are set as TLS_CA_FILE, TLS_CERT_FILE and TLS_KEY_FILE, not as {ours[0]}")
-    mode = parsed.query.get("sslmode")
-    if mode is None:
-        return parsed, {}
-    secure = (tls or Tls()).for_database(mode if isinstance(mode, str) else mode[-1])
-    return parsed.difference_update_query(["sslmode"]), {"ssl": secure}
 
 
 def _set_planner(connection: Any, _: Any) -> None:
@@ -337,7 +308,7 @@ def migrate(service: str, url: str, tls: Tls | None = None) -> None:
     """
     from alembic import command  # not at the top: a running service has no use for it, and it is slow to import
 
-    target, secure = address(url, tls)
+    target, secure = database_address(url, tls)
     if target.get_backend_name() == "sqlite":
         _make_private(target)
     config = migrations_of(service)

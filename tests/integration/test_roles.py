@@ -16,8 +16,9 @@ from contracts.reports import CreateReport, Filters, ReportReady, ReportWish
 from services.reports import domain, store
 from services.reports.domain import reader
 from services.reports.store import Choice, Notification
+from shared.config.urls import database_address
 from shared.persistence.clock import now
-from shared.persistence.database import Database, address, migrate, migrations_of
+from shared.persistence.database import Database, migrate, migrations_of
 from tests.integration import reporting
 from tests.integration.reporting import NOBODY, Fleet, a_report, check, link_of
 from tests.serving import NO_BROKER, serving
@@ -116,7 +117,7 @@ def test_a_wish_that_names_no_role_is_a_customers_if_it_is_about_itself(said: An
 
 
 def _to(service: str, url: str, revision: str) -> None:
-    config, (target, secure) = migrations_of(service), address(url)
+    config, (target, secure) = migrations_of(service), database_address(url)
     config.attributes["url"], config.attributes["options"] = target, secure
     command.upgrade(config, "kernel@head")
     command.upgrade(config, revision)

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import (
 from services.stock.settings import StockSettings
 from shared.config.settings import load
 from shared.config.tls import Tls
-from shared.persistence.database import address
+from shared.config.urls import database_address
 
 
 @pytest.fixture
@@ -110,6 +110,6 @@ def test_a_broker_url_that_is_none_is_refused_at_the_start(
 
 
 def test_an_address_without_sslmode_is_left_to_the_driver() -> None:
-    url, options = address("postgresql://u@h/d?application_name=x")
+    url, options = database_address("postgresql://u@h/d?application_name=x")
     assert (str(url), options) == ("postgresql+asyncpg://u@h/d?application_name=x", {})
-    assert address("sqlite:////x.db?sslmode=require")[1] == {}
+    assert database_address("sqlite:////x.db?sslmode=require")[1] == {}

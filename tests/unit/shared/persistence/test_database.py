@@ -8,8 +8,9 @@ import pytest
 from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError, ProgrammingError
 
+from shared.config.urls import with_driver
 from shared.outages import Trouble
-from shared.persistence.database import Backoff, Database, Outage, is_outage, migrate, with_driver
+from shared.persistence.database import Backoff, Database, Outage, is_outage, migrate
 
 
 class Refusal(Exception):
