@@ -10,7 +10,8 @@ from deploy.cli.errors import Failed
 
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 START = re.compile(rb'\{"timestamp"')
-_FIELD = re.compile(r'"(\w+)": ?("(?:[^"\\\x00-\x1f]|\\["\\/bfnrt])*"|-?\d+|true|false|null)[,}] ?')
+_NAME, _END = re.compile(r'"(\w+)": ?'), re.compile(r"[,}] ?")
+_VALUES = json.JSONDecoder()
 _NUMBER = re.compile(r"[0-9A-Fa-f]{8}")
 Line = dict[str, Any]
 
@@ -85,11 +86,24 @@ def lines_in(raw: bytes) -> list[Line]:
 
 
 def _torn(piece: bytes) -> Line:
-    text, end = piece.decode(errors="replace").rstrip("\n"), 0
+    text = piece.decode(errors="replace").rstrip("\n")
+    name = _NAME.search(text)
+    begin = end = name.start() if name else 0
     read: Line = {}
-    for field in _FIELD.finditer(text):
-        read[field[1]], end = json.loads(field[2]), field.end()
-    return {"event": "(torn line)"} | read | {"torn": text[end:]}
+    while name:
+        try:
+            value, at = _VALUES.raw_decode(text, name.end())
+        except (ValueError, RecursionError):
+            break
+        if not (after := _END.match(text, at)):
+            break
+        read[name[1]], end = value, after.end()
+        name = _NAME.match(text, end)
+    return (
+        {"event": "(torn line)"}
+        | read
+        | {"torn": "\N{HORIZONTAL ELLIPSIS}".join(filter(None, (text[:begin].strip("{ "), text[end:])))}
+    )
 
 
 def parsed(raw: bytes) -> Line | None:

@@ -73,7 +73,7 @@ class Mailer:
         longest = time.monotonic() - min(self._asked.values(), default=math.inf)
         if longest < SLOW_SECONDS:
             return None
-        return f"no answer from {self._server} for {longest:.0f} s: mails wait, and are tried again once it answers"
+        return f"no answer from {self._server} for {longest:.0f} s: mails wait for it"
 
     @property
     def _server(self) -> str:

@@ -17,7 +17,7 @@ from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query, Request, R
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 from fastapi.sse import ServerSentEvent
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 from uuid_utils.compat import uuid7
 
 from contracts.base import Command, Contract, JobState, Sku
@@ -588,9 +588,10 @@ async def _address(request: Request, who: Caller) -> str | None:
         answer = await _reports(request).ask(request, who, CHOICE)
     except Problem:
         return who.email
-    if not answer.is_success:
+    try:
+        choice = NoticeChoice.model_validate_json(answer.content)
+    except ValidationError:  # a refusal, or the answer of another version
         return who.email
-    choice = NoticeChoice.model_validate_json(answer.content)
     return (choice.email or who.email) if choice.mail else None
 
 

@@ -234,8 +234,8 @@ def _told(stuck: int, oldest: UUID, created_at: int) -> str:
     since = clock.moment(created_at).strftime("%Y-%m-%d %H:%M+00:00")
     return (
         f"{stuck:,} PENDING for more than {STUCK_MINUTES} minutes, the oldest since {since}: {oldest}. `malote logs"
-        f" {oldest}` says how far it came. Where a queue or a binding was missing (`malote topology apply` makes them),"
-        " its message is lost: ask for it again"
+        f" {oldest}` says how far it came. If nothing waits in the lanes (`malote lanes`), its message was lost with a"
+        " queue or a binding (`malote topology apply` makes them): ask for it again"
     )
 
 

@@ -20,7 +20,7 @@ def cause_of(error: BaseException) -> str:
     elif isinstance(error, AMQPError):
         words = " ".join(map(str, error.args)) or "the connection to the broker was lost"
     elif isinstance(error, OSError):
-        words = error.strerror or words
+        words = ": ".join(str(part) for part in (error.strerror or words, error.filename) if part)
     line, name = words.strip().partition("\n")[0], type(error).__name__
     if not line:
         return name

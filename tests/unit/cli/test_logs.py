@@ -236,7 +236,8 @@ def test_of_lines_that_a_full_disk_has_torn_and_joined_what_is_readable_is_told_
 ) -> None:
     whole, cut = line(2, "stock", "retried", message_id="m-2"), line(1, "stock", "done", message_id="m-1", lane="stock")
     path = tmp_path / "stock.log"
-    path.write_text(f'{cut[:-7]}{whole}\n{cut[:30]}{cut[:70]}{whole}\nock", "lane": "stock"}}{whole}\n')
+    several = f'{cut[:-7]}{whole}\n{cut[:30]}{cut[:70]}{whole}\nock", "lane": "stock"}}{whole}\n'
+    path.write_text(several)
     done = run("--since", "2026-01-31T09:00:01Z", "--json", "--from", str(path))
     said = [json.loads(entry) for entry in done.stdout.splitlines()]
     told = [(entry["event"], entry.get("message_id"), "torn" in entry) for entry in said]
@@ -245,6 +246,13 @@ def test_of_lines_that_a_full_disk_has_torn_and_joined_what_is_readable_is_told_
     assert len(told) == 7
     (first,) = [entry for entry in said if entry.get("message_id") == "m-1"]
     assert (first["torn"], "lane" in first) == ('"lane": "', False)
+    path.write_text(
+        '{"timestamp": "2026-01-31T09:00:03Z", "event": "a\\u00e9", "s": 1.5, "about": {"event": "no"}, "ids": ["1"\n'
+    )
+    (torn,) = run("--json", "--from", str(path)).stdout.splitlines()
+    read = {"timestamp": "2026-01-31T09:00:03Z", "event": "a\u00e9", "s": 1.5, "about": {"event": "no"}}
+    assert {**read, "torn": '"ids": ["1"'}.items() <= json.loads(torn).items()
+    path.write_text(several)
     people = run("--since", "2026-01-31T09:00:02Z", "--from", str(path)).stdout.splitlines()
     assert sum("retried" in entry for entry in people) == 3, "a later line joined to one before --since is told, too"
     story = run("m-1", "--from", str(path)).stdout.splitlines()

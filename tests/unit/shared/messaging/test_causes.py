@@ -20,6 +20,7 @@ from shared.persistence.database import Outage
         (ConnectionClosed(), "the connection to the broker was lost"),
         (TimeoutError(), "no answer in time"),
         (OSError(28, "No space left on device"), "No space left on device"),
+        (FileNotFoundError(2, "No such file or directory", "ca.pem"), "No such file or directory: ca.pem"),
         (ConnectionResetError(), "ConnectionResetError"),
         (Outage("no database: refused\nand more"), "no database: refused"),
         (KeyError("sku"), "KeyError: 'sku'"),
