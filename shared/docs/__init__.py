@@ -1,0 +1,1 @@
+"""AsyncAPI and OpenAPI, written from the code."""

@@ -1,0 +1,1 @@
+"""The edge: requests, problems, tokens, ports, connections."""

@@ -1,0 +1,1 @@
+"""Databases: transactions, migrations, the database's clock, changes that processes tell each other."""
