@@ -1,5 +1,7 @@
 """Ports of the loopback address, the only one that anything of ours listens on here."""
 
+import contextlib
+import secrets
 import socket
 
 import psutil
@@ -9,11 +11,18 @@ from deploy.local import processes
 HOST = "127.0.0.1"
 
 
+_NOT_GIVEN_AWAY = range(20_000, 32_768)
+"""Ports below those that Linux gives to connections and to whoever asks for any port."""
+
+
 def free_port() -> int:
-    """A port of the loopback address that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+    """A port of the loopback address that nobody listens on now. Whoever is to listen there may stop and start again:
+    in between, nobody gets it by chance."""
+    while True:
+        port = secrets.choice(_NOT_GIVEN_AWAY)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((HOST, port))
+            return port
 
 
 def accepts(port: int) -> bool:

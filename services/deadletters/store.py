@@ -196,7 +196,9 @@ async def count_new(session: AsyncSession, letters: Sequence[Letter]) -> None:
     of_digests = {str(row.id) for row in await load(session, Digest, jobs_of(mails))}
     if not (number := sum(letter.correlation_id not in of_digests for letter in letters)):
         return
-    add = update(_digests).where(_digests.c.sent_at.is_(None)).values(letters=_digests.c.letters + number)
+    first = select(_digests.c.id).where(_digests.c.sent_at.is_(None)).order_by(_digests.c.id).limit(1)
+    here = (_digests.c.id == first.scalar_subquery(), _digests.c.sent_at.is_(None))  # one: there may be two, see `news`
+    add = update(_digests).where(*here).values(letters=_digests.c.letters + number)
     if not (await session.execute(add)).rowcount:  # type: ignore[attr-defined]
         session.add(Digest(id=uuid7(), letters=number, since=now()))
 

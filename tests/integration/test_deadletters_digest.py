@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 from sqlalchemy import select, update
+from uuid_utils.compat import uuid7
 
 from contracts.email import DeliverMail, MailDigest
 from services.deadletters import api, domain, handlers, store
@@ -90,6 +91,14 @@ async def test_several_processes_tell_it_once(database: Database) -> None:
     await asyncio.gather(*(handlers.tell_operators(a_process(database)) for _ in range(5)))
     (digest,) = await told(database)
     assert digest.new == 5
+
+
+async def test_letters_are_counted_once_where_two_processes_began_a_digest_at_once(database: Database) -> None:
+    async with database.transaction() as session:
+        session.add_all(Digest(id=uuid7(), letters=1, since=number) for number in (1, 2))
+    await come(database, a_letter())
+    await handlers.tell_operators(a_process(database))
+    assert [digest.new for digest in await told(database)] == [3]
 
 
 async def test_a_digest_that_cannot_be_sent_causes_none(database: Database) -> None:
