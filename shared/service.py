@@ -46,7 +46,9 @@ from shared.messaging.outside import OutsideLane
 from shared.messaging.publisher import BROKER_GONE, Publisher, address, gone_is_outage
 from shared.messaging.retry import Failures
 from shared.messaging.watchdog import Watchdog
-from shared.observability import logging, metrics
+from shared.observability import logging
+from shared.observability.metrics import TASK_ENDED
+from shared.observability.metrics import of as metric
 from shared.observability.tracing import Tracing
 from shared.outages import Trouble
 from shared.persistence.database import Backoff, Database
@@ -209,7 +211,7 @@ class Service:
         """Start a part that runs as long as the process. If it ends all the same, readiness and a metric say so."""
         task = self._parts[name] = self._task(work, name)
         task.add_done_callback(_say_why)
-        metrics.of(metrics.TASK_ENDED, self.name, name).set_function(lambda: float(task.done()))
+        metric(TASK_ENDED, self.name, name).set_function(lambda: float(task.done()))
         return task
 
     @contextlib.asynccontextmanager
@@ -424,6 +426,6 @@ async def asyncapi_json(service: Running) -> dict[str, Any]:
 
 
 @_health.get("/metrics", response_class=PlainTextResponse)
-async def exposed() -> Response:
+async def metrics() -> Response:
     """Prometheus' text format. Where health has a port of its own, only that port has it."""
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

@@ -99,11 +99,8 @@ def _torn(piece: bytes) -> Line:
             break
         read[name[1]], end = value, after.end()
         name = _NAME.match(text, end)
-    return (
-        {"event": "(torn line)"}
-        | read
-        | {"torn": "\N{HORIZONTAL ELLIPSIS}".join(filter(None, (text[:begin].strip("{ "), text[end:])))}
-    )
+    rest = "…".join(filter(None, (text[:begin].strip("{ "), text[end:])))
+    return {"event": "(torn line)"} | read | {"torn": rest}
 
 
 def parsed(raw: bytes) -> Line | None:

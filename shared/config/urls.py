@@ -49,10 +49,10 @@ def is_loopback(host: str | None) -> bool:
 
 def with_driver(url: str) -> "URL":
     """`postgresql://…` -> `postgresql+asyncpg://…`, `sqlite:///…` -> `sqlite+aiosqlite:///…`. Raises ValueError."""
-    drivers = {"postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg", "sqlite": "sqlite+aiosqlite"}
     from sqlalchemy.engine import make_url  # not at the top: most of the command line needs no database
     from sqlalchemy.exc import ArgumentError
 
+    drivers = {"postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg", "sqlite": "sqlite+aiosqlite"}
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):  # their texts may have the password in them

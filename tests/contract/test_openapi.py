@@ -87,3 +87,10 @@ def test_every_id_in_a_path_says_what_it_looks_like_for_anything_else_is_not_fou
             for parameter in operation.get("parameters", ()):
                 if parameter["in"] == "path" and parameter["name"].endswith("_id"):
                     assert parameter["schema"].get("pattern"), (path, parameter["name"])
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_kernels_routes_keep_the_names_that_generated_clients_call_them_by(service: str) -> None:
+    paths = DOCUMENTS[service]["paths"]
+    names = {path: paths[path]["get"]["operationId"] for path in ("/livez", "/readyz", "/metrics")}
+    assert names == {"/livez": "livez_livez_get", "/readyz": "readyz_readyz_get", "/metrics": "metrics_metrics_get"}
