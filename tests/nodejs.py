@@ -21,7 +21,9 @@ def packages() -> Path:
     locked = hashlib.sha256((FOLDER / "package-lock.json").read_bytes()).hexdigest()
     with alone(FOLDER.parents[1] / ".data/node.lock"):
         if not stamp.exists() or stamp.read_text() != locked:
-            command = [NODE, _NPM, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline"]
+            # The machine's authorities, as uv trusts them: some networks have one of their own.
+            npm = [NODE, "--use-system-ca", _NPM]
+            command = [*npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline"]
             done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, timeout=110)
             assert done.returncode == 0, done.stdout + done.stderr
             stamp.write_text(locked)
