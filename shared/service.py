@@ -44,6 +44,8 @@ from shared.messaging.intake import Intake
 from shared.messaging.outbox import Outbox
 from shared.messaging.outside import OutsideLane
 from shared.messaging.publisher import BROKER_GONE, Publisher, address, gone_is_outage
+from shared.messaging.purge import purge
+from shared.messaging.relay import Relay
 from shared.messaging.retry import Failures
 from shared.messaging.watchdog import Watchdog
 from shared.observability import logging
@@ -76,7 +78,8 @@ class Service:
         self.database = Database(settings.database, settings.tls)
         self.tracing.watch(self.database.engines)
         self.publisher = Publisher(settings.amqp_url.get_secret_value(), self.name, settings.tls)
-        self.outbox = Outbox(self.name, self.database, self.publisher, settings.inbox_keep_days, settings.outbox_limit)
+        self.outbox = Outbox(self.name, self.database, settings.outbox_limit)
+        self.relay = Relay(self.outbox, self.database, self.publisher)
         self.lanes = [self._lane(lane, found) for lane, found in lanes_of(self.name, handlers).items()]
         self.lanes += self._collectors(handlers)
         self.broker = self._declared_broker()
@@ -180,19 +183,21 @@ class Service:
     async def running(self, _: FastAPI | None = None) -> AsyncIterator[None]:
         """Everything but HTTP: lanes and outbox work inside the block, and are drained at its end."""
         lanes = [self._task(lane.run(), f"lane {lane.name}") for lane in self.lanes]
-        publishing = self.watch("publish", self.outbox.publish())
-        tidying, connecting = self.watch("tidy", self.outbox.tidy()), asyncio.create_task(self._connect())
-        looking = self.watch("look after lanes", self._look_after_lanes())
+        publishing = self.watch("publish", self.relay.publish())
+        purging = purge(self.outbox, self.settings.inbox_keep_days)
+        parts = {"tidy": self.relay.tidy(), "purge": purging, "look after lanes": self._look_after_lanes()}
+        watching = [self.watch(name, work) for name, work in parts.items()]
+        connecting = asyncio.create_task(self._connect())
         try:
             yield
         finally:
             await self._drain(lanes, publishing)
             async with self._attempt:  # cut short, it would go on by itself in aio-pika and never end
                 connecting.cancel()
-            tidying.cancel()
-            looking.cancel()
-            await asyncio.gather(tidying, looking, connecting, return_exceptions=True)
-            await self.outbox.close()
+            for task in watching:
+                task.cancel()
+            await asyncio.gather(*watching, connecting, return_exceptions=True)
+            await self.relay.close()
             with contextlib.suppress(Exception), gone_is_outage("stopping"):
                 await self.broker.stop()
             await self.publisher.close()
@@ -238,7 +243,7 @@ class Service:
                     await subscriber.stop()
             lane.stop()
         await _finish(lanes, deadline)
-        self.outbox.stop()
+        self.relay.stop()
         await _finish([publishing], deadline)
 
     def run(self) -> None:
@@ -312,7 +317,7 @@ class Service:
             self._missing_database(), asyncio.gather(*map(_is_consuming, self._subscribers))
         )
         unconnected = self._missed or "no connection to publish on"
-        found["broker"] = self.outbox.paused if self.publisher.is_connected else unconnected
+        found["broker"] = self.relay.paused if self.publisher.is_connected else unconnected
         for lane, consuming in zip(self.lanes, consumed, strict=True):
             missed = None if consuming else f"queue {queue_of(lane.name)!r} is not consumed"
             found[f"lane {lane.name}"] = lane.paused or missed

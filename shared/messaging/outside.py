@@ -179,7 +179,7 @@ class OutsideLane(Intake):
                 if message_id in done:
                     settle(by_id[message_id], unit)
                     found[message_id] = None
-                elif attempt.before and await self._outbox.is_living(unit.session, attempt.before):
+                elif attempt.before and await self._outbox.membership.is_living(unit.session, attempt.before):
                     found[message_id] = Busy(f"process {attempt.before} is at it")
                 elif suspects.is_killer(attempt.tries):
                     found[message_id] = suspects.killer()

@@ -15,7 +15,6 @@ from contracts.broker import queue_of
 from contracts.stock import StockReserved
 from shared.messaging import topology
 from shared.messaging.outbox import Outbox
-from shared.messaging.publisher import Publisher
 from shared.persistence.clock import moment, now
 from shared.persistence.database import Database, migrate
 from tests.bench.common import SECRET, Figure, Machines, beside, process, say, wait_for
@@ -65,11 +64,12 @@ async def _drained(machines: Machines, messages: list[StockReserved]) -> float:
 async def _leave_behind(url: str, messages: list[StockReserved]) -> None:
     """What a stock process committed that ended before it could publish."""
     database = Database(url)
-    outbox = Outbox("stock", database, Publisher("amqp://nobody@127.0.0.1:9/", "stock"))
+    outbox = Outbox("stock", database)
     for start in range(0, len(messages), AT_ONCE):
         async with outbox.unit() as unit:
             unit.send(*messages[start : start + AT_ONCE])
-    await outbox.close()
+    async with database.transaction() as session:
+        await outbox.membership.leave(session)
     await database.dispose()
 
 

@@ -10,7 +10,7 @@ from uuid_utils.compat import uuid7
 
 from contracts.email import DeliverMail
 from services.stock.store import Reservation
-from shared.messaging import outbox as outbox_module
+from shared.messaging import membership
 from shared.messaging.inbox import attempts, inbox
 from shared.messaging.outbox import outbox
 from shared.persistence.database import Database, migrate
@@ -45,8 +45,8 @@ async def test_a_process_killed_between_its_commit_and_its_tidying_loses_and_dou
         assert await process.wait() == -signal.SIGKILL
     left_behind = await count(database_url, outbox)
     assert 0 < left_behind <= 50
-    monkeypatch.setattr(outbox_module, "HEARTBEAT_SECONDS", 0.1)
-    monkeypatch.setattr(outbox_module, "DEAD_AFTER_SECONDS", 1.0)
+    monkeypatch.setattr(membership, "HEARTBEAT_SECONDS", 0.1)
+    monkeypatch.setattr(membership, "DEAD_AFTER_SECONDS", 1.0)
     async with running("stock", broker.url, database_url, module_of(on_order_placed)):
         await until(lambda: _counts(database_url, Reservation, 50), "all effects")
         await until(lambda: _is_empty(database_url, outbox), "the outbox to be empty")

@@ -19,7 +19,7 @@ from contracts.stock import StockReserved
 from deploy.local.postgres import PostgresCluster
 from deploy.local.rabbitmq import RabbitNode
 from services.stock.store import Reservation
-from shared.messaging import outbox, topology
+from shared.messaging import membership, topology
 from shared.messaging.handler import on
 from shared.messaging.inbox import inbox
 from shared.messaging.unit import Unit
@@ -178,7 +178,7 @@ async def test_what_was_committed_is_published_though_the_commit_seemed_to_fail(
     broker: Broker, database_url: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The connection breaks during COMMIT: nobody can know whether it happened, so the table is asked."""
-    monkeypatch.setattr(outbox, "HEARTBEAT_SECONDS", 0.1)
+    monkeypatch.setattr(membership, "HEARTBEAT_SECONDS", 0.1)
     gate, tried, broken = asyncio.Event(), list[int](), list[int]()
     gate.set()
     original = AsyncSession.commit

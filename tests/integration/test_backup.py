@@ -25,7 +25,7 @@ from services.email.settings import EmailSettings
 from services.email.store import Mail
 from services.orders.store import ListPrice
 from services.stock.store import Product
-from shared.messaging import outbox, topology
+from shared.messaging import membership, topology
 from shared.persistence.database import Database
 from tests.running import LADDER, Broker, running, settings_for, until
 from tests.servers import manage
@@ -181,8 +181,8 @@ class Databases:
 async def test_a_restored_backup_goes_on_where_it_was_taken(
     backups: Backups, broker: Broker, another_broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outbox, "HEARTBEAT_SECONDS", 0.1)
-    monkeypatch.setattr(outbox, "DEAD_AFTER_SECONDS", 2.0)
+    monkeypatch.setattr(membership, "HEARTBEAT_SECONDS", 0.1)
+    monkeypatch.setattr(membership, "DEAD_AFTER_SECONDS", 2.0)
     sent: list[str] = []
 
     async def deliver(mail: Mail, _: object) -> str:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from sqlalchemy import select, update
@@ -37,7 +37,7 @@ async def database(database_url: str) -> AsyncIterator[Database]:
 
 
 def a_process(database: Database) -> Outbox:
-    return Outbox("deadletters", database, cast(Any, None))
+    return Outbox("deadletters", database)
 
 
 async def come(database: Database, *letters: Letter) -> None:

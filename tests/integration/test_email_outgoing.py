@@ -24,7 +24,7 @@ from services.email.adapters import mailer
 from services.email.store import Mail, MailStatus
 from shared.messaging import inbox
 from shared.messaging.inbox import attempts
-from shared.messaging.outbox import processes
+from shared.messaging.membership import processes
 from shared.messaging.suspects import LONE_ATTEMPTS
 from shared.persistence import database
 from shared.service import Service

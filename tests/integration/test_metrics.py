@@ -14,10 +14,11 @@ from prometheus_client import REGISTRY
 from contracts.jobs import JobRetrying
 from contracts.orders import OrderCancelled, OrderConfirmed, OrderPlaced
 from services.gateway import store
-from shared.messaging import outbox as outbox_module
+from shared.messaging import membership, relay
 from shared.messaging.handler import on
 from shared.messaging.outbox import Outbox
 from shared.messaging.publisher import Outgoing
+from shared.messaging.relay import Relay
 from shared.messaging.unit import Unit
 from shared.persistence.database import Database, Outage
 from tests.integration.reserving import on_order_placed
@@ -128,12 +129,12 @@ async def test_a_part_that_ends_by_itself_shows_in_readiness_and_metrics(broker:
 
 async def test_the_outbox_says_what_the_whole_table_holds(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also what another process left behind, and is in nobody's hand."""
-    monkeypatch.setattr(outbox_module, "HEARTBEAT_SECONDS", 0.02)
-    monkeypatch.setattr(outbox_module, "MEASURE_EVERY", 1)
+    monkeypatch.setattr(membership, "HEARTBEAT_SECONDS", 0.02)
+    monkeypatch.setattr(relay, "MEASURE_EVERY", 1)
     database, wire = Database(database_url), _Wire()
     await database.create_all()
-    dead, living = (Outbox("stock", database, wire) for _ in range(2))  # type: ignore[arg-type]
-    async with dead.unit() as unit:
+    dead, living = (Relay(Outbox("stock", database), database, wire) for _ in range(2))  # type: ignore[arg-type]
+    async with dead.outbox.unit() as unit:
         unit.send(*(reserved(an_order().order_id) for _ in range(3)))
         unit.outgoing[0] = _older(unit.outgoing[0], seconds=90)
     tasks = [asyncio.create_task(living.tidy()), asyncio.create_task(living.publish())]

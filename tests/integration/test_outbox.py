@@ -9,15 +9,18 @@ from typing import Any, cast
 
 import pytest
 import structlog
-from sqlalchemy import event, func, insert, select, text
+from sqlalchemy import event, func, insert, select
 from uuid_utils.compat import uuid7
 
 from contracts.jobs import JobProgressed
 from contracts.stock import StockLow
 from deploy.local.postgres import PostgresCluster
-from shared.messaging import outbox as module
-from shared.messaging.outbox import Outbox, outbox, processes
+from shared.messaging import membership, relay
+from shared.messaging.hand import Hand
+from shared.messaging.membership import processes
+from shared.messaging.outbox import Outbox, outbox
 from shared.messaging.publisher import Outgoing, Publisher
+from shared.messaging.relay import Relay
 from shared.persistence.database import Database, Outage
 from tests.running import reserved, until
 
@@ -48,13 +51,13 @@ async def database(database_url: str) -> AsyncIterator[Database]:
 
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 0.05)
-    monkeypatch.setattr(module, "DEAD_AFTER_SECONDS", 0.5)
+    monkeypatch.setattr(membership, "HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(membership, "DEAD_AFTER_SECONDS", 0.5)
 
 
 @contextlib.asynccontextmanager
-async def at_work(database: Database, wire: Any, *, tidies: bool = True) -> AsyncIterator[Outbox]:
-    box = Outbox("stock", database, wire)
+async def at_work(database: Database, wire: Any, *, tidies: bool = True) -> AsyncIterator[Relay]:
+    box = Relay(Outbox("stock", database), database, wire)
     work = [box.publish(), box.tidy()] if tidies else [box.publish()]
     tasks = [asyncio.create_task(coroutine) for coroutine in work]
     yield box
@@ -63,11 +66,11 @@ async def at_work(database: Database, wire: Any, *, tidies: bool = True) -> Asyn
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def say(box: Outbox, number: int) -> list[str]:
+async def say(box: Relay, number: int) -> list[str]:
     """Commit so many messages, one a transaction; return their ids."""
     ids = []
     for _ in range(number):
-        async with box.unit() as unit:
+        async with box.outbox.unit() as unit:
             ids.append(unit.send(reserved(uuid7())).message_id)
     return ids
 
@@ -88,8 +91,8 @@ async def test_what_is_committed_is_published_in_order_then_deleted(database: Da
 async def test_more_than_fits_in_hand_is_read_back_in_order_and_once(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "IN_HAND_LIMIT", 10)
-    monkeypatch.setattr(module, "PUBLISH_AT_ONCE", 4)
+    monkeypatch.setattr(Hand, "limit", 10)
+    monkeypatch.setattr(Hand, "at_once", 4)
     wire = Wire()
     wire.down = True
     async with at_work(database, wire) as box:
@@ -103,8 +106,8 @@ async def test_more_than_fits_in_hand_is_read_back_in_order_and_once(
 async def test_many_units_at_once_are_read_back_without_a_copy_or_a_gap(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "IN_HAND_LIMIT", 10)
-    monkeypatch.setattr(module, "PUBLISH_AT_ONCE", 4)
+    monkeypatch.setattr(Hand, "limit", 10)
+    monkeypatch.setattr(Hand, "at_once", 4)
     wire = Wire()
     async with at_work(database, wire) as box:
         found = await asyncio.gather(*(say(box, 10) for _ in range(8)))
@@ -115,19 +118,19 @@ async def test_many_units_at_once_are_read_back_without_a_copy_or_a_gap(
 async def test_what_is_deleted_while_the_table_is_read_is_not_said_again(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "DEAD_AFTER_SECONDS", 60)
+    monkeypatch.setattr(membership, "DEAD_AFTER_SECONDS", 60)
     wire = Wire()
-    box = Outbox("stock", database, wire)  # type: ignore[arg-type]
+    box = Relay(Outbox("stock", database), database, wire)  # type: ignore[arg-type]
     (said,) = await say(box, 1)
     await box._publish_some()
     deletes, reading = asyncio.Event(), database.reading
 
     async def delete() -> None:
-        async with box.unit():  # has taken what it is to delete
+        async with box.outbox.unit():  # has taken what it is to delete
             await deletes.wait()
 
     deleting = asyncio.create_task(delete())
-    await until(lambda: _is_true(not box._confirmed), "the transaction that deletes")
+    await until(lambda: _is_true(not box._hand.has_confirmed), "the transaction that deletes")
 
     @contextlib.asynccontextmanager
     async def then_deleted() -> AsyncIterator[Any]:
@@ -138,7 +141,7 @@ async def test_what_is_deleted_while_the_table_is_read_is_not_said_again(
 
     monkeypatch.setattr(database, "reading", then_deleted)
     await box._read_back()
-    assert not box._hand
+    assert not box._hand.waiting
     assert wire.sent == [said]
 
 
@@ -146,7 +149,7 @@ async def test_what_is_read_before_its_transaction_knows_that_it_is_committed_is
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wire = Wire()
-    box = Outbox("stock", database, wire)  # type: ignore[arg-type]
+    box = Relay(Outbox("stock", database), database, wire)  # type: ignore[arg-type]
     knows, transaction = asyncio.Event(), database.transaction
 
     @contextlib.asynccontextmanager
@@ -161,11 +164,11 @@ async def test_what_is_read_before_its_transaction_knows_that_it_is_committed_is
     monkeypatch.setattr(database, "transaction", transaction)
     for _ in range(2):
         await box._read_back()
-        while box._hand:
+        while box._hand.waiting:
             await box._publish_some()
     knows.set()
     (said,) = await committing
-    while box._hand:
+    while box._hand.waiting:
         await box._publish_some()
     assert wire.sent.count(said) == 1
 
@@ -175,7 +178,7 @@ async def test_what_the_broker_refuses_is_offered_again(database: Database) -> N
     wire.refuses = True
     async with at_work(database, wire) as box:
         ids = await say(box, 3)
-        await until(lambda: _is_true(not box._hand), "a refusal")
+        await until(lambda: _is_true(not box._hand.waiting), "a refusal")
         assert await rows(database) == 3
         wire.refuses = False
         await until(lambda: _none_left(database), "the table to be empty")
@@ -189,24 +192,25 @@ async def test_what_the_broker_goes_on_refusing_is_offered_less_and_less_often(
     wire = Wire()
     wire.refuses = True
     now = 1000.0
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now, time=time.time))
-    monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 2.0)
-    monkeypatch.setattr(module, "DEAD_AFTER_SECONDS", 8.0)
-    box = Outbox("stock", database, cast(Publisher, wire))
+    for part in (membership, relay):
+        monkeypatch.setattr(part, "time", SimpleNamespace(monotonic=lambda: now, time=time.time))
+    monkeypatch.setattr(membership, "HEARTBEAT_SECONDS", 2.0)
+    monkeypatch.setattr(membership, "DEAD_AFTER_SECONDS", 8.0)
+    box = Relay(Outbox("stock", database), database, cast(Publisher, wire))
     await say(box, 3)
     await box._publish_some()
     offers = []
     for beat in range(40):
         await box._tidy_once()
-        if box._behind:
+        if box._hand.is_behind:
             offers.append(beat)
             await box._read_back()
             await box._publish_some()
-        now += module.HEARTBEAT_SECONDS
+        now += membership.HEARTBEAT_SECONDS
     assert offers == [0, 1, 3, 7, 15, 23, 31, 39]
     assert not wire.sent
     wire.refuses = False
-    now += module.HEARTBEAT_SECONDS * module.LONGEST_PATIENCE
+    now += membership.HEARTBEAT_SECONDS * relay.LONGEST_PATIENCE
     await box._tidy_once()
     await box._read_back()
     await box._publish_some()
@@ -231,7 +235,7 @@ async def test_a_living_process_keeps_its_own_however_long_it_cannot_publish(dat
     async with at_work(database, silent) as slow, at_work(database, wire):
         kept = await say(slow, 5)
         since = time.time()
-        await until(lambda: _was_seen(database, slow, since + 3 * module.DEAD_AFTER_SECONDS), "many heartbeats")
+        await until(lambda: _was_seen(database, slow, since + 3 * membership.DEAD_AFTER_SECONDS), "many heartbeats")
         silent.down = False
         await until(lambda: _none_left(database), "the table to be empty")
     assert silent.sent == kept
@@ -241,7 +245,7 @@ async def test_a_living_process_keeps_its_own_however_long_it_cannot_publish(dat
 async def test_a_process_that_ends_in_order_leaves_its_messages_to_be_adopted_at_once(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "DEAD_AFTER_SECONDS", 3600)
+    monkeypatch.setattr(membership, "DEAD_AFTER_SECONDS", 3600)
     silent, wire = Wire(), Wire()
     silent.down = True
     async with at_work(database, silent) as ending:
@@ -266,7 +270,7 @@ async def test_transient_messages_are_said_and_never_stored(database: Database) 
     wire = Wire()
     wire.down = True
     async with at_work(database, wire) as box:
-        async with box.unit() as unit:
+        async with box.outbox.unit() as unit:
             unit.send(JobProgressed(done=1, unit="rows"))
         assert await rows(database) == 0
         wire.down = False
@@ -275,7 +279,7 @@ async def test_transient_messages_are_said_and_never_stored(database: Database) 
 
 async def test_stopping_publishes_what_is_in_hand_once(database: Database) -> None:
     wire = Wire()
-    box = Outbox("stock", database, wire)  # type: ignore[arg-type]
+    box = Relay(Outbox("stock", database), database, wire)  # type: ignore[arg-type]
     publishing = asyncio.create_task(box.publish())
     ids = await say(box, 30)
     box.stop()
@@ -289,7 +293,7 @@ async def test_stopping_publishes_what_is_in_hand_once(database: Database) -> No
 async def test_stopping_without_a_broker_ends_at_once_and_keeps_everything(database: Database) -> None:
     wire = Wire()
     wire.down = True
-    box = Outbox("stock", database, wire)  # type: ignore[arg-type]
+    box = Relay(Outbox("stock", database), database, wire)  # type: ignore[arg-type]
     publishing = asyncio.create_task(box.publish())
     await say(box, 30)
     box.stop()
@@ -305,7 +309,9 @@ async def test_a_row_that_is_back_after_a_failover_is_said_again_though_its_owne
         [first] = await say(box, 1)
         await until(lambda: _none_left(database), "what was said to be deleted")
         async with database.transaction() as session:
-            await session.execute(insert(outbox).values(_left_behind() | {"message_id": first, "owner": box.owner}))
+            await session.execute(
+                insert(outbox).values(_left_behind() | {"message_id": first, "owner": box.outbox.owner})
+            )
         await until(lambda: _was_sent(wire, 2), "the row to be found")
         await until(lambda: _none_left(database), "it to be deleted")
         await say(box, 1)
@@ -313,30 +319,15 @@ async def test_a_row_that_is_back_after_a_failover_is_said_again_though_its_owne
     assert wire.sent[:2] == [first, first]
 
 
-async def test_old_ids_are_forgotten_in_small_steps_and_new_ones_kept(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "PURGE_STEP", 3)
-    async with database.transaction() as session:
-        for number in range(10):
-            at = 1 if number else 4_000_000_000
-            await session.execute(
-                text("INSERT INTO inbox (message_id, lane, received_at) VALUES (:id, 'stock', :at)"),
-                {"id": f"m{number}", "at": at},
-            )
-    async with at_work(database, Wire()):
-        await until(lambda: _remembered(database, 1), "nine to be forgotten")
-
-
-async def _say_and_fail(box: Outbox) -> None:
-    async with box.unit() as unit:
+async def _say_and_fail(box: Relay) -> None:
+    async with box.outbox.unit() as unit:
         unit.send(reserved(uuid7()))
         raise ZeroDivisionError
 
 
-async def _was_seen(database: Database, box: Outbox, after: float) -> bool:
+async def _was_seen(database: Database, box: Relay, after: float) -> bool:
     async with database.reading() as session:
-        seen_at = await session.scalar(select(processes.c.seen_at).where(processes.c.id == box.owner))
+        seen_at = await session.scalar(select(processes.c.seen_at).where(processes.c.id == box.outbox.owner))
     return bool(seen_at and seen_at > after)
 
 
@@ -346,11 +337,6 @@ async def _one_is_left(database: Database) -> bool:
 
 async def _none_left(database: Database) -> bool:
     return await rows(database) == 0
-
-
-async def _remembered(database: Database, number: int) -> bool:
-    async with database.reading() as session:
-        return (await session.scalar(text("SELECT count(*) FROM inbox"))) == number
 
 
 async def _is_true(thing: object) -> bool:
@@ -370,14 +356,14 @@ class Picky(Wire):
 async def test_what_the_broker_refuses_does_not_keep_it_from_the_rest(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "IN_HAND_LIMIT", 10)
+    monkeypatch.setattr(Hand, "limit", 10)
     wire = Picky()
     async with at_work(database, wire) as box:
         for _ in range(12):
-            async with box.unit() as unit:
+            async with box.outbox.unit() as unit:
                 unit.send(StockLow(sku="A", name="a", available=0, threshold=1))
         for _ in range(3):
-            async with box.unit() as unit:
+            async with box.outbox.unit() as unit:
                 good = unit.send(reserved(uuid7())).message_id
             await until(lambda good=good: _is_in(good, wire.sent), "the good one")  # type: ignore[misc]
 
@@ -388,15 +374,15 @@ async def _is_in(message_id: str, sent: list[str]) -> bool:
 
 async def test_after_an_outage_everybody_is_alive_until_it_was_looked_at_for_long_enough(database: Database) -> None:
     """Two processes lose the database for longer than a dead one is waited for: neither takes over from the other."""
-    one, other = Outbox("stock", database, Wire()), Outbox("stock", database, Wire())  # type: ignore[arg-type]
+    one, other = Relay(Outbox("stock", database), database, Wire()), Relay(Outbox("stock", database), database, Wire())  # type: ignore[arg-type]
     for box in (one, other):
         await box._tidy_once()
     async with database.transaction() as session:
         await session.execute(processes.update().values(seen_at=time.time() - 3600))
-    other._looked_at -= 10  # as if it had not been able to look for that long
+    other._membership._looked_at -= 10  # as if it had not been able to look for that long
     await other._tidy_once()
     async with database.reading() as session:
-        assert await other.is_living(session, one.owner)
+        assert await other._membership.is_living(session, one.outbox.owner)
         assert await session.scalar(select(func.count()).select_from(processes)) == 2
 
 
@@ -416,7 +402,7 @@ async def test_what_a_process_that_has_just_begun_adopts_is_left_to_it(postgres:
             statement = statement.replace("WHERE ", "WHERE (SELECT pg_sleep(1)) IS NOT NULL AND ", 1)
         return statement, values
 
-    one, other = Outbox("stock", slow, Wire()), Outbox("stock", quick, Wire())  # type: ignore[arg-type]
+    one, other = Relay(Outbox("stock", slow), slow, Wire()), Relay(Outbox("stock", quick), quick, Wire())  # type: ignore[arg-type]
     with structlog.testing.capture_logs() as lines:
         tidying = asyncio.create_task(one._tidy_once())
         await looking.wait()

@@ -104,7 +104,7 @@ async def test_what_another_process_accepted_counts_once_it_is_known(tmp_path: P
     async with serving("gateway", **told) as one, serving("gateway", **told) as other, one.client() as ana:
         for _ in range(4):
             assert (await ana.post("/v1/orders", json=ORDER)).status_code == 202
-        await other.service.outbox._measure()  # every ten seconds, by itself
+        await other.service.outbox.measure()  # every ten seconds, by itself
         async with other.client() as there:
             check(await there.post("/v1/orders", json=ORDER), "outbox_full")
 
@@ -114,9 +114,9 @@ async def test_a_count_that_was_made_while_others_wrote_is_made_good_by_the_next
         serving("gateway", NO_BROKER, f"sqlite:///{tmp_path}/g.db", recipient_limit="1000/second") as gateway,
         gateway.client() as ana,
     ):
-        measuring = [gateway.service.outbox._measure() for _ in range(20)]
+        measuring = [gateway.service.outbox.measure() for _ in range(20)]
         await asyncio.gather(*measuring, *(ana.post("/v1/orders", json=ORDER) for _ in range(20)))
-        await gateway.service.outbox._measure()
+        await gateway.service.outbox.measure()
         assert gateway.service.outbox._rows == await rows(gateway.service) == 20
 
 

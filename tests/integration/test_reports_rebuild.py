@@ -36,8 +36,8 @@ from tests.serving import Served, serving
 ROOT = Path(__file__).resolve().parents[2]
 IMPATIENT = """
 import runpy
-from shared.messaging import outbox
-outbox.HEARTBEAT_SECONDS, outbox.DEAD_AFTER_SECONDS = 0.1, 1.0
+from shared.messaging import membership
+membership.HEARTBEAT_SECONDS, membership.DEAD_AFTER_SECONDS = 0.1, 1.0
 runpy.run_module("services.reports.app", run_name="__main__")
 """
 REBUILT = (("reports", "report.rebuilt.v1"), ("jobs", "job.failed.v1"))

@@ -12,7 +12,7 @@ from uuid import UUID
 from fastapi import APIRouter
 
 from contracts.email import DeliverMail
-from shared.messaging import outbox
+from shared.messaging import membership
 from shared.messaging.handler import on
 from shared.messaging.unit import Unit
 from shared.service import Service
@@ -36,5 +36,5 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
-    outbox.HEARTBEAT_SECONDS, outbox.DEAD_AFTER_SECONDS = 0.1, 1.0
+    membership.HEARTBEAT_SECONDS, membership.DEAD_AFTER_SECONDS = 0.1, 1.0
     supervise(serve)

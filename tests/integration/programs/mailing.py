@@ -9,13 +9,13 @@ from typing import Any
 from services.email import handlers
 from services.email.adapters import mailer
 from services.email.api import router
-from shared.messaging import outbox
+from shared.messaging import membership
 from shared.service import Service
 from tests.running import settings_for
 
 if __name__ == "__main__":
     amqp_url, database_url, port = sys.argv[1:]
-    outbox.HEARTBEAT_SECONDS, outbox.DEAD_AFTER_SECONDS = 0.1, 1.0
+    membership.HEARTBEAT_SECONDS, membership.DEAD_AFTER_SECONDS = 0.1, 1.0
     settings: Any = settings_for("email", amqp_url, database_url, smtp_port=int(port), log_level="WARNING")
     mailer.configure(settings)
     Service(settings, handlers, router).run()

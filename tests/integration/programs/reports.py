@@ -12,7 +12,7 @@ if __name__ == "__main__":
 
     from services.reports import handlers
     from services.reports.adapters import Storage, exporter
-    from shared.messaging import outbox
+    from shared.messaging import membership
     from shared.service import Service
     from tests.running import settings_for
 
@@ -25,7 +25,7 @@ if __name__ == "__main__":
         return size
 
     Storage.put = put_slowly  # type: ignore[method-assign,assignment]
-    outbox.HEARTBEAT_SECONDS, outbox.DEAD_AFTER_SECONDS = 0.1, 1.0
+    membership.HEARTBEAT_SECONDS, membership.DEAD_AFTER_SECONDS = 0.1, 1.0
     amqp_url, database_url, folder = sys.argv[1:]
     settings = settings_for("reports", amqp_url, database_url, storage_url=folder, chunk_rows=100, log_level="WARNING")
     service = Service(settings, handlers, APIRouter())

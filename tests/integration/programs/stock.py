@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from fastapi import APIRouter
 
-from shared.messaging import outbox
+from shared.messaging import membership
 from shared.messaging.publisher import Outgoing, Publisher
 from shared.service import Service
 from tests.integration.reserving import on_order_placed
@@ -50,7 +50,7 @@ def supervise(serve: Callable[..., None], *arguments: str) -> None:
 
 if __name__ == "__main__":
     amqp_url, database_url, how = [*sys.argv[1:], ""][:3]
-    outbox.HEARTBEAT_SECONDS, outbox.DEAD_AFTER_SECONDS = 0.1, 1.0
+    membership.HEARTBEAT_SECONDS, membership.DEAD_AFTER_SECONDS = 0.1, 1.0
     if how == "before_publish":
         Publisher.publish = die_before
     elif how == "after_publish":

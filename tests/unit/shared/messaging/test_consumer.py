@@ -53,7 +53,7 @@ async def test_of_what_was_done_before_every_copy_is_settled_and_no_attempt_is_l
     handlers = lanes_of("stock", module_of(on_order_placed))["stock"]
     database, unused = Database(f"sqlite:///{tmp_path}/s.db"), None
     await database.create_all()
-    outbox: Any = Outbox("stock", database, unused)  # type: ignore[arg-type]
+    outbox = Outbox("stock", database)
     lane = Lane("stock", handlers, outbox, unused, 10)  # type: ignore[arg-type]
     order, letters = an_order(), [uuid7(), uuid7()]
     envelope = Envelope("m-1", "job-1", order.key, "orders", datetime.now(UTC))
@@ -62,7 +62,7 @@ async def test_of_what_was_done_before_every_copy_is_settled_and_no_attempt_is_l
         await inbox.claim(session, "stock", ["m-1"])
         await inbox.begin_attempts(session, "stock", ["m-1"], "a process that died")
     assert await lane._look_up([Delivery(raw, envelope, order, handlers[order.key]) for raw in raws]) == ({"m-1"}, {})
-    assert [LetterSettled.read(message.body).letter_id for message in outbox._hand] == letters
+    assert [LetterSettled.read(message.body).letter_id for message in outbox.hand.waiting] == letters
     async with database.reading() as session:
         assert not (await session.scalars(select(inbox.attempts.c.message_id))).all()
     await database.dispose()

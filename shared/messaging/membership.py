@@ -1,0 +1,104 @@
+"""Which processes of a service live: each leaves a heartbeat in the database, and sees whose heartbeat has stopped.
+
+A heartbeat's time is compared with itself only, never with a clock of ours: a process whose clock is wrong lives, too.
+"""
+
+import math
+import socket
+import time
+from collections.abc import Sequence
+
+from sqlalchemy import Column, Float, String, Table, Text, delete, select
+from sqlalchemy.ext.asyncio import AsyncSession
+from uuid_utils.compat import uuid7
+
+from shared.messaging import inbox
+from shared.persistence.database import kernel_metadata
+
+HEARTBEAT_SECONDS = 2.0
+DEAD_AFTER_SECONDS = 8.0
+
+processes = Table(
+    "processes",
+    kernel_metadata,
+    Column("id", String(36), primary_key=True),
+    Column("host", Text, nullable=False),
+    Column("seen_at", Float, nullable=False),
+)
+
+Beat = tuple[str, float]
+"""A process, and the time in its heartbeat."""
+
+
+class Membership:
+    """One process among those of its service. All its work on the table is done in its callers' transactions."""
+
+    def __init__(self) -> None:
+        self.id = str(uuid7())
+        self._beaten_at = -math.inf  # when the last heartbeat was written that others can have seen
+        self._lapsed = False  # the one before it was so long ago that others may have taken what we have in hand
+        self._watched: dict[str, tuple[float, float]] = {}  # other processes' heartbeats, and when we saw them change
+        self._looked_at = 0.0
+
+    async def beat(self, session: AsyncSession) -> float:
+        """Show that we live, if it is time; return when that was done last, for `committed`.
+
+        It goes with our first rows, and with the first after we were away: else another process would adopt them.
+        """
+        now = time.monotonic()
+        if now - self._beaten_at < HEARTBEAT_SECONDS / 2:
+            return self._beaten_at
+        self._lapsed |= self.may_be_dead()
+        values = {"host": socket.gethostname(), "seen_at": time.time()}
+        beat = inbox.INSERTS[session.get_bind().dialect.name](processes).values(id=self.id, **values)
+        await session.execute(beat.on_conflict_do_update(index_elements=["id"], set_=values))
+        return now
+
+    def committed(self, beaten_at: float) -> None:
+        """The transaction of a heartbeat has been committed: others can see it."""
+        self._beaten_at = max(self._beaten_at, beaten_at)
+
+    def may_be_dead(self) -> bool:
+        """Whether others may soon take us for dead, or have done so."""
+        return -math.inf < self._beaten_at < time.monotonic() - DEAD_AFTER_SECONDS / 2
+
+    def has_lapsed(self) -> bool:
+        """Whether others may have adopted what is ours since `begin_anew`."""
+        return self._lapsed or self.may_be_dead()
+
+    def begin_anew(self) -> None:
+        """What is ours is about to be looked up again."""
+        self._lapsed = False
+
+    async def dead(self, session: AsyncSession) -> list[Beat]:
+        """The processes whose heartbeat we have not seen change for too long, by our own clock.
+
+        After a time in which we could not look ourselves, such as an outage, everybody is alive at first.
+        """
+        now = time.monotonic()
+        if self._was_away(now):
+            self._watched.clear()
+        before, self._watched, self._looked_at = self._watched, {}, now
+        for row in (await session.execute(select(processes.c.id, processes.c.seen_at))).all():
+            seen_at, since = before.get(row.id, (row.seen_at, now))
+            self._watched[row.id] = (row.seen_at, since if seen_at == row.seen_at else now)
+        return [(one, seen) for one, (seen, since) in self._watched.items() if now - since > DEAD_AFTER_SECONDS]
+
+    def _was_away(self, now: float) -> bool:
+        return now - self._looked_at > DEAD_AFTER_SECONDS / 2
+
+    async def is_living(self, session: AsyncSession, other: str) -> bool:
+        """Whether a process lives, as far as we know: one that has left or was found dead is in the table no more."""
+        now = time.monotonic()
+        if other in self._watched and not self._was_away(now):
+            return now - self._watched[other][1] <= DEAD_AFTER_SECONDS
+        return (await session.execute(select(processes.c.id).where(processes.c.id == other))).first() is not None
+
+    async def bury(self, session: AsyncSession, dead: Sequence[Beat]) -> None:
+        """Take the dead off the table, but for those that have shown since that they live."""
+        for one, seen_at in sorted(dead):
+            await session.execute(delete(processes).where(processes.c.id == one, processes.c.seen_at == seen_at))
+
+    async def leave(self, session: AsyncSession) -> None:
+        """Others may adopt at once what is left of ours."""
+        await session.execute(delete(processes).where(processes.c.id == self.id))
