@@ -52,7 +52,7 @@ def gated() -> frozenset[str]:
 @cache
 def routes_to(lane: str) -> frozenset[tuple[str, str]]:
     """The (exchange, routing key) pairs by which a message can rightly come to a lane."""
-    own = [message for message, lanes in FLOW.items() if lane in lanes]
+    own = [message for message, route in FLOW.items() if lane in route.lanes]
     return frozenset([(RETURNS, lane), ("", queue_of(lane)), *_entries(own)])
 
 

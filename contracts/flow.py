@@ -1,149 +1,18 @@
-"""READ FIRST: which message goes to which lanes. The broker's topology and its permissions are derived from this page.
+"""READ FIRST: who may send each message, and which lanes consume it. The broker's topology and its permissions are
+derived from this page.
 
 A lane is a queue and its consumer, named after its service (`orders`), with a suffix where a service has a second one
 (`email.outgoing`). A message that no lane consumes is published all the same: other teams may bind to it.
 """
 
-from contracts.base import Command, Message
-from contracts.deadletters import (
-    CancelReplay,
-    EditLetter,
-    LetterEdited,
-    LetterEditRefused,
-    LettersPurged,
-    LettersReplayed,
-    PurgeLetters,
-    ReplayCancelled,
-    ReplayCancelRefused,
-    ReplayFailed,
-    ReplayLetters,
-)
-from contracts.email import DeliverMail, MailDigest, MailReport, MailResendRefused, MailsResent, ResendMails
-from contracts.jobs import JobFailed, JobProgressed, JobRetrying, LetterSettled
-from contracts.orders import (
-    CancelOrder,
-    OrderCancelled,
-    OrderCancelRefused,
-    OrderConfirmed,
-    OrderPlaced,
-    OrderRejected,
-    PlaceOrder,
-)
-from contracts.reports import (
-    AssembleReport,
-    CancelReport,
-    CreateReport,
-    ExportChunk,
-    ExportStopped,
-    FetchPage,
-    ProjectPage,
-    ReadModelRebuilt,
-    RebuildReadModel,
-    RemoveReportFiles,
-    ReportAssembled,
-    ReportCancelled,
-    ReportCancelRefused,
-    ReportFailed,
-    ReportReady,
-)
-from contracts.stock import (
-    ProductPriced,
-    StockAdjusted,
-    StockLow,
-    StockRejected,
-    StockReleased,
-    StockReserved,
-    StockTaken,
-)
+from collections.abc import Mapping
+from typing import NamedTuple
 
-# fmt: off
-FLOW: dict[type[Message], tuple[str, ...]] = {
-    # a customer wishes
-    PlaceOrder:          ("orders",),
-    CancelOrder:         ("orders",),
-    # an order lives
-    OrderPlaced:         ("stock", "email", "reports"),
-    OrderConfirmed:      ("stock", "email", "reports", "gateway"),
-    OrderRejected:       ("stock", "email", "reports", "gateway"),
-    OrderCancelled:      ("stock", "email", "reports", "gateway"),
-    OrderCancelRefused:  ("gateway",),
-    # stock answers
-    StockReserved:       ("orders", "reports"),
-    StockRejected:       ("orders",),
-    StockTaken:          ("reports",),
-    StockReleased:       ("reports",),
-    StockAdjusted:       ("reports",),
-    StockLow:            ("email",),
-    ProductPriced:       ("orders",),
-    # mail leaves
-    DeliverMail:         ("email.outgoing",),
-    ResendMails:         ("email",),
-    MailsResent:         ("gateway",),
-    MailResendRefused:   ("gateway",),
-    # a report is made: chunk by chunk, then assembled
-    CreateReport:        ("reports",),
-    ExportChunk:         ("reports.export",),
-    AssembleReport:      ("reports.assembly",),
-    ReportAssembled:     ("reports",),
-    ExportStopped:       ("reports",),
-    CancelReport:        ("reports",),
-    RemoveReportFiles:   ("reports.export",),
-    # and its end is told
-    ReportReady:         ("gateway",),
-    ReportFailed:        ("gateway",),
-    ReportCancelled:     ("gateway",),
-    ReportCancelRefused: ("gateway",),
-    MailReport:          ("email",),
-    # the reports' read model is filled again
-    RebuildReadModel:    ("reports",),
-    FetchPage:           ("reports.rebuild",),
-    ProjectPage:         ("reports",),
-    ReadModelRebuilt:    ("gateway",),
-    # dead letters are sent again, edited, removed
-    ReplayLetters:       ("deadletters",),
-    CancelReplay:        ("deadletters",),
-    EditLetter:          ("deadletters",),
-    PurgeLetters:        ("deadletters",),
-    LetterSettled:       ("deadletters",),
-    LettersReplayed:     ("gateway",),
-    ReplayFailed:        ("gateway",),
-    ReplayCancelled:     ("gateway",),
-    ReplayCancelRefused: ("gateway",),
-    LetterEdited:        ("gateway",),
-    LetterEditRefused:   ("gateway",),
-    LettersPurged:       ("gateway",),
-    # and operators are told of them
-    MailDigest:          ("email",),
-    # the kernel speaks of jobs, in whichever service it runs
-    JobRetrying:         ("gateway",),
-    JobFailed:           ("gateway", "reports"),
-    JobProgressed:       ("gateway",),
-}
-
-SENDERS: dict[type[Command], tuple[str, ...]] = {
-    PlaceOrder:        ("gateway", "shop"),
-    CancelOrder:       ("gateway",),
-    DeliverMail:       ("email",),
-    ResendMails:       ("gateway", "email"),
-    MailReport:        ("reports",),
-    MailDigest:        ("deadletters",),
-    CreateReport:      ("gateway",),
-    CancelReport:      ("gateway",),
-    ExportChunk:       ("reports",),
-    AssembleReport:    ("reports",),
-    RemoveReportFiles: ("reports",),
-    RebuildReadModel:  ("gateway",),
-    FetchPage:         ("reports",),
-    ProjectPage:       ("reports",),
-    ReplayLetters:     ("gateway",),
-    CancelReplay:      ("gateway",),
-    EditLetter:        ("gateway",),
-    PurgeLetters:      ("gateway",),
-}
-# fmt: on
+from contracts import deadletters, email, jobs, orders, reports, stock
+from contracts.base import Message
 
 SHOP = "shop"
-"""The broker user of a shop's own system: it may send what `SENDERS` says, and nothing else."""
+"""The broker user of a shop's own system: it may send what its rows say, and nothing else."""
 
 MONITOR = "monitor"
 """The broker user of an autoscaler or a dashboard: it sees every queue in the management API, and may touch none."""
@@ -152,11 +21,106 @@ COLLECTOR = "deadletters"
 """The service that reads the dead letters of every lane, and may send each back to its own."""
 
 
+class Route(NamedTuple):
+    """Who may send a message, and the lanes that consume it."""
+
+    senders: tuple[str, ...]
+    lanes: tuple[str, ...]
+
+
+NOWHERE = Route((), ())
+"""Of a message that has no row."""
+
+
 def service_of(lane: str) -> str:
     """`email.outgoing` belongs to `email`."""
     return lane.partition(".")[0]
 
 
-LANES: tuple[str, ...] = tuple(sorted({lane for lanes in FLOW.values() for lane in lanes}))
-SERVICES: tuple[str, ...] = tuple(sorted({service_of(lane) for lane in LANES}))
+def read(rows: dict[type[Message], str]) -> dict[type[Message], Route]:
+    """Rows such as `"gateway shop -> orders"`; the sender `any` stands for every service. Raises ValueError."""
+    flow = {}
+    for message, row in rows.items():
+        senders, arrow, lanes = row.partition("->")
+        if not arrow or not senders.split():
+            raise ValueError(f"contracts/flow.py: {message.__name__}: write 'sender … -> lane …', not {row!r}")
+        flow[message] = Route(tuple(senders.split()), tuple(lanes.split()))
+    every = services_in(flow)
+    return {m: Route(every, r.lanes) if r.senders == ("any",) else r for m, r in flow.items()}
+
+
+def services_in(flow: Mapping[type[Message], Route]) -> tuple[str, ...]:
+    """Who sends or consumes anything there, but for the shop."""
+    named = {service_of(name) for route in flow.values() for name in (*route.senders, *route.lanes)}
+    return tuple(sorted(named - {SHOP, "any"}))
+
+
+# fmt: off
+FLOW = read({
+    # message                        who may send it -> the lanes that consume it
+    # a customer wishes
+    orders.PlaceOrder:               "gateway shop -> orders",
+    orders.CancelOrder:              "gateway -> orders",
+    # an order lives
+    orders.OrderPlaced:              "orders -> stock email reports",
+    orders.OrderConfirmed:           "orders -> stock email reports gateway",
+    orders.OrderRejected:            "orders -> stock email reports gateway",
+    orders.OrderCancelled:           "orders -> stock email reports gateway",
+    orders.OrderCancelRefused:       "orders -> gateway",
+    # stock answers
+    stock.StockReserved:             "stock -> orders reports",
+    stock.StockRejected:             "stock -> orders",
+    stock.StockTaken:                "stock -> reports",
+    stock.StockReleased:             "stock -> reports",
+    stock.StockAdjusted:             "stock -> reports",
+    stock.StockLow:                  "stock -> email",
+    stock.ProductPriced:             "stock -> orders",
+    # mail leaves
+    email.DeliverMail:               "email -> email.outgoing",
+    email.ResendMails:               "gateway email -> email",
+    email.MailsResent:               "email -> gateway",
+    email.MailResendRefused:         "email -> gateway",
+    # a report is made: chunk by chunk, then assembled
+    reports.CreateReport:            "gateway -> reports",
+    reports.ExportChunk:             "reports -> reports.export",
+    reports.AssembleReport:          "reports -> reports.assembly",
+    reports.ReportAssembled:         "reports -> reports",
+    reports.ExportStopped:           "reports -> reports",
+    reports.CancelReport:            "gateway -> reports",
+    reports.RemoveReportFiles:       "reports -> reports.export",
+    # and its end is told
+    reports.ReportReady:             "reports -> gateway",
+    reports.ReportFailed:            "reports -> gateway",
+    reports.ReportCancelled:         "reports -> gateway",
+    reports.ReportCancelRefused:     "reports -> gateway",
+    email.MailReport:                "reports -> email",
+    # the reports' read model is filled again
+    reports.RebuildReadModel:        "gateway -> reports",
+    reports.FetchPage:               "reports -> reports.rebuild",
+    reports.ProjectPage:             "reports -> reports",
+    reports.ReadModelRebuilt:        "reports -> gateway",
+    # dead letters are sent again, edited, removed
+    deadletters.ReplayLetters:       "gateway -> deadletters",
+    deadletters.CancelReplay:        "gateway -> deadletters",
+    deadletters.EditLetter:          "gateway -> deadletters",
+    deadletters.PurgeLetters:        "gateway -> deadletters",
+    jobs.LetterSettled:              "any -> deadletters",
+    deadletters.LettersReplayed:     "deadletters -> gateway",
+    deadletters.ReplayFailed:        "deadletters -> gateway",
+    deadletters.ReplayCancelled:     "deadletters -> gateway",
+    deadletters.ReplayCancelRefused: "deadletters -> gateway",
+    deadletters.LetterEdited:        "deadletters -> gateway",
+    deadletters.LetterEditRefused:   "deadletters -> gateway",
+    deadletters.LettersPurged:       "deadletters -> gateway",
+    # and operators are told of them
+    email.MailDigest:                "deadletters -> email",
+    # the kernel speaks of jobs, in whichever service it runs
+    jobs.JobRetrying:                "any -> gateway",
+    jobs.JobFailed:                  "any -> gateway reports",
+    jobs.JobProgressed:              "any -> gateway",
+})
+# fmt: on
+
+LANES: tuple[str, ...] = tuple(sorted({lane for route in FLOW.values() for lane in route.lanes}))
+SERVICES: tuple[str, ...] = services_in(FLOW)
 BY_KEY: dict[str, type[Message]] = {message.key: message for message in FLOW}

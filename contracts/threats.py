@@ -5,9 +5,7 @@
 
 from pathlib import Path
 
-from contracts.base import Command
-from contracts.flow import FLOW, SENDERS
-from contracts.jobs import JobFailed
+from contracts.flow import FLOW, SERVICES
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs/security.md"
 BEGIN, END = "<!-- derived from contracts/flow.py -->\n", "<!-- end of what is derived -->\n"
@@ -16,9 +14,8 @@ BEGIN, END = "<!-- derived from contracts/flow.py -->\n", "<!-- end of what is d
 def table() -> str:
     """A row for each message: who may send it, through which exchange, and the lanes that then act on it."""
     rows = ["| message | who may send it | exchange | which lanes act on it |", "|---|---|---|---|"]
-    for message, lanes in FLOW.items():
-        owner = "any service" if message.exchange == JobFailed.exchange else message.exchange
-        senders = ", ".join(SENDERS[message]) if issubclass(message, Command) else owner
+    for message, (who, lanes) in FLOW.items():
+        senders = "any service" if who == SERVICES else ", ".join(who)
         heard = ", ".join(lanes) or "none of ours"
         rows.append(f"| `{message.key}` | {senders} | `{message.exchange}` | {heard} |")
     return "\n".join(rows) + "\n"

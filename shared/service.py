@@ -21,10 +21,8 @@ from faststream.security import BaseSecurity
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from yarl import URL
 
-from contracts.base import Command
 from contracts.broker import queue_of
-from contracts.flow import FLOW, LANES, SENDERS
-from contracts.jobs import JobFailed
+from contracts.flow import FLOW, LANES
 from shared.config.settings import ServiceSettings
 from shared.docs import asyncapi
 from shared.docs.openapi import Application
@@ -142,9 +140,8 @@ class Service:
                 subscriber(_consume)
             subscriber.consume = lane.take  # type: ignore[method-assign,assignment]
             self._subscribers.append(subscriber)
-        for message in FLOW:
-            is_own = message.exchange in (self.name, JobFailed.exchange)
-            if is_own or (issubclass(message, Command) and self.name in SENDERS[message]):
+        for message, route in FLOW.items():
+            if self.name in route.senders:
                 broker.publisher(
                     exchange=topology.message_exchange(message),
                     routing_key=message.key,

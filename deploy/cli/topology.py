@@ -22,7 +22,8 @@ def show(as_json: Json = False) -> None:
     from contracts.flow import FLOW
 
     rows = [
-        (message.exchange, message.key, ", ".join(lanes) or "[dim]none of ours[/]") for message, lanes in FLOW.items()
+        (message.exchange, message.key, ", ".join(route.lanes) or "[dim]none of ours[/]")
+        for message, route in FLOW.items()
     ]
     console().print(table(("exchange", "key", "lanes~"), rows))
 

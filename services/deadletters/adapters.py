@@ -12,9 +12,9 @@ from uuid import UUID
 import orjson
 from uuid_utils.compat import uuid7
 
-from contracts.base import Command, Envelope
+from contracts.base import Envelope
 from contracts.broker import retry_exchange
-from contracts.flow import BY_KEY, LANES, SENDERS, SHOP
+from contracts.flow import BY_KEY, FLOW, LANES, SHOP
 from services.deadletters import domain
 from services.deadletters.store import Content, Group, Letter
 from shared.messaging.decode import SENT_BY, Raw, replay_in, user_of
@@ -91,7 +91,7 @@ def lane_of(raw: Raw, lane: str) -> str:
 def _properties(raw: Raw, message: str, *, first_hand: bool) -> dict[str, Any]:
     """What it is sent again with. A shop's own word for the job that it belongs to counts for nothing."""
     contract = BY_KEY.get(message)
-    is_shops = contract is not None and issubclass(contract, Command) and SHOP in SENDERS[contract]
+    is_shops = contract is not None and SHOP in FLOW[contract].senders
     return {
         "message_id": raw.message_id,
         "correlation_id": raw.message_id if first_hand and is_shops else raw.correlation_id,

@@ -104,8 +104,8 @@ def refusal_to_cancel(kind: str, status: JobState) -> str | None:
 def problems(lane: str, message: str, body: object) -> list[tuple[str, str, str]]:
     """What keeps a lane from reading a message: where (a JSON pointer), what kind of, and in words."""
     contract = BY_KEY.get(message)
-    if contract is None or lane not in FLOW[contract]:
-        known = ", ".join(sorted(key for key, found in BY_KEY.items() if lane in FLOW[found]))
+    if contract is None or lane not in FLOW[contract].lanes:
+        known = ", ".join(sorted(key for key, found in BY_KEY.items() if lane in FLOW[found].lanes))
         return [("/message", "unknown_message", f"{message!r} is not for the lane {lane}; that reads {known}")]
     try:
         contract.read(json.dumps(body).encode())

@@ -10,7 +10,7 @@ from services.gateway.store import Job, jobs
 from shared.messaging.handler import Poison, on
 from shared.messaging.unit import Unit
 
-JOB_MESSAGES = tuple(message for message, lanes in FLOW.items() if "gateway" in lanes)
+JOB_MESSAGES = tuple(message for message, route in FLOW.items() if "gateway" in route.lanes)
 if TYPE_CHECKING:
     JobMessage = Message
 else:

@@ -232,7 +232,7 @@ def _collecting(lane: str) -> Document:
 
 
 def _sending(service: str, message: type[Message], generated: Document) -> Document:
-    must_arrive = {"deliveryMode": 2, "mandatory": bool(FLOW[message]), "bindingVersion": "0.3.0"}
+    must_arrive = {"deliveryMode": 2, "mandatory": bool(FLOW[message].lanes), "bindingVersion": "0.3.0"}
     send = generated | {
         "title": f"{service} sends {message.key}",
         "summary": paragraph(message.__doc__),

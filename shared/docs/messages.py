@@ -9,7 +9,7 @@ from typing import Any
 
 from contracts import schema
 from contracts.base import Command, Envelope, Message
-from contracts.flow import FLOW, SENDERS, SHOP
+from contracts.flow import FLOW, SERVICES, SHOP
 from contracts.jobs import JobFailed
 from shared.messaging.publisher import properties
 
@@ -88,7 +88,7 @@ def _about(message: type[Message]) -> str:
     lines = [
         *filter(None, [inspect.cleandoc(message.__doc__ or "").partition("\n\n")[2]]),
         f"**Sent by** {' or '.join(senders)}, to the exchange `{message.exchange}` under the key `{message.key}`.",
-        f"**Read by** {', '.join(FLOW[message])}." if FLOW[message] else "**Read by** none of our services.",
+        f"**Read by** {', '.join(lanes)}." if (lanes := FLOW[message].lanes) else "**Read by** none of our services.",
     ]
     if message.job:
         lines.append(f"**Its job** becomes {message.job.value}.")
@@ -98,9 +98,8 @@ def _about(message: type[Message]) -> str:
 
 
 def _senders(message: type[Message]) -> Sequence[str]:
-    if issubclass(message, Command):
-        return SENDERS[message]
-    return ("every service",) if message.exchange == JobFailed.exchange else (message.exchange,)
+    senders = FLOW[message].senders
+    return ("every service",) if senders == SERVICES else senders
 
 
 def _dead_letter() -> Document:

@@ -23,9 +23,9 @@ from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 from pydantic import ValidationError
 
-from contracts.base import Command, Envelope, Message, complaint
+from contracts.base import Envelope, Message, complaint
 from contracts.broker import RETURNS, routes_to
-from contracts.flow import BY_KEY, SENDERS, SHOP
+from contracts.flow import BY_KEY, FLOW, SHOP
 from shared.messaging.handler import Handler, Poison
 
 Raw = aio_pika.abc.AbstractIncomingMessage
@@ -153,7 +153,7 @@ def comes_back(raw: Raw) -> bool:
 def is_shops(raw: Raw) -> bool:
     """Whether a shop may have sent it. It cannot speak for a job that is not its own: what it sends starts one."""
     contract = None if comes_back(raw) else BY_KEY.get(key_of(raw))
-    return contract is not None and issubclass(contract, Command) and SHOP in SENDERS[contract]
+    return contract is not None and SHOP in FLOW[contract].senders
 
 
 def replay_of(raw: Raw) -> tuple[UUID, int] | None:

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import SQLModel
 
 from contracts.base import Message
-from contracts.flow import FLOW, service_of
+from contracts.flow import FLOW, NOWHERE, service_of
 from shared.messaging.unit import UnitOfWork
 
 Loader = Callable[[AsyncSession, Sequence[Any]], Awaitable[Iterable[SQLModel]]]
@@ -81,7 +81,7 @@ def lanes_of(service: str, module: ModuleType) -> dict[str, dict[str, Handler]]:
     """The handlers of a module by lane and key, as `contracts.flow` sends them. Raises ValueError on a mismatch."""
     found: dict[str, dict[str, Handler]] = {}
     for handler in (h for f in vars(module).values() for h in getattr(f, "handlers", ()) if callable(f)):
-        lanes = [lane for lane in FLOW.get(handler.contract, ()) if service_of(lane) == service]
+        lanes = [lane for lane in FLOW.get(handler.contract, NOWHERE).lanes if service_of(lane) == service]
         if not lanes:
             raise ValueError(f"contracts/flow.py sends {handler.contract.__name__} to no lane of {service!r}")
         for lane in lanes:

@@ -18,7 +18,7 @@ from yarl import URL
 
 from contracts.base import Envelope, Message
 from contracts.broker import gate_of, gated
-from contracts.flow import BY_KEY, FLOW
+from contracts.flow import BY_KEY, FLOW, NOWHERE
 from shared.config.tls import Tls
 from shared.messaging import confirms
 from shared.messaging.causes import cause_of
@@ -107,7 +107,7 @@ def outgoing(message: Message, sender: str, cause: Envelope | None, traceparent:
     )
     envelope = tracing.created(message.exchange, envelope)
     body = message.model_dump_json().encode()
-    return Outgoing(envelope, message.exchange, body, bool(FLOW.get(type(message))), message.transient)
+    return Outgoing(envelope, message.exchange, body, bool(FLOW.get(type(message), NOWHERE).lanes), message.transient)
 
 
 def properties(envelope: Envelope, **headers: Any) -> Properties:

@@ -19,7 +19,7 @@ import structlog
 
 from contracts.base import Command, Envelope, Message
 from contracts.broker import DEAD_LETTERS, retry_exchange
-from contracts.flow import BY_KEY, SENDERS, SHOP, service_of
+from contracts.flow import BY_KEY, FLOW, SHOP, service_of
 from contracts.jobs import JobFailed, JobRetrying, LetterSettled
 from shared.config.settings import seconds
 from shared.messaging import inbox
@@ -238,7 +238,7 @@ def _starts_job(contract: type[Message], message_id: str, job: str, user: str | 
     job, is only taken for it if the broker says that another user sent it."""
     if not issubclass(contract, Command) or message_id != job:
         return False
-    return SHOP not in SENDERS[contract] or user not in ("", SHOP)
+    return SHOP not in FLOW[contract].senders or user not in ("", SHOP)
 
 
 def settle(delivery: Delivery, unit: UnitOfWork) -> None:

@@ -26,8 +26,7 @@ from contracts.broker import (
     retry_exchange,
     waiting_queue,
 )
-from contracts.flow import COLLECTOR, FLOW, LANES, MONITOR, SENDERS, SERVICES, SHOP, service_of
-from contracts.jobs import JobFailed
+from contracts.flow import COLLECTOR, FLOW, LANES, MONITOR, SERVICES, SHOP, service_of
 from shared.config.settings import seconds
 from shared.config.tls import Tls
 from shared.messaging.old_queues import OldQueues
@@ -103,7 +102,7 @@ def queues(ladder: Sequence[str] = DEFAULT_LADDER) -> dict[str, dict[str, Any]]:
 
 def bindings(ladder: Sequence[str] = DEFAULT_LADDER) -> list[tuple[str, str, str]]:
     """All bindings of queues as (exchange, routing key, queue)."""
-    flow = [(message.exchange, message.key, queue_of(lane)) for message, lanes in FLOW.items() for lane in lanes]
+    flow = [(message.exchange, message.key, queue_of(lane)) for message, route in FLOW.items() for lane in route.lanes]
     waiting = [(retry_exchange(step), "#", waiting_queue(step)) for step in ladder]
     back = [(RETURNS, lane, queue_of(lane)) for lane in LANES]
     dead = [(DEAD_LETTERS, lane, dead_letters_of(lane)) for lane in LANES]
@@ -123,10 +122,10 @@ def permissions(user: str, ladder: Sequence[str] = DEFAULT_LADDER) -> dict[str, 
     read = [queue_of(lane) for lane in LANES if service_of(lane) == user]
     if user == COLLECTOR:
         read += [dead_letters_of(lane) for lane in LANES]
-    commands = [COMMANDS] if any(user in senders for senders in SENDERS.values()) else []
+    sent_to = {message.exchange for message, route in FLOW.items() if user in route.senders}
+    commands, own = [COMMANDS] if COMMANDS in sent_to else [], sent_to - {COMMANDS}
     if user == SHOP:
         return {"configure": NOTHING, "write": _any(commands), "read": NOTHING}
-    own = {m.exchange for m in FLOW if m.exchange in (user, JobFailed.exchange)}
     # Past the gate, too: processes of the version before gates publish there until they are replaced.
     write = [*sorted(own), *map(gate_of, sorted(own)), *commands, DEAD_LETTERS, *map(retry_exchange, ladder)]
     return {"configure": NOTHING, "write": _any(write), "read": _any(read)}
@@ -140,7 +139,7 @@ def team_permissions(team: str, *owners: str) -> dict[str, str]:
 def topic_permissions(user: str, ladder: Sequence[str] = DEFAULT_LADDER) -> dict[str, str]:
     """Which routing keys a user may publish with, by exchange. RabbitMQ allows any on an exchange not named here."""
     own_lanes = [lane for lane in LANES if service_of(lane) == user]
-    commands = [command.key for command, senders in SENDERS.items() if user in senders]
+    commands = [m.key for m, route in FLOW.items() if m.exchange == COMMANDS and user in route.senders]
     found = {COMMANDS: _any(commands)}
     if user != SHOP:
         found |= {name: _any(own_lanes) for name in (DEAD_LETTERS, *map(retry_exchange, ladder))}

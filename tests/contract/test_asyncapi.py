@@ -10,7 +10,7 @@ import pytest
 from contracts import schema
 from contracts.base import Command
 from contracts.broker import dead_letters_of, queue_of
-from contracts.flow import BY_KEY, FLOW, LANES, SENDERS, SERVICES, SHOP, service_of
+from contracts.flow import BY_KEY, FLOW, LANES, SERVICES, SHOP, service_of
 from deploy.cli.asyncapi import documents
 from shared.docs import asyncapi
 from shared.messaging import topology
@@ -48,10 +48,9 @@ def test_every_service_sends_and_every_lane_reads_what_the_flow_says() -> None:
         else:
             assert not keys or service == service_of(channel)
             read |= {(channel, key) for key in keys}
-    assert read == {(lane, message.key) for message, lanes in FLOW.items() for lane in lanes}
-    wanted = {(service, m.key) for m in FLOW for service in SERVICES if service == m.exchange or m.exchange == "jobs"}
-    commands = {(sender, command.key) for command, senders in SENDERS.items() for sender in senders}
-    assert sent == wanted | {(sender, key) for sender, key in commands if sender != SHOP}
+    assert read == {(lane, message.key) for message, route in FLOW.items() for lane in route.lanes}
+    wanted = {(sender, message.key) for message, route in FLOW.items() for sender in route.senders}
+    assert sent == {(sender, key) for sender, key in wanted if sender != SHOP}
 
 
 @pytest.mark.parametrize("lane", LANES)
@@ -110,9 +109,9 @@ def test_the_headers_of_dead_letters_are_those_that_are_set() -> None:
 
 
 def test_a_shop_may_leave_out_what_a_service_may_not() -> None:
-    for command in SENDERS:
+    for command in (message for message in FLOW if issubclass(message, Command)):
         headers = WHOLE["components"]["messages"][command.key]["headers"]["$ref"].rpartition("/")[2]
-        assert headers == ("EnvelopeFromOutside" if SHOP in SENDERS[command] else "Envelope")
+        assert headers == ("EnvelopeFromOutside" if SHOP in FLOW[command].senders else "Envelope")
 
 
 def test_what_must_arrive_is_declared_so() -> None:
@@ -120,7 +119,7 @@ def test_what_must_arrive_is_declared_so() -> None:
         key = operation["channel"]["$ref"].removeprefix("#/channels/")
         if operation["action"] == "send" and key in BY_KEY:
             amqp = operation["bindings"]["amqp"]
-            assert (amqp["mandatory"], amqp["deliveryMode"]) == (bool(FLOW[BY_KEY[key]]), 2)
+            assert (amqp["mandatory"], amqp["deliveryMode"]) == (bool(FLOW[BY_KEY[key]].lanes), 2)
             assert issubclass(BY_KEY[key], Command) == (
                 WHOLE["channels"][key]["bindings"]["amqp"]["exchange"]["name"] == "commands"
             )

@@ -8,7 +8,8 @@ import pytest
 
 from contracts import schema
 from contracts.base import Command, Message
-from contracts.flow import BY_KEY, FLOW, LANES, SENDERS, SERVICES
+from contracts.flow import BY_KEY, FLOW, LANES, SERVICES, read
+from contracts.orders import PlaceOrder
 from shared.messaging import topology
 from shared.messaging.handler import lanes_of
 
@@ -22,7 +23,7 @@ def test_every_message_is_handled_where_the_flow_says_and_nowhere_else() -> None
         for lane, handlers in lanes_of(service, importlib.import_module(f"services.{service}.handlers")).items()
         for key in handlers
     }
-    assert handled == {(message.key, lane) for message, lanes in FLOW.items() for lane in lanes}
+    assert handled == {(message.key, lane) for message, route in FLOW.items() for lane in route.lanes}
 
 
 def test_every_message_is_in_the_flow() -> None:
@@ -49,14 +50,22 @@ def test_events_go_to_their_owners_exchange_and_commands_to_the_one_for_commands
         assert message.exchange == ("commands" if issubclass(message, Command) else owner)
 
 
-def test_every_command_has_senders_and_one_consumer() -> None:
-    commands = {message for message in FLOW if issubclass(message, Command)}
-    assert commands == set(SENDERS)
-    assert all(len(FLOW[command]) == 1 for command in commands)
+def test_a_command_has_one_consumer_and_an_event_is_sent_by_its_owner() -> None:
+    for message, route in FLOW.items():
+        if issubclass(message, Command):
+            assert len(route.lanes) == 1
+        else:
+            assert route.senders == (SERVICES if message.exchange == "jobs" else (message.exchange,))
+
+
+@pytest.mark.parametrize("row", ["gateway, orders", "-> orders", ""])
+def test_a_row_that_lacks_its_sender_or_its_arrow_is_named(row: str) -> None:
+    with pytest.raises(ValueError, match=r"flow\.py: PlaceOrder: write 'sender … -> lane …'"):
+        read({PlaceOrder: row})
 
 
 def test_the_gateway_consumes_exactly_what_moves_a_job() -> None:
-    assert {m for m, lanes in FLOW.items() if "gateway" in lanes} == {m for m in FLOW if m.job}
+    assert {m for m, route in FLOW.items() if "gateway" in route.lanes} == {m for m in FLOW if m.job}
 
 
 def test_every_service_that_the_flow_names_exists() -> None:

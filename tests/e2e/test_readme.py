@@ -65,16 +65,13 @@ async def test_the_five_steps_make_a_service(broker: Broker, tmp_path: Path) -> 
     contract, handlers = (block for block in blocks("python") if "PointsEarned" in block)
     (scratch / "contracts/loyalty.py").write_text(contract)
     flow = scratch / "contracts/flow.py"
-    edited = flow.read_text().replace(
-        '"stock", "email", "reports", "gateway"),\n    OrderRejected',
-        '"stock", "email", "reports", "gateway", "loyalty"),\n    PointsEarned: (),\n    OrderRejected',
+    rows = flow.read_text().replace("email, jobs, orders", "email, jobs, loyalty, orders")
+    edited = rows.replace(
+        ' gateway",\n    orders.OrderRejected:',
+        ' gateway loyalty",\n    loyalty.PointsEarned: "loyalty ->",\n    orders.OrderRejected:',
     )
-    assert edited != flow.read_text()
-    flow.write_text(
-        edited.replace(
-            "from contracts.orders import", "from contracts.loyalty import PointsEarned\nfrom contracts.orders import"
-        )
-    )
+    assert edited != rows
+    flow.write_text(edited)
     own = scratch / "services/loyalty"
     own.mkdir()
     (own / "handlers.py").write_text(handlers)

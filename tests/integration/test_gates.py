@@ -29,7 +29,7 @@ async def test_an_event_that_is_confirmed_while_its_exchange_is_made_anew_is_in_
         await until(lambda before=before: _is_longer(confirmed, before), "an event to be confirmed")
     over.set()
     await publishing
-    for lane in FLOW[OrderPlaced]:
+    for lane in FLOW[OrderPlaced].lanes:
         queue = await broker.queue(lane)
         found = {(await queue.get(no_ack=True)).message_id for _ in range(await broker.depth(lane))}
         assert confirmed - found == set(), lane

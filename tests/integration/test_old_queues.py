@@ -42,7 +42,7 @@ async def declare_as_it_was(channel: aio_pika.abc.AbstractChannel) -> None:
         back = {"x-dead-letter-exchange": "", "x-message-ttl": int(seconds(step) * 1000)}
         queue = await channel.declare_queue(f"retry.{step}", durable=True, arguments={**safe, **back})
         await queue.bind(f"retry.{step}", "#")
-    for message, lanes in FLOW.items():
+    for message, (_, lanes) in FLOW.items():
         for lane in set(lanes) & {*OLD_LANES}:
             await (await channel.get_queue(lane)).bind(message.exchange, message.key)
 

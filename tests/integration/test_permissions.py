@@ -16,7 +16,7 @@ from aiormq.exceptions import ChannelAccessRefused
 
 from contracts.base import Command
 from contracts.broker import dead_letters_of, gate_of, queue_of
-from contracts.flow import COLLECTOR, FLOW, LANES, MONITOR, SENDERS, SERVICES, SHOP, service_of
+from contracts.flow import COLLECTOR, FLOW, LANES, MONITOR, SERVICES, SHOP, service_of
 from deploy.local.rabbitmq import RabbitNode
 from shared.messaging import topology
 from tests.running import LADDER, Broker
@@ -31,7 +31,7 @@ QUEUES = (*topology.queues(LADDER), TEAM)
 EVENTS = {message.exchange for message in FLOW if not issubclass(message, Command)}
 SHARED = "jobs"
 """The exchange to which every service publishes."""
-KEYS = (*(command.key for command in SENDERS), *LANES, "order.placed.v1", "order.place.v1\n", "stock\n")
+KEYS = (*(m.key for m in FLOW if issubclass(m, Command)), *LANES, "order.placed.v1", "order.place.v1\n", "stock\n")
 AT_ONCE = 20
 
 Attempt = tuple[str, str, str, str]
@@ -86,7 +86,7 @@ def _publishes(service: str, exchange: str, key: str) -> bool:
 
 
 def _sends(user: str, exchange: str, key: str) -> bool:
-    return exchange == "commands" and any(c.key == key and user in senders for c, senders in SENDERS.items())
+    return any((m.exchange, m.key) == (exchange, key) and user in route.senders for m, route in FLOW.items())
 
 
 @pytest.fixture

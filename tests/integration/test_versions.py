@@ -10,7 +10,7 @@ import pytest
 
 from contracts.base import Contract, Event
 from contracts.broker import routes_to
-from contracts.flow import BY_KEY, FLOW
+from contracts.flow import BY_KEY, FLOW, Route
 from contracts.orders import OrderPlaced, PlaceOrder
 from shared.messaging import topology
 from shared.messaging.handler import on
@@ -71,7 +71,7 @@ async def test_a_second_version_is_introduced_while_consumers_of_the_first_go_on
         return f"sqlite:///{tmp_path}/{name}.db"
 
     flow: dict[Any, Any] = FLOW
-    monkeypatch.setitem(flow, OrderPlaced, ("stock",))
+    monkeypatch.setitem(flow, OrderPlaced, Route(("orders",), ("stock",)))
     await topology.declare(vhost, LADDER)
     async with (
         await aio_pika.connect(vhost) as connection,
@@ -82,7 +82,7 @@ async def test_a_second_version_is_introduced_while_consumers_of_the_first_go_on
             before = [await _place(broker) for _ in range(5)]
             await until(lambda: _has(seen["v1"], before), "v1 of all orders")
 
-        monkeypatch.setitem(flow, OrderPlacedV2, ("email",))
+        monkeypatch.setitem(flow, OrderPlacedV2, Route(("orders",), ("email",)))
         monkeypatch.setitem(BY_KEY, OrderPlacedV2.key, OrderPlacedV2)
         routes_to.cache_clear()  # another test may have asked for the lane's before
         await topology.declare(vhost, LADDER)

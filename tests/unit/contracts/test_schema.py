@@ -10,7 +10,7 @@ from pydantic import Field
 
 from contracts import schema
 from contracts.base import Command, Event
-from contracts.flow import BY_KEY, FLOW
+from contracts.flow import BY_KEY, FLOW, NOWHERE
 
 
 class Gift(Event):
@@ -65,7 +65,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def declare(monkeypatch: pytest.MonkeyPatch, message: type[Event] | type[Command]) -> None:
     for other in [known for known in FLOW if known.key == message.key]:
         monkeypatch.delitem(FLOW, other)
-    monkeypatch.setitem(FLOW, message, ())
+    monkeypatch.setitem(FLOW, message, NOWHERE)
     monkeypatch.setitem(BY_KEY, message.key, message)
 
 
