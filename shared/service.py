@@ -26,7 +26,7 @@ from contracts.flow import FLOW, LANES
 from shared.config.settings import ServiceSettings
 from shared.docs import asyncapi
 from shared.docs.openapi import Application
-from shared.http import edge
+from shared.http import edge, problems
 from shared.http.auth import Tokens
 from shared.http.connection import KEEP_ALIVE_SECONDS, RESERVED, Connection
 from shared.http.ports import Ports
@@ -284,7 +284,7 @@ class Service:
 
     def _application(self, router: APIRouter) -> FastAPI:
         app = Application(
-            referred=(edge.ProblemDetails,),
+            referred=(problems.ProblemDetails,),
             title=f"Malote {self.name}",
             version=VERSION,
             license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
@@ -292,7 +292,7 @@ class Service:
             redirect_slashes=False,  # it would name the scheme and the host as a proxy left them
             lifespan=self.running,
             telemetry=self.tracing.fastapi,
-            responses=edge.PROBLEMS,
+            responses=problems.PROBLEMS,
             docs_url=None,
             redoc_url=None,
         )

@@ -18,7 +18,9 @@ from services.deadletters.settings import DeadlettersSettings
 from services.deadletters.store import Action, Content, Letter
 from shared.http.auth import OperatorOf
 from shared.http.body import Route
-from shared.http.edge import Cursor, CursorOf, IdOf, Page, Problem, paginate
+from shared.http.pages import Cursor, CursorOf, Page, paginate
+from shared.http.problems import Problem
+from shared.http.protocol import IdOf
 from shared.observability import metrics
 from shared.persistence.clock import moment
 from shared.persistence.database import is_outage

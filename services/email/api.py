@@ -10,7 +10,9 @@ from services.email import store
 from services.email.store import Mail
 from shared.http.auth import CallerOf
 from shared.http.body import Route
-from shared.http.edge import Cursor, IdOf, Page, Problem, paginate
+from shared.http.pages import Cursor, Page, paginate
+from shared.http.problems import Problem
+from shared.http.protocol import IdOf
 from shared.persistence.clock import moment
 from shared.service import Running
 

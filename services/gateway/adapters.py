@@ -26,7 +26,8 @@ from services.gateway import domain
 from services.gateway.settings import GatewaySettings
 from shared.config.tls import Tls
 from shared.http.auth import Caller
-from shared.http.edge import Events, Problem
+from shared.http.events import Events
+from shared.http.problems import Problem
 from shared.http.room import network
 from shared.http.stopping import Stopping
 from shared.messaging.causes import cause_of

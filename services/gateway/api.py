@@ -72,19 +72,10 @@ from services.gateway.store import Intake, Job, Receipt, Revocation, Revoked
 from shared.docs import asyncapi
 from shared.http.auth import Caller, CallerOf, CallerOrLink, OperatorOf, operator
 from shared.http.body import Route
-from shared.http.edge import (
-    EVENTS,
-    Cursor,
-    CursorOf,
-    Events,
-    FieldProblem,
-    IdOf,
-    Page,
-    Problem,
-    change_or_pause,
-    idempotency_key,
-    paginate,
-)
+from shared.http.events import EVENTS, Events, change_or_pause
+from shared.http.pages import Cursor, CursorOf, Page, paginate
+from shared.http.problems import FieldProblem, Problem
+from shared.http.protocol import IdOf, KeyHeader, idempotency_key
 from shared.messaging.outbox import OutboxFull
 from shared.persistence.clock import moment
 from shared.service import VERSION, Running, Service
@@ -157,14 +148,6 @@ v1 = APIRouter(prefix="/v1", route_class=Route)
 Preference = Annotated[
     str | None,
     Header(description="`wait=N`: wait up to N seconds (at most 30) for the job to end.", examples=["wait=1"]),
-]
-KeyHeader = Annotated[
-    str | None,
-    Header(
-        alias="Idempotency-Key",
-        pattern=r'^("[ !#-~]{1,255}"|[!#-~][ -~]{0,254})$',
-        description="1 to 255 characters, quoted or not. The same request with the same key is done once.",
-    ),
 ]
 SkuOf = Annotated[Sku, Path()]
 STARTED: dict[int | str, dict[str, Any]] = {

@@ -22,7 +22,8 @@ from contracts.base import Command, Envelope, JobState
 from services.gateway import domain
 from services.gateway.domain import Key, Move
 from shared.http.auth import LEEWAY_SECONDS, Caller
-from shared.http.edge import Problem, asked_to_wait
+from shared.http.edge import asked_to_wait
+from shared.http.problems import Problem
 from shared.http.stopping import Stopping
 from shared.messaging.inbox import INSERTS
 from shared.messaging.outbox import Outbox

@@ -12,7 +12,9 @@ from services.orders import store
 from services.orders.store import Order
 from shared.http.auth import CallerOf, OperatorOf
 from shared.http.body import Route
-from shared.http.edge import CursorOf, IdOf, Page, Problem, paginate
+from shared.http.pages import CursorOf, Page, paginate
+from shared.http.problems import Problem
+from shared.http.protocol import IdOf
 from shared.persistence.clock import moment
 from shared.service import Running
 

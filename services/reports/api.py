@@ -25,7 +25,10 @@ from services.reports.domain import Unsatisfiable
 from services.reports.store import Choice, Notification, Report, Seen
 from shared.http.auth import Caller, CallerOf, CallerOrLink
 from shared.http.body import Route
-from shared.http.edge import EVENTS, Cursor, CursorOf, Events, IdOf, Page, Problem, change_or_pause, paginate
+from shared.http.events import EVENTS, Events, change_or_pause
+from shared.http.pages import Cursor, CursorOf, Page, paginate
+from shared.http.problems import Problem
+from shared.http.protocol import IdOf
 from shared.messaging.unit import UnitOfWork
 from shared.persistence.clock import moment, now
 from shared.persistence.database import is_outage

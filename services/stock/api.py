@@ -15,7 +15,9 @@ from services.stock import domain, store
 from services.stock.store import Adjustment, PriceChange, Product, Reservation
 from shared.http.auth import CallerOf, OperatorOf
 from shared.http.body import Route
-from shared.http.edge import CursorOf, Page, Problem, idempotency_key, paginate
+from shared.http.pages import CursorOf, Page, paginate
+from shared.http.problems import Problem
+from shared.http.protocol import idempotency_key
 from shared.persistence.clock import moment
 from shared.service import Running
 

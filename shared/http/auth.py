@@ -16,8 +16,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from contracts.base import Email
 from shared.config.settings import ServiceSettings
-from shared.http.edge import Problem
 from shared.http.keys import Keys
+from shared.http.problems import Problem
 from shared.http.protection import Identities
 from shared.http.tokens import ACCESS, READ, ROLES, SUBJECT
 

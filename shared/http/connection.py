@@ -12,7 +12,8 @@ from typing import Any
 import structlog
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from shared.http.edge import BODY_LIMIT, Problem, details_of
+from shared.http.edge import BODY_LIMIT
+from shared.http.problems import Problem, details_of
 from shared.http.protection import ALWAYS, Identities
 from shared.http.room import Room
 from shared.http.stopping import Stopping

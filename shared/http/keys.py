@@ -11,7 +11,7 @@ import jwt
 import structlog
 
 from shared.config.tls import Tls
-from shared.http.edge import Problem
+from shared.http.problems import Problem
 
 log = structlog.get_logger(__name__)
 

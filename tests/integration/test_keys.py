@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from services.stock.settings import StockSettings
 from shared.http import keys
 from shared.http.auth import Tokens
-from shared.http.edge import Problem
+from shared.http.problems import Problem
 
 ISSUER = {"jwt_issuer": "https://issuer.example", "jwt_audience": "malote"}
 RSA = [rsa.generate_private_key(65537, 2048) for _ in range(2)]

@@ -18,7 +18,7 @@ from services.gateway import adapters
 from services.gateway.adapters import COUNTED_AT_ONCE, Limits, Windows
 from services.gateway.settings import GatewaySettings
 from shared.http.auth import Caller
-from shared.http.edge import Problem
+from shared.http.problems import Problem
 from shared.http.tokens import issue_token
 from shared.observability import metrics
 from tests.running import SECRET, until

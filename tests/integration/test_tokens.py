@@ -14,7 +14,6 @@ from limits import parse
 from structlog.testing import capture_logs
 
 from services.gateway.store import Revocation
-from shared.http import edge
 from shared.http.tokens import issue_token
 from tests.integration import reporting
 from tests.integration.reporting import Fleet, check, link_of, stranger
@@ -153,7 +152,7 @@ async def test_a_stream_ends_with_its_token_and_cleanly(fleet: Fleet) -> None:
 
 
 async def test_a_stream_ends_soon_after_its_token_was_revoked(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edge, "PAUSE_SECONDS", 0.2)
+    monkeypatch.setattr("shared.http.events.PAUSE_SECONDS", 0.2)
     async with fleet.gateway.client() as ana, fleet.gateway.client("eva", "operator") as eva:
         events = (await ana.post("/v1/orders", json=ORDER)).json()["links"]["events"]
         for path in (events, "/v1/notifications/events"):

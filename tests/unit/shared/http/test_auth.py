@@ -10,7 +10,7 @@ import pytest
 from services.stock.settings import StockSettings
 from shared.http import auth
 from shared.http.auth import Tokens
-from shared.http.edge import Problem
+from shared.http.problems import Problem
 from shared.http.tokens import issue_token
 
 SECRET = "a secret for tests that is long enough"

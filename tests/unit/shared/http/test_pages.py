@@ -1,4 +1,4 @@
-"""Idempotency keys, traces and pages."""
+"""Lists, a page at a time."""
 
 from typing import Any
 from uuid import UUID
@@ -8,8 +8,7 @@ from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel, select
 from uuid_utils.compat import uuid7
 
-from shared.http.edge import Cursor, Problem, idempotency_key, paginate
-from shared.observability.tracing import follow
+from shared.http.pages import Cursor, paginate
 from shared.persistence.database import Database
 
 
@@ -19,42 +18,6 @@ class Base(SQLModel, registry=registry()):
 
 class Thing(Base, table=True):
     id: UUID = Field(primary_key=True)
-
-
-def test_a_key_is_the_same_with_and_without_quotes() -> None:
-    assert idempotency_key('"abc"') == idempotency_key("abc") == "abc"
-    assert idempotency_key(None) is None
-    assert idempotency_key("x" * 255) == idempotency_key('"' + "x" * 255 + '"')
-
-
-@pytest.mark.parametrize("given", ["", '""', "x" * 256, '"' + "x" * 256 + '"'])
-def test_a_key_that_is_empty_or_too_long_is_refused(given: str) -> None:
-    with pytest.raises(Problem) as refused:
-        idempotency_key(given)
-    assert refused.value.status == 422
-
-
-def test_a_trace_that_is_not_recorded_here_passes_through_as_it_came() -> None:
-    given = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"
-    assert follow(given) == given
-
-
-@pytest.mark.parametrize(
-    "given",
-    [
-        None,
-        "",
-        "nonsense",
-        "00-" + "A" * 32 + "-" + "b" * 16 + "-01",
-        "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\n",
-        "00-" + "0" * 32 + "-00f067aa0ba902b7-01",
-        "00-4bf92f3577b34da6a3ce929d0e0e4736-" + "0" * 16 + "-01",
-    ],
-)
-def test_a_trace_that_is_none_starts_anew(given: str | None) -> None:
-    first, second = follow(given), follow(given)
-    assert first != second
-    assert follow(first)[:36] == first[:36]
 
 
 @pytest.fixture

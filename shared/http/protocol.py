@@ -1,0 +1,51 @@
+"""What requests carry beside their body, read in the same way by every service: ids in paths, idempotency keys."""
+
+import re
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import Header, Path
+from pydantic import BeforeValidator
+from starlette.convertors import StringConvertor, register_url_convertor
+
+from shared.http.problems import Problem
+
+LONGEST_KEY = 255
+_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+KeyHeader = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        pattern=r'^("[ !#-~]{1,255}"|[!#-~][ -~]{0,254})$',
+        description="1 to 255 characters, quoted or not. The same request with the same key is done once.",
+    ),
+]
+
+
+def idempotency_key(given: str | None) -> str | None:
+    """An `Idempotency-Key` header's value, quoted (as the IETF draft has it) or not. Raises `Problem` 422."""
+    if given is None:
+        return None
+    key = given[1:-1] if len(given) > 1 and given[0] == given[-1] == '"' else given
+    if not 1 <= len(key) <= LONGEST_KEY:
+        raise Problem(422, "invalid_idempotency_key", f"An Idempotency-Key has 1 to {LONGEST_KEY} characters.")
+    return key
+
+
+def _id(given: object) -> object:
+    if _UUID.fullmatch(str(given)):
+        return given
+    raise Problem(404, "not_found", "There is nothing with this id.")
+
+
+IdOf = Annotated[UUID, Path(json_schema_extra={"pattern": f"^{_UUID.pattern}$"}), BeforeValidator(_id)]
+"""An id in a path, with its hyphens. What is none, such as a way to some file, is just not found."""
+
+
+class _IdConvertor(StringConvertor):
+    regex = _UUID.pattern + r"(?!\n)"  # the end of a compiled path lets a line feed follow
+
+
+register_url_convertor("id", _IdConvertor())
+"""`{report_id:id}` in a route leaves a path such as `/v1/reports/rebuild` to its own route, and its methods."""
