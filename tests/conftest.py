@@ -1,8 +1,10 @@
 """What all tests share: real servers (`tests.servers`) and services running on them (`tests.running`)."""
 
+import functools
 import gc
 from collections import Counter
 
+import httpx._transports.default
 import pytest
 import structlog
 
@@ -17,6 +19,9 @@ structlog.configure(
         structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
     ]
 )
+
+# Each client would read all authorities of the machine: 30 ms of work, also for addresses without TLS.
+httpx._transports.default.create_ssl_context = functools.cache(httpx.create_ssl_context)
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

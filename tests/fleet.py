@@ -2,8 +2,6 @@
 
 import asyncio
 import os
-import subprocess
-import sys
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
@@ -13,8 +11,9 @@ from yarl import URL
 from contracts.flow import SERVICES
 from deploy.local.ports import HOST
 from shared.persistence.database import migrate
+from tests import forking
 from tests.running import SECRET
-from tests.several import ROOT, Process, lasting_port
+from tests.several import Process, lasting_port
 
 Link = Callable[[str, int], int]
 """Which port a process (`stock.1`) is to use in place of a server's: that of a proxy, or the server's own."""
@@ -53,7 +52,7 @@ class Fleet:
         self.folder, self.database_urls = folder, dict(database_urls)
         self.mailbox = folder / "data" / "mail"
         self.processes: dict[str, Process] = {}
-        self._sink: subprocess.Popen[bytes] | None = None
+        self._sink: forking.Forked | None = None
         self._smtp_port = lasting_port()
         self._migrate = migrated
         self._common = {
@@ -92,9 +91,8 @@ class Fleet:
         for service, url in self.database_urls.items():  # one after the other: Alembic has one context for the process
             await self._migrate(service, url)
         with (self.folder / "mailsink.log").open("ab") as log:
-            command = [sys.executable, "-m", "deploy.local.mailsink"]
             environment = {**os.environ, **self._common}
-            self._sink = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+            self._sink = forking.start("deploy.local.mailsink", env=environment, stdout=log, stderr=log)
         for process in self.processes.values():
             process.start()
 

@@ -18,9 +18,9 @@ import httpx
 
 from deploy.local.ports import HOST
 from shared.persistence.database import migrate
+from tests import forking
+from tests.forking import ROOT
 from tests.running import LADDER, SECRET, Broker, until
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 class Process:
@@ -31,9 +31,9 @@ class Process:
         self.service, self.url = service, f"http://{HOST}:{port}"
         self._log = log
         self.environment = {**os.environ, **environment, f"{service.upper()}_PORT": str(port)}
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child: subprocess.Popen[bytes] | forking.Forked | None = None
         self.root = ROOT
-        """The folder of the code that it is started from."""
+        """The folder of the code that it is started from: this checkout's, or an earlier revision's."""
 
     @property
     def pid(self) -> int:
@@ -42,15 +42,15 @@ class Process:
 
     def start(self) -> None:
         """Start it; `ready` waits for it."""
+        module = f"services.{self.service}.app"
         with self._log.open("ab") as log:
-            self._child = subprocess.Popen(
-                [sys.executable, "-m", f"services.{self.service}.app"],
-                cwd=self.root,
-                env=self.environment,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+            if self.root == ROOT:
+                self._child = forking.start(module, env=self.environment, stdout=log, stderr=log)
+            else:
+                self._child = subprocess.Popen(
+                    [sys.executable, "-m", module],
+                    cwd=self.root, env=self.environment, stdout=log, stderr=log, start_new_session=True,
+                )  # fmt: skip
 
     async def ready(self) -> None:
         await until(self.is_ready, f"{self.service} to be ready: {self._log}", 60)

@@ -42,7 +42,7 @@ async def test_a_process_killed_between_its_commit_and_its_tidying_loses_and_dou
     orders = [an_order() for _ in range(50)]
     await asyncio.gather(*(broker.publish(order) for order in orders))
     async with stock_process(broker.url, database_url, moment) as process:
-        assert await process.wait() == -signal.SIGKILL
+        assert await asyncio.to_thread(process.wait, 60) == -signal.SIGKILL
     left_behind = await count(database_url, outbox)
     assert 0 < left_behind <= 50
     monkeypatch.setattr(membership, "HEARTBEAT_SECONDS", 0.1)
@@ -102,7 +102,7 @@ async def test_a_process_told_to_end_under_load_ends_in_time_and_leaves_nothing_
         await until(lambda: _has(database_url, Reservation, 100), "some work to be done")
         process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(15):
-            assert await process.wait() == -signal.SIGTERM  # uvicorn's way to end in order
+            assert await asyncio.to_thread(process.wait, 60) == -signal.SIGTERM  # uvicorn's way to end in order
     done = await count(database_url, Reservation)
     assert 100 <= done < 3000, "the signal came too late to show anything"
     assert await broker.depth("stock") == 3000 - done

@@ -1,7 +1,6 @@
 """Whoever dies while dead letters are collected or sent again: none is lost, and none has its effect twice."""
 
 import asyncio
-from asyncio.subprocess import Process
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,14 @@ from services.stock.store import Reservation
 from shared.persistence.database import Database, migrate
 from tests.chaos.processes import program
 from tests.deadlettering import Stock
+from tests.forking import Forked
 from tests.integration.reserving import count
 from tests.running import Broker, an_order, running, until
 
 LETTERS = 300
 
 
-def deadletters(broker: Broker, database_url: str) -> AbstractAsyncContextManager[Process]:
+def deadletters(broker: Broker, database_url: str) -> AbstractAsyncContextManager[Forked]:
     """Its process; killed at the end."""
     return program("deadletters", broker.url, database_url, str(free_port()))
 

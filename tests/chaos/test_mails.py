@@ -19,7 +19,7 @@ async def test_a_killed_process_doubles_at_most_a_mail_a_connection(broker: Brok
         async with program("mailing", broker.url, database_url, str(port)) as process:
             await until(lambda: _are_there(len(server.taken), 30), "some mails", 90)
             process.send_signal(signal.SIGKILL)
-            await process.wait()
+            await asyncio.to_thread(process.wait, 60)
         async with program("mailing", broker.url, database_url, str(port)):
             await until(lambda: _are_there(len(set(server.message_ids())), 80), "all mails", 90)
     assert len(server.taken) - 80 <= CONNECTIONS

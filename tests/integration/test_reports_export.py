@@ -7,7 +7,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from deploy.local import install
 from services.reports.adapters import NotStored, Storage, exporter
 from services.reports.store import Choice, Notification, Order, ReadModel, Report
 from shared.persistence.database import Database, migrate
+from tests import forking
 from tests.exporting import (
     CANCELLED,
     FAILED,
@@ -38,8 +38,6 @@ from tests.exporting import (
     wish,
 )
 from tests.running import Broker, an_order, until
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def rows_of(file: bytes) -> list[dict[str, str]]:
@@ -92,11 +90,7 @@ async def test_a_killed_export_goes_on_from_its_last_part_and_gives_the_same_fil
     spy = await broker.spy(("reports", READY))
     await broker.publish(disturbed)
     for parts_before in (8, 20):  # the last time, all are there and are being put together
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.integration.programs.reports", broker.url, database_url, str(folder)],
-            cwd=ROOT,
-            start_new_session=True,
-        )
+        process = forking.start("tests.integration.programs.reports", broker.url, database_url, str(folder))
         await until(lambda: further_than(folder, disturbed, parts_before - 1), "the parts", 60)  # noqa: B023
         await asyncio.sleep(random.uniform(0.0, 0.1))  # anywhere: before, in, or after writing
         os.killpg(process.pid, signal.SIGKILL)
