@@ -8,6 +8,7 @@ import contextlib
 import functools
 import gc
 import importlib
+import importlib.util
 import json
 import os
 import runpy
@@ -130,6 +131,7 @@ def _preload() -> None:
     from contracts.flow import SERVICES
 
     modules = [f"services.{service}.{part}" for service in SERVICES for part in ("settings", "handlers", "api")]
+    modules = [module for module in modules if importlib.util.find_spec(module)]
     modules += [
         "tests.running",
         "deploy.cli.app",

@@ -22,6 +22,7 @@ from contracts.flow import LANES, SERVICES, SHOP
 from contracts.orders import Customer, OrderLine, OrderPlaced, PlaceOrder, PricedLine
 from contracts.stock import StockReserved
 from deploy.local.rabbitmq import RabbitNode
+from shared.config.services import settings_of
 from shared.config.settings import ServiceSettings
 from shared.messaging import topology
 from shared.persistence.database import migrate
@@ -132,8 +133,6 @@ async def guarded(rabbit: RabbitNode, broker: Broker) -> Broker:
 
 def settings_for(name: str, amqp_url: str, database_url: str, **more: Any) -> ServiceSettings:
     """A service's own settings, for a test."""
-    module = importlib.import_module(f"services.{name}.settings")
-    settings: type[ServiceSettings] = getattr(module, f"{name.capitalize()}Settings")
     fixed = {
         "amqp_url": amqp_url,
         "database_url": database_url,
@@ -141,7 +140,7 @@ def settings_for(name: str, amqp_url: str, database_url: str, **more: Any) -> Se
         "retry_ladder": LADDER,
         "port": 0,
     }
-    return settings(_env_file=None, **{**fixed, **more})
+    return settings_of(name)(_env_file=None, **{**fixed, **more})  # type: ignore[call-arg]
 
 
 @contextlib.asynccontextmanager

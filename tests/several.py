@@ -42,14 +42,14 @@ class Process:
 
     def start(self) -> None:
         """Start it; `ready` waits for it."""
-        module = f"services.{self.service}.app"
+        env = self.environment
         with self._log.open("ab") as log:
             if self.root == ROOT:
-                self._child = forking.start(module, env=self.environment, stdout=log, stderr=log)
-            else:
+                self._child = forking.start("shared.service", self.service, env=env, stdout=log, stderr=log)
+            else:  # an older release, in which each service has its own module to start
                 self._child = subprocess.Popen(
-                    [sys.executable, "-m", module],
-                    cwd=self.root, env=self.environment, stdout=log, stderr=log, start_new_session=True,
+                    [sys.executable, "-m", f"services.{self.service}.app"],
+                    cwd=self.root, env=env, stdout=log, stderr=log, start_new_session=True,
                 )  # fmt: skip
 
     async def ready(self) -> None:

@@ -36,16 +36,16 @@ def documents() -> dict[str, dict[str, Any]]:
     """The documents as the code has them, of each service and of all."""
     from contracts.flow import SERVICES
     from deploy.local.environment import ROOT
+    from shared.config.services import settings_of
     from shared.docs import asyncapi
     from shared.service import Service
 
     found = {}
     for name in SERVICES:
-        for part in ("handlers", "settings"):
-            if not (ROOT / f"services/{name}/{part}.py").exists():
-                missing = f"there is no services/{name}/{part}.py"
-                raise Failed(f"contracts/flow.py names the service {name}, but {missing}: write it first")
-        module = importlib.import_module(f"services.{name}.settings")
-        settings = getattr(module, f"{name.capitalize()}Settings")(_env_file=None)
+        if not (ROOT / f"services/{name}/handlers.py").exists():
+            missing = f"there is no services/{name}/handlers.py"
+            raise Failed(f"contracts/flow.py names the service {name}, but {missing}: write it first")
+        settings: Any = settings_of(name)
+        settings = settings(_env_file=None)
         found[name] = Service(settings, importlib.import_module(f"services.{name}.handlers")).asyncapi()
     return {asyncapi.ALL: asyncapi.merged(found.values()), **found}

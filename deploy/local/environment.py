@@ -1,7 +1,6 @@
 """Where things are on this machine, and what each process is told: paths, ports, passwords, addresses."""
 
 import contextlib
-import importlib
 import json
 import os
 import secrets
@@ -21,7 +20,8 @@ from deploy.local.files import alone, write_private
 from deploy.local.ports import HOST
 from deploy.local.rabbitmq import ADMINISTRATOR, RabbitNode
 from shared.config import secret_files
-from shared.config.settings import ServiceSettings, read_ladder
+from shared.config.services import services
+from shared.config.settings import ServiceSettings, default_port, read_ladder
 from shared.config.tls import Tls
 from shared.config.urls import demand_broker
 
@@ -104,11 +104,11 @@ class Environment:
     @property
     def services(self) -> list[str]:
         """Every folder of services/ that can be started; nobody keeps a list."""
-        return sorted(path.parent.name for path in (ROOT / "services").glob("*/app.py"))
+        return services()
 
     def port_of(self, service: str) -> int:
-        """`<SERVICE>_PORT`, else what the service's settings say."""
-        return self._port(f"{service.upper()}_PORT", _default_port(service))
+        """`<SERVICE>_PORT`, else what its `service.toml` says."""
+        return self._port(f"{service.upper()}_PORT", default_port(service))
 
     def url_of(self, service: str) -> str:
         """Where a service answers HTTP."""
@@ -321,11 +321,3 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(kept, dict):
         raise Damaged(path, "it is JSON of another shape")
     return kept
-
-
-def _default_port(service: str) -> int:
-    module = importlib.import_module(f"services.{service}.settings")
-    for value in vars(module).values():
-        if isinstance(value, type) and issubclass(value, ServiceSettings) and value is not ServiceSettings:
-            return int(value.model_fields["port"].default)
-    raise Misconfigured(f"services/{service}/settings.py has no settings")

@@ -74,7 +74,7 @@ class Child:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
-                self.module,
+                *self.module.split(),
                 cwd=ROOT,
                 env=self._environment,
                 stdin=asyncio.subprocess.DEVNULL,
@@ -186,7 +186,7 @@ class Supervisor:
             await self._apply_topology()
         async with self._step("starting the services", "services ready"):
             for service in new:
-                module = f"services.{service}.app"
+                module = f"shared.service {service}"
                 await self._start_child(service, module, here.port_of(service), here.environment_of(service))
             await self._all_ready()
         await self._seed()

@@ -14,7 +14,6 @@ class DeadlettersSettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="DEADLETTERS_")
     name: ClassVar[str] = "deadletters"
 
-    port: int = Field(default=8005, ge=0, le=65535, description="The port that HTTP listens on; 0 takes a free one.")
     keep_days: float = Field(
         default=30.0, gt=0, le=3650, description="How long a letter is kept that was done or replaced."
     )

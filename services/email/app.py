@@ -1,4 +1,4 @@
-"""The email service, wired together."""
+"""The email service, with what it sends by."""
 
 from services.email import handlers
 from services.email.adapters import mailer
@@ -11,6 +11,3 @@ settings = load(EmailSettings)
 mailer.configure(settings)
 service = Service(settings, handlers, router)
 service.concerns["mail server"] = mailer.concern
-
-if __name__ == "__main__":
-    service.run()

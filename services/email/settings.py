@@ -20,7 +20,6 @@ class EmailSettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="EMAIL_")
     name: ClassVar[str] = "email"
 
-    port: int = Field(default=8003, ge=0, le=65535, description="The port that HTTP listens on; 0 takes a free one.")
     smtp_host: Host = Field(default="127.0.0.1", description="The SMTP server that takes our mail.")
     smtp_port: int = Field(default=25, ge=1, le=65535, description="Its port: mostly 25, 587 (starttls) or 465 (tls).")
     smtp_username: str | None = Field(default=None, description="Logs in with this name; empty: no login.")

@@ -1,14 +1,12 @@
-"""The reports service, wired together."""
+"""The reports service, with what it exports by."""
 
-if __name__ == "__main__":  # a process that formats a part reads this file too, and needs none of it
-    from services.reports import handlers
-    from services.reports.adapters import exporter
-    from services.reports.api import router
-    from services.reports.settings import ReportsSettings
-    from shared.config.settings import load
-    from shared.service import Service
+from services.reports import handlers
+from services.reports.adapters import exporter
+from services.reports.api import router
+from services.reports.settings import ReportsSettings
+from shared.config.settings import load
+from shared.service import Service
 
-    settings = load(ReportsSettings)
-    service = Service(settings, handlers, router)
-    exporter.configure(settings, service.database)
-    service.run()
+settings = load(ReportsSettings)
+service = Service(settings, handlers, router)
+exporter.configure(settings, service.database)

@@ -15,7 +15,6 @@ class ReportsSettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="REPORTS_")
     name: ClassVar[str] = "reports"
 
-    port: int = Field(default=8004, ge=0, le=65535, description="The port that HTTP listens on; 0 takes a free one.")
     storage_url: str = Field(
         default="",
         description="Where files are kept: a folder, or s3://bucket/prefix (with AWS_* as credentials); "

@@ -5,6 +5,7 @@ of `.env` in the working directory, and a service's own over `MALOTE_`.
 """
 
 import sys
+import tomllib
 from functools import cached_property
 from ipaddress import ip_network
 from pathlib import Path
@@ -15,6 +16,7 @@ from pydantic_settings import (
     BaseSettings,
     DotEnvSettingsSource,
     EnvSettingsSource,
+    InitSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
@@ -25,6 +27,8 @@ from shared.config import secret_files
 from shared.config.tls import Tls
 from shared.config.urls import database_address, demand_broker, demand_port, is_loopback
 
+SERVICES = Path(__file__).resolve().parents[2] / "services"
+"""A folder for each service."""
 COMMON_PREFIX = "MALOTE_"
 OUTSIDE = "outside"
 """What stands for all lanes with work outside the database."""
@@ -69,6 +73,12 @@ def read_ladder(steps: tuple[str, ...]) -> tuple[str, ...]:
         if seconds(step) > LONGEST_WAIT_SECONDS:
             raise ValueError(f"{step!r} is longer than 30 days")
     return steps
+
+
+def default_port(service: str) -> int:
+    """The port that its `service.toml` gives it, so that all services find room on one machine; 8000 without one."""
+    path = SERVICES / service / "service.toml"
+    return int(tomllib.loads(path.read_text())["port"]) if path.exists() else 8000
 
 
 class ServiceSettings(BaseSettings):
@@ -273,6 +283,7 @@ class ServiceSettings(BaseSettings):
             common_files,
             dotenv_settings,
             DotEnvSettingsSource(settings_cls, env_prefix=COMMON_PREFIX),
+            InitSettingsSource(settings_cls, {"port": default_port(cls.name)} if hasattr(cls, "name") else {}),
         )
 
     @property

@@ -7,13 +7,13 @@ an older one can be put back in its place.
 
 import argparse
 import asyncio
-import importlib
 import os
 import sys
 from collections.abc import Sequence
 
 from sqlalchemy import inspect, text
 
+from shared.config.services import settings_of
 from shared.config.settings import ServiceSettings, load
 from shared.persistence import versions
 from shared.persistence.database import Backoff, Database, migrate
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = asked.parse_args(arguments)
     if not options.service:
         asked.error("name a service, or set SERVICE")
-    settings = _settings(options.service)
+    settings = load(settings_of(options.service))
     try:
         if options.wait:
             asyncio.run(_wait(settings))
@@ -40,13 +40,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{settings.name}: {_line(error)}", file=sys.stderr)
         return 1
     return 0
-
-
-def _settings(service: str) -> ServiceSettings:
-    module = importlib.import_module(f"services.{service}.settings")
-    classes = [value for value in vars(module).values() if getattr(value, "name", None) == service]
-    settings: ServiceSettings = load(classes[0])
-    return settings
 
 
 async def _versions(settings: ServiceSettings) -> set[str]:

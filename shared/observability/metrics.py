@@ -1,9 +1,12 @@
 """The kernel's Prometheus metrics."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from copy import copy
 from typing import Any, TypeVar
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram
+from prometheus_client.metrics_core import Metric as Family
+from prometheus_client.registry import Collector
 
 # The whole list. Labels are bounded: services, lanes, messages and kinds of jobs are names in our own code, routes are
 # templates. What several processes know alike (the outbox's rows, jobs, dead letters) each of them says: take `max`.
@@ -121,3 +124,18 @@ def expect(service: str, lane: str, messages: Iterable[str]) -> None:
         for outcome in OUTCOMES:
             of(MESSAGES, service, lane, message, outcome)
     of(MESSAGES, service, lane, UNREADABLE, "dead_lettered")
+
+
+class OfService(Collector):
+    """What one of several services in a process tells: its own series. What carries no service's name, as the process's
+    memory, is told by one of them: it would be counted twice."""
+
+    def __init__(self, service: str, *, whole: bool) -> None:
+        self._service, self._otherwise = service, service if whole else ""
+
+    def collect(self) -> Iterator[Family]:
+        """The metrics with those series."""
+        for metric in REGISTRY.collect():
+            own = copy(metric)
+            own.samples = [s for s in metric.samples if s.labels.get("service", self._otherwise) == self._service]
+            yield own

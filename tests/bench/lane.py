@@ -89,7 +89,7 @@ async def drained(machines: Machines, url: str, number: int, *, batch_limit: int
             "MALOTE_LOG_FORMAT": "json",
         }
         log = machines.folder / "stock.log"
-        children = [stack.enter_context(process(log, "services.stock.app", environment)) for _ in range(processes)]
+        children = [stack.enter_context(process(log, "shared.service", environment, "stock")) for _ in range(processes)]
         async with _database(url) as database, await aio_pika.connect(amqp_url) as connection:
             channel = await connection.channel()
 

@@ -54,7 +54,7 @@ async def _drained(machines: Machines, messages: list[StockReserved]) -> float:
         async def has(number: int) -> bool:
             return await _waiting(channel) >= number
 
-        with process(machines.folder / "stock.log", "services.stock.app", environment):
+        with process(machines.folder / "stock.log", "shared.service", environment, "stock"):
             started = await wait_for(lambda: has(1), "the first message", 60)
             before = await _waiting(channel)
             ended = await wait_for(lambda: has(len(messages)), "the last message", 600)

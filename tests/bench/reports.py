@@ -258,7 +258,7 @@ async def _service(machines: Machines, url: str) -> AsyncIterator[Service]:
             ends = await channel.declare_queue(exclusive=True)
             for end in (ReportReady, ReportFailed):
                 await ends.bind("reports", end.key)
-            with process(machines.folder / "reports.log", "services.reports.app", environment) as child:
+            with process(machines.folder / "reports.log", "shared.service", environment, "reports") as child:
                 lanes = [
                     await channel.declare_queue(queue_of(lane), passive=True) for lane in ("reports", "reports.export")
                 ]

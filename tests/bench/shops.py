@@ -151,7 +151,7 @@ async def malote(machines: Machines, kind: str, urls: Mapping[str, str] | None =
                 f"{service.upper()}_DATABASE_URL": urls[service],
                 f"{service.upper()}_PORT": str(ports[service]),
             }
-            child = process(machines.folder / f"{service}.log", f"services.{service}.app", common | own)
+            child = process(machines.folder / f"{service}.log", "shared.service", common | own, service)
             processes[service] = psutil.Process(stack.enter_context(child).pid)
             put_behind(processes[service].pid, service)  # as `make up` does, and for the peer's worker, too
         database, reported = Database(urls["orders"]), Database(urls["reports"])

@@ -69,7 +69,7 @@ def test_the_gateway_consumes_exactly_what_moves_a_job() -> None:
 
 
 def test_every_service_that_the_flow_names_exists() -> None:
-    existing = {path.parent.name for path in (ROOT / "services").glob("*/app.py")}
+    existing = {path.parent.name for path in (ROOT / "services").glob("*/handlers.py")}
     assert set(SERVICES) <= existing
     assert {lane.partition(".")[0] for lane in LANES} == set(SERVICES)
 

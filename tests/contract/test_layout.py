@@ -12,10 +12,10 @@ TOP = {
     "README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml", "uv.lock",
 }  # fmt: skip
 IN_A_SERVICE = {
-    "__init__.py", "app.py", "handlers.py", "api.py", "domain.py", "store.py", "adapters.py", "settings.py",
-    "migrations", "templates", "static",
+    "__init__.py", "service.toml", "app.py", "handlers.py", "api.py", "domain.py", "store.py", "adapters.py",
+    "settings.py", "migrations", "templates", "static",
 }  # fmt: skip
-SERVICES = sorted(path.parent for path in (ROOT / "services").glob("*/app.py"))
+SERVICES = sorted(path.parent for path in (ROOT / "services").glob("*/handlers.py"))
 
 
 def tracked() -> list[Path]:

@@ -1,27 +1,20 @@
 """`.env.example` names every setting, with its default, and nothing else."""
 
-import importlib
 import re
 from pathlib import Path
 
 import pytest
 
-from shared.config.settings import COMMON_PREFIX, ServiceSettings
+from shared.config.services import services, settings_of
+from shared.config.settings import COMMON_PREFIX, ServiceSettings, default_port
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTED = dict(re.findall(r"^#([A-Z0-9_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
-CLASSES = {
-    path.parent.name: next(
-        value
-        for value in vars(importlib.import_module(f"services.{path.parent.name}.settings")).values()
-        if isinstance(value, type) and issubclass(value, ServiceSettings) and value is not ServiceSettings
-    )
-    for path in (ROOT / "services").glob("*/settings.py")
-}
+CLASSES = {service: settings_of(service) for service in services()}
 VARIABLES = [
-    (service, field, default)
+    (service, field, default_port(service) if field == "port" else info.default)
     for service, settings in CLASSES.items()
-    for field, default in ((name, info.default) for name, info in settings.model_fields.items())
+    for field, info in settings.model_fields.items()
 ]
 
 

@@ -29,7 +29,7 @@ from tests.deploy.dockerfile import ROOT, Build, Image, passed_on
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 UV_CACHE = Path.home() / ".cache/uv"
-SERVICES = sorted(path.parent.name for path in (ROOT / "services").glob("*/app.py"))
+SERVICES = sorted(path.parent.name for path in (ROOT / "services").glob("*/handlers.py"))
 DRAWS_PDFS = "import matplotlib.pyplot; from weasyprint import HTML; HTML(string='<p>Olá').write_pdf('/tmp/one.pdf')"
 
 

@@ -111,7 +111,7 @@ def test_alerts_and_dashboards_are_about_our_own_lanes_and_services_and_all_of_t
 def test_each_service_is_scraped() -> None:
     [job] = [one for one in _jobs("prometheus.yml") if one["job_name"] == "malote"]
     names = {name for found in job["dns_sd_configs"] for name in found["names"]}
-    there = {path.parent.name for path in (ROOT / "services").glob("*/app.py")}
+    there = {path.parent.name for path in (ROOT / "services").glob("*/handlers.py")}
     assert names == there, "deploy/prometheus/prometheus.yml lists the services under `names`"
 
 

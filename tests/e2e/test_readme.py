@@ -75,18 +75,7 @@ async def test_the_five_steps_make_a_service(broker: Broker, tmp_path: Path) -> 
     own = scratch / "services/loyalty"
     own.mkdir()
     (own / "handlers.py").write_text(handlers)
-    for name in ("settings.py", "app.py"):
-        text = (scratch / "services/stock" / name).read_text()
-        text = (
-            text.replace("stock", "loyalty")
-            .replace("Stock", "Loyalty")
-            .replace("STOCK", "LOYALTY")
-            .replace("8002", "8006")
-        )
-        text = re.sub(r"from services.loyalty.api import router\n", "", text).replace(
-            ", handlers, router)", ", handlers)"
-        )
-        (own / name).write_text(text)
+    (own / "service.toml").write_text("port = 8006\n")
     environment = {
         **os.environ,
         "PYTHONPATH": str(scratch),
@@ -114,7 +103,7 @@ async def test_the_five_steps_make_a_service(broker: Broker, tmp_path: Path) -> 
     url = environment["LOYALTY_DATABASE_URL"]
     python("-c", f"from shared.persistence.database import migrate; migrate('loyalty', {url!r})")
     spy = await broker.spy(("loyalty", "points.earned.v1"))
-    service = subprocess.Popen([sys.executable, "-m", "services.loyalty.app"], cwd=scratch, env=environment)
+    service = subprocess.Popen([sys.executable, "-m", "shared.service", "loyalty"], cwd=scratch, env=environment)
     try:
         order = an_order([("A", 3)])
         confirmed = OrderConfirmed(**order.model_dump(), confirmed_at=order.placed_at)

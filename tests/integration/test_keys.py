@@ -10,7 +10,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from services.stock.settings import StockSettings
+from shared.config.services import settings_of
 from shared.http import keys
 from shared.http.auth import Tokens
 from shared.http.problems import Problem
@@ -64,7 +64,7 @@ async def issuer() -> AsyncIterator[Issuer]:
 
 @pytest.fixture
 def tokens(issuer: Issuer) -> Tokens:
-    return Tokens(StockSettings(_env_file=None, jwt_jwks_url=issuer.url, **ISSUER))  # type: ignore[call-arg,attr-defined]
+    return Tokens(settings_of("stock")(_env_file=None, jwt_jwks_url=issuer.url, **ISSUER))  # type: ignore[call-arg,attr-defined]
 
 
 async def refusal(tokens: Tokens, token: str) -> tuple[int, str]:
@@ -138,7 +138,7 @@ BROKEN = {
 async def test_an_issuer_that_answers_nonsense_is_a_503_and_is_asked_a_few_times(issuer: Issuer) -> None:
     for name, nonsense in BROKEN.items():
         issuer.answer, issuer.asked = nonsense, 0
-        settings = StockSettings(_env_file=None, jwt_jwks_url=issuer.url, **ISSUER)  # type: ignore[call-arg,attr-defined]
+        settings = settings_of("stock")(_env_file=None, jwt_jwks_url=issuer.url, **ISSUER)  # type: ignore[call-arg,attr-defined]
         tokens = Tokens(settings)
         for number in range(8):
             found = await refusal(tokens, issuer.token("one", sub=f"ana {number}"))

@@ -116,7 +116,7 @@ async def test_a_taken_port_ends_the_start_with_the_variables_name(process: Proc
     with socket.create_server((HOST, int(process.environment[variable]))):
         ended = await asyncio.to_thread(
             subprocess.run,
-            [sys.executable, "-m", "services.stock.app"],
+            [sys.executable, "-m", "shared.service", "stock"],
             cwd=process.root,
             env=process.environment,
             capture_output=True,

@@ -35,10 +35,11 @@ from tests.serving import Served, serving
 
 ROOT = Path(__file__).resolve().parents[2]
 IMPATIENT = """
-import runpy
+import runpy, sys
 from shared.messaging import membership
 membership.HEARTBEAT_SECONDS, membership.DEAD_AFTER_SECONDS = 0.1, 1.0
-runpy.run_module("services.reports.app", run_name="__main__")
+sys.argv[1:] = ["reports"]
+runpy.run_module("shared.service", run_name="__main__", alter_sys=True)
 """
 REBUILT = (("reports", "report.rebuilt.v1"), ("jobs", "job.failed.v1"))
 Rows = dict[str, dict[Any, dict[str, Any]]]

@@ -248,7 +248,14 @@ async def test_a_collector_that_is_gone_or_silent_costs_no_order_and_one_warning
 
 
 def test_without_a_collector_nothing_of_the_sdk_is_loaded() -> None:
-    look = "import sys, services.stock.app as app; app.service; print([m for m in sys.modules if 'telemetry.sdk' in m])"
+    look = "; ".join(
+        (
+            "import sys",
+            "from shared.service.folder import service_in",
+            "service_in('stock')",
+            "print([m for m in sys.modules if 'telemetry.sdk' in m])",
+        )
+    )
     told = {**os.environ, "MALOTE_JWT_SECRET": secrets.token_hex(), "MALOTE_OTLP_ENDPOINT": ""}
     done = subprocess.run([sys.executable, "-c", look], cwd=ROOT, env=told, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -306,10 +313,10 @@ def export(url: str, machines: Path, ours: Path) -> str:
     """What becomes of nothing at all that is sent, on a machine with these authorities; and how many are trusted."""
     send = "; ".join(
         (
-            "from services.stock.settings import StockSettings",
+            "from shared.config.services import settings_of",
             "from shared.config.settings import load",
             "from shared.observability.otlp import Exporter",
-            "settings = load(StockSettings)",
+            "settings = load(settings_of('stock'))",
             "found = Exporter(settings).export([]).name",
             "print(found, len(settings.tls.context.get_ca_certs()))",
         )

@@ -10,10 +10,11 @@ if __name__ == "__main__":
     from services.deadletters.api import router
     from shared.messaging import membership
     from shared.service import Service
+    from shared.service.process import run
     from tests.running import settings_for
 
     membership.HEARTBEAT_SECONDS, membership.DEAD_AFTER_SECONDS = 0.1, 1.0
     domain.AT_ONCE = 40
     amqp_url, database_url, port = sys.argv[1:]
     settings = settings_for("deadletters", amqp_url, database_url, port=int(port), batch_limit=20, log_level="WARNING")
-    Service(settings, handlers, router).run()
+    run(Service(settings, handlers, router))

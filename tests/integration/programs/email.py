@@ -16,6 +16,7 @@ from shared.messaging import membership
 from shared.messaging.handler import on
 from shared.messaging.unit import Unit
 from shared.service import Service
+from shared.service.process import run
 from tests.integration.programs.stock import supervise
 from tests.running import module_of, settings_for
 
@@ -32,7 +33,7 @@ async def on_deliver_mail(command: DeliverMail, unit: Unit) -> None:
 
 def serve() -> None:
     settings = settings_for("email", amqp_url, database_url, log_level="WARNING")
-    Service(settings, module_of(on_deliver_mail), APIRouter()).run()
+    run(Service(settings, module_of(on_deliver_mail), APIRouter()))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from services.email.adapters import mailer
 from services.email.api import router
 from shared.messaging import membership
 from shared.service import Service
+from shared.service.process import run
 from tests.running import settings_for
 
 if __name__ == "__main__":
@@ -18,4 +19,4 @@ if __name__ == "__main__":
     membership.HEARTBEAT_SECONDS, membership.DEAD_AFTER_SECONDS = 0.1, 1.0
     settings: Any = settings_for("email", amqp_url, database_url, smtp_port=int(port), log_level="WARNING")
     mailer.configure(settings)
-    Service(settings, handlers, router).run()
+    run(Service(settings, handlers, router))

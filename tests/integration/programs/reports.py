@@ -14,6 +14,7 @@ if __name__ == "__main__":
     from services.reports.adapters import Storage, exporter
     from shared.messaging import membership
     from shared.service import Service
+    from shared.service.process import run
     from tests.running import settings_for
 
     put = Storage.put
@@ -30,4 +31,4 @@ if __name__ == "__main__":
     settings = settings_for("reports", amqp_url, database_url, storage_url=folder, chunk_rows=100, log_level="WARNING")
     service = Service(settings, handlers, APIRouter())
     exporter.configure(settings, service.database)  # type: ignore[arg-type]
-    service.run()
+    run(service)

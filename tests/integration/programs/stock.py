@@ -15,6 +15,7 @@ from fastapi import APIRouter
 from shared.messaging import membership
 from shared.messaging.publisher import Outgoing, Publisher
 from shared.service import Service
+from shared.service.process import run
 from tests.integration.reserving import on_order_placed
 from tests.running import module_of, settings_for
 
@@ -34,7 +35,7 @@ async def die_after(self: Publisher, messages: Sequence[Outgoing]) -> list[bool]
 
 def serve(amqp_url: str, database_url: str) -> None:
     settings = settings_for("stock", amqp_url, database_url, log_level="WARNING")
-    Service(settings, module_of(on_order_placed), APIRouter()).run()
+    run(Service(settings, module_of(on_order_placed), APIRouter()))
 
 
 def supervise(serve: Callable[..., None], *arguments: str) -> None:

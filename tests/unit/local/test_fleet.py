@@ -14,7 +14,7 @@ from deploy.local import fleet
 from deploy.local.environment import Environment
 from tests.unit.local.running import sleeper
 
-SERVICE = "services.orders.app"
+SERVICE = "shared.service orders"
 
 
 @pytest.fixture

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from services.stock.settings import StockSettings
 from shared.config import secret_files
+from shared.config.services import settings_of
 from shared.config.settings import load
+
+StockSettings = settings_of("stock")
 
 SECRET = "hunter2 and so on, long enough for a key"
 

@@ -9,8 +9,10 @@ from services.deadletters.settings import DeadlettersSettings
 from services.email.settings import EmailSettings
 from services.gateway.settings import GatewaySettings
 from services.reports.settings import ReportsSettings
-from services.stock.settings import StockSettings
+from shared.config.services import settings_of
 from shared.config.settings import ServiceSettings, load, seconds
+
+StockSettings = settings_of("stock")
 
 SETTINGS: dict[str, type[ServiceSettings]] = {
     "STOCK": StockSettings,

@@ -11,10 +11,12 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from services.stock.settings import StockSettings
+from shared.config.services import settings_of
 from shared.config.settings import load
 from shared.config.tls import Tls
 from shared.config.urls import database_address
+
+StockSettings = settings_of("stock")
 
 
 @pytest.fixture

@@ -7,11 +7,13 @@ from typing import Any
 import jwt
 import pytest
 
-from services.stock.settings import StockSettings
+from shared.config.services import settings_of
 from shared.http import auth
 from shared.http.auth import Tokens
 from shared.http.problems import Problem
 from shared.http.tokens import issue_token
+
+StockSettings = settings_of("stock")
 
 SECRET = "a secret for tests that is long enough"
 IN_AN_HOUR = datetime.now(UTC) + timedelta(hours=1)

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 import importlib.metadata
 import resource
 import time
@@ -18,7 +17,8 @@ from fastapi.responses import PlainTextResponse
 from faststream.middlewares import AckPolicy
 from faststream.rabbit import Channel, RabbitBroker
 from faststream.security import BaseSecurity
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
+from prometheus_client.registry import Collector as Metrics
 from yarl import URL
 
 from contracts.broker import queue_of
@@ -46,7 +46,6 @@ from shared.messaging.purge import purge
 from shared.messaging.relay import Relay
 from shared.messaging.retry import Failures
 from shared.messaging.watchdog import Watchdog
-from shared.observability import logging
 from shared.observability.metrics import TASK_ENDED
 from shared.observability.metrics import of as metric
 from shared.observability.tracing import Tracing
@@ -87,6 +86,8 @@ class Service:
         self.watchdog = Watchdog(STILL_SECONDS)
         self.concerns: dict[str, Callable[[], str | None]] = {}
         """What parts of a service's own say in `warnings`, by their names; None while all is well."""
+        self.metrics: Metrics = REGISTRY
+        """What `/metrics` tells."""
         self._parts: dict[str, asyncio.Task[None]] = {}
         self._attempt = asyncio.Lock()
         self._missed: str | None = None  # why the broker was not reached when it was last tried
@@ -242,17 +243,6 @@ class Service:
         await _finish(lanes, deadline)
         self.relay.stop()
         await _finish([publishing], deadline)
-
-    def run(self) -> None:
-        """Serve until SIGTERM or SIGINT. Raises SystemExit with status 78 if it cannot listen."""
-        logging.configure(self.settings)
-        sockets = self.ports.listen()
-        gc.collect()
-        gc.freeze()  # or each full collection goes through all that was imported: tenths of a second, all work waiting
-        gc.set_threshold(20_000)  # what a batch leaves is freed without it
-        self.watchdog.start()
-        with contextlib.suppress(KeyboardInterrupt):
-            self.server().run(sockets)
 
     def server(self) -> uvicorn.Server:
         """What serves all ports of this service: their connections share its limits, and end together."""
@@ -428,6 +418,6 @@ async def asyncapi_json(service: Running) -> dict[str, Any]:
 
 
 @_health.get("/metrics", response_class=PlainTextResponse)
-async def metrics() -> Response:
+async def metrics(service: Running) -> Response:
     """Prometheus' text format. Where health has a port of its own, only that port has it."""
-    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+    return Response(generate_latest(service.metrics), media_type=CONTENT_TYPE_LATEST)
