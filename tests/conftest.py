@@ -8,7 +8,7 @@ import httpx._transports.default
 import pytest
 import structlog
 
-pytest_plugins = ["tests.running", "tests.servers"]
+pytest_plugins = ["tests.servers", "tests.running"]  # in the order of their imports
 
 # Unless told otherwise, it draws every traceback with all its variables where rich is installed: seconds for each.
 structlog.configure(

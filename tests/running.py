@@ -27,6 +27,7 @@ from shared.config.settings import ServiceSettings
 from shared.messaging import topology
 from shared.persistence.database import migrate
 from shared.service import Service
+from tests.vhosts import Vhosts
 
 SECRET = "a secret for tests that is long enough"
 LADDER = ("100ms", "200ms")
@@ -117,11 +118,15 @@ class Spy:
 
 
 @pytest.fixture
-async def broker(vhost: str) -> AsyncIterator[Broker]:
-    """The topology, with a short ladder, on a fresh vhost."""
-    await topology.declare(vhost, LADDER)
-    async with await aio_pika.connect(vhost) as connection:
-        yield Broker(vhost, await connection.channel())
+async def broker(vhosts: Vhosts) -> AsyncIterator[Broker]:
+    """The topology, with a short ladder, on a vhost where nothing else is."""
+    async with vhosts.one() as url, await aio_pika.connect(url) as connection:
+        yield Broker(url, await connection.channel())
+
+
+@pytest.fixture(scope="session")
+def vhosts(rabbit: RabbitNode) -> Vhosts:
+    return Vhosts(rabbit, LADDER)
 
 
 @pytest.fixture

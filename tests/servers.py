@@ -94,9 +94,7 @@ def rabbit(tmp_path_factory: pytest.TempPathFactory, certificates: Certificates,
 def vhost(rabbit: RabbitNode) -> Iterator[str]:
     """An empty vhost of its own, as the administrator's AMQP address."""
     name = f"t{secrets.token_hex(4)}"
-    manage(rabbit, "PUT", f"/vhosts/{name}")
-    everything = {"configure": ".*", "write": ".*", "read": ".*"}
-    manage(rabbit, "PUT", f"/permissions/{name}/{ADMINISTRATOR}", everything)
+    create_vhost(rabbit, name)
     yield rabbit.url_for(ADMINISTRATOR, rabbit.password, name)
     manage(rabbit, "DELETE", f"/vhosts/{name}")
 
@@ -122,6 +120,13 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
     name = f"t{secrets.token_hex(4)}"
     yield cluster.create_database(name)
     cluster.drop_database(name)
+
+
+def create_vhost(node: RabbitNode, name: str) -> None:
+    """An empty vhost, in which the administrator may do everything."""
+    manage(node, "PUT", f"/vhosts/{name}")
+    everything = {"configure": ".*", "write": ".*", "read": ".*"}
+    manage(node, "PUT", f"/permissions/{name}/{ADMINISTRATOR}", everything)
 
 
 def manage(node: RabbitNode, method: str, path: str, body: object = None) -> object:

@@ -28,7 +28,7 @@ from services.stock.store import Product
 from shared.messaging import membership, topology
 from shared.persistence.database import Database
 from tests.running import LADDER, Broker, running, settings_for, until
-from tests.servers import manage
+from tests.servers import create_vhost, manage
 from tests.serving import NO_BROKER, Served, serving
 
 DONE, ACCEPTED, LEVEL = 6, 3, 100
@@ -113,8 +113,7 @@ def backups(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backups]
 async def another_broker(rabbit: RabbitNode) -> AsyncIterator[Broker]:
     """One that has the topology, and no message."""
     name = f"t{secrets.token_hex(4)}"
-    manage(rabbit, "PUT", f"/vhosts/{name}")
-    manage(rabbit, "PUT", f"/permissions/{name}/{ADMINISTRATOR}", {"configure": ".*", "write": ".*", "read": ".*"})
+    create_vhost(rabbit, name)
     url = rabbit.url_for(ADMINISTRATOR, rabbit.password, name)
     await topology.declare(url, LADDER)
     async with await aio_pika.connect(url) as connection:
