@@ -1,9 +1,15 @@
 """What all tests share: real servers (`tests.servers`) and services running on them (`tests.running`)."""
 
+import asyncio
 import functools
 import gc
+import multiprocessing
 from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
 
+import anyio.to_process
 import httpx._transports.default
 import pytest
 import structlog
@@ -22,6 +28,19 @@ structlog.configure(
 
 # Each client would read all authorities of the machine: 30 ms of work, also for addresses without TLS.
 httpx._transports.default.create_ssl_context = functools.cache(httpx.create_ssl_context)
+
+
+@functools.cache
+def _kept_processes() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(2, multiprocessing.get_context("spawn"))
+
+
+async def _run_in_a_kept_process(function: Callable[..., Any], *args: Any) -> Any:
+    return await asyncio.get_running_loop().run_in_executor(_kept_processes(), function, *args)
+
+
+# It starts processes anew for each event loop, so for each test, and they import what formats reports: a second each.
+anyio.to_process.run_sync = _run_in_a_kept_process
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
