@@ -4,16 +4,19 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 from deploy.local import install
 from deploy.local.ports import free_port
+from tests import forking
 
+T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
 PORTS = [
     "GATEWAY_PORT", "ORDERS_PORT", "STOCK_PORT", "EMAIL_PORT", "REPORTS_PORT", "DEADLETTERS_PORT",
@@ -22,9 +25,9 @@ PORTS = [
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One fleet for all tests of this folder, whatever runs beside them."""
+    """One fleet for all tests that use it, whatever runs beside them."""
     for item in items:
-        if Path(__file__).parent in item.path.parents:
+        if "fleet" in getattr(item, "fixturenames", ()) and Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.xdist_group("fleet"))
 
 
@@ -42,8 +45,14 @@ class Fleet:
         return done.stdout
 
     def malote(self, *arguments: str, expect: int = 0) -> str:
-        """Run the command line."""
-        return self.run(".venv/bin/malote", *arguments, expect=expect)
+        """Run the command line; return what it printed."""
+        done = self.command(*arguments)
+        assert done.returncode == expect, f"{arguments} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def command(self, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+        """Run the command line, however it ends, in a process that has its imports behind it."""
+        return forking.run("deploy.cli.app:main", *arguments, env=self.environment | environment, timeout=180)
 
 
 @pytest.fixture(scope="session")
@@ -67,6 +76,15 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     finally:
         subprocess.run(["make", "down"], cwd=ROOT, env=environment, capture_output=True, timeout=120)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def until(look: Callable[[], T | None], what: str, seconds: float = 60) -> T:
+    """Wait until `look` returns something true, and return it."""
+    end = time.monotonic() + seconds
+    while not (found := look()):
+        assert time.monotonic() < end, f"waited {seconds:g} s for {what}; last seen: {found!r}"
+        time.sleep(0.05)
+    return found
 
 
 def own_ports() -> dict[str, str]:

@@ -2,13 +2,12 @@
 
 import json
 import mailbox
-import subprocess
 from typing import Any
 
 import httpx
 
 from contracts.flow import LANES, SERVICES
-from tests.e2e.conftest import ROOT, Fleet
+from tests.e2e.conftest import Fleet, until
 
 
 def asked(fleet: Fleet, *arguments: str, expect: int = 0) -> Any:
@@ -18,12 +17,24 @@ def asked(fleet: Fleet, *arguments: str, expect: int = 0) -> Any:
 
 def refused(fleet: Fleet, *arguments: str, expect: int, **environment: str) -> str:
     """The one line on stderr with which a command ends."""
-    done = subprocess.run(
-        [".venv/bin/malote", *arguments],
-        cwd=ROOT, env=fleet.environment | environment, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+    done = fleet.command(*arguments, **environment)
     assert (done.returncode, done.stderr.count("\n")) == (expect, 1), done.stdout + done.stderr
     return done.stderr
+
+
+def mails_to(fleet: Fleet, address: str, number: int) -> list[Any]:
+    """Wait for so many mails to an address; what is listed, newest first."""
+
+    def look() -> list[Any]:
+        listed: list[Any] = asked(fleet, "mail", "list", "--to", address)["data"]
+        return listed if len(listed) >= number else []
+
+    return until(look, f"{number} mails to {address}")
+
+
+def is_confirmed(fleet: Fleet, order_id: str) -> None:
+    """Wait for an order that orders may not know yet."""
+    until(lambda: "CONFIRMED" in fleet.command("orders", "show", order_id, "--json").stdout, f"order {order_id}")
 
 
 def test_the_demo_ends_well(fleet: Fleet) -> None:
@@ -100,10 +111,7 @@ def test_a_service_is_restarted_and_its_warnings_are_in_the_logs_without_an_id(f
 
 def refused_usage(fleet: Fleet, *arguments: str) -> str:
     """What is said of a wrong command line."""
-    done = subprocess.run(
-        [".venv/bin/malote", *arguments],
-        cwd=ROOT, env=fleet.environment, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+    done = fleet.command(*arguments)
     assert done.returncode == 2
     return done.stderr
 
@@ -122,9 +130,7 @@ def test_products_and_levels_are_set(fleet: Fleet) -> None:
 
 def test_a_mail_is_read_in_the_mailbox(fleet: Fleet) -> None:
     sent = asked(fleet, "orders", "place", "--sku", "MUG-BLUE", "--email", "reader@example.com", "--wait", "20")
-    watch = "until .venv/bin/malote mail list --to reader@example.com --json | grep -c subject | grep -q 2; do :; done"
-    fleet.run("timeout", "60", "bash", "-c", watch)
-    newest = asked(fleet, "mail", "list", "--to", "reader@example.com")["data"][0]
+    newest = mails_to(fleet, "reader@example.com", 2)[0]
     mail = asked(fleet, "mail", "show", newest["id"])
     assert sent["order_id"] in mail["text"]
     assert mail["subject"] in fleet.malote("mail", "list", "--to", "reader@example.com")

@@ -9,15 +9,14 @@ import socket
 import stat
 import subprocess
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from email import message_from_binary_file
 from email.message import EmailMessage
 from email.policy import default
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 import psutil
@@ -25,18 +24,7 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from contracts.flow import SERVICES
-from tests.e2e.conftest import ROOT, Fleet, own_ports
-
-T = TypeVar("T")
-
-
-def until(look: Callable[[], T | None], what: str, seconds: float = 60) -> T:
-    """Wait until `look` returns something true, and return it."""
-    end = time.monotonic() + seconds
-    while not (found := look()):
-        assert time.monotonic() < end, f"waited {seconds:g} s for {what}; last seen: {found!r}"
-        time.sleep(0.05)
-    return found
+from tests.e2e.conftest import ROOT, Fleet, own_ports, until
 
 
 def client(fleet: Fleet, role: str = "operator", subject: str = "fleet-test") -> httpx.Client:
@@ -91,11 +79,7 @@ def text_of(mail: EmailMessage) -> str:
 
 def status(fleet: Fleet) -> dict[str, dict[str, Any]]:
     """What `malote status --json` says, by service."""
-    asked = subprocess.run(
-        [".venv/bin/malote", "status", "--json"],
-        cwd=ROOT, env=fleet.environment, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
-    return {service["name"]: service for service in json.loads(asked.stdout)["services"]}
+    return {service["name"]: service for service in json.loads(fleet.command("status", "--json").stdout)["services"]}
 
 
 def pids(fleet: Fleet) -> dict[str, int]:
@@ -255,9 +239,7 @@ def test_one_orders_story_stands_in_the_logs_under_its_correlation_id(fleet: Fle
 
 def test_a_second_up_finds_what_is_there(fleet: Fleet) -> None:
     before, lines = pids(fleet), said(fleet)
-    started = time.monotonic()
     printed = fleet.run("make", "up", "DETACH=1")
-    assert time.monotonic() - started < 15
     assert (pids(fleet), said(fleet)) == (before, lines)
     assert f"{fleet.status['gateway_url']}/docs" in printed
     assert "curl -s" in printed
@@ -321,10 +303,7 @@ def test_a_broker_that_stands_still_is_named_before_those_who_wait_for_it(fleet:
     pid = state(fleet)["broker"]
 
     def waiting() -> list[str]:
-        found = subprocess.run(
-            [".venv/bin/malote", "doctor"],
-            cwd=ROOT, env=fleet.environment, capture_output=True, text=True, timeout=60,
-        ).stdout.splitlines()  # fmt: skip
+        found = fleet.command("doctor").stdout.splitlines()
         wrong = [line for line in found if line.startswith(("PROBLEM", "CRITICAL"))]
         return wrong if sum("waits for" in line for line in wrong) == len(SERVICES) else []
 

@@ -2,8 +2,8 @@
 
 import json
 
-from tests.e2e.conftest import Fleet
-from tests.e2e.test_fleet import an_order, client, mails_to, placed, until
+from tests.e2e.conftest import Fleet, until
+from tests.e2e.test_fleet import an_order, client, mails_to, placed
 
 
 def test_an_order_is_found_in_the_logs_of_every_service_by_each_of_its_ids(fleet: Fleet) -> None:

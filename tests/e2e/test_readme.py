@@ -10,6 +10,7 @@ from pathlib import Path
 
 from contracts.orders import OrderConfirmed
 from tests.e2e.conftest import ROOT, Fleet
+from tests.e2e.test_cli import is_confirmed
 from tests.running import LADDER, Broker, an_order
 
 README = (ROOT / "README.md").read_text()
@@ -55,8 +56,7 @@ def test_a_report_is_made_with_the_command_line(fleet: Fleet, tmp_path: Path) ->
 def test_an_order_published_from_python_is_confirmed(fleet: Fleet) -> None:
     program = next(block for block in blocks("python") if "aio_pika" in block)
     order_id = fleet.run(".venv/bin/python", "-c", program).strip()
-    look = f".venv/bin/malote orders show {order_id} --json | grep -q CONFIRMED && exit 0"
-    fleet.run("bash", "-c", f"for _ in $(seq 100); do {look}; done; exit 1")
+    is_confirmed(fleet, order_id)
 
 
 async def test_the_five_steps_make_a_service(broker: Broker, tmp_path: Path) -> None:

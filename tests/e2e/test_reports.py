@@ -6,15 +6,15 @@ import json
 import re
 import signal
 import sqlite3
-import subprocess
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import ROOT, Fleet
-from tests.e2e.test_cli import asked, refused
+from tests import forking
+from tests.e2e.conftest import Fleet, until
+from tests.e2e.test_cli import asked, mails_to, refused
 
 ORDERS = 500
 DAYS = "30"
@@ -56,13 +56,14 @@ def test_all_orders_are_watched_into_a_file(shop: Fleet, tmp_path: Path) -> None
 
 def test_an_order_that_was_placed_today_is_in_the_report(shop: Fleet, tmp_path: Path) -> None:
     placed = asked(shop, "orders", "place", "--sku", "COFFEE-1KG", "--customer", "today", "--wait", "20")
-    create = ("reports", "create", "--kind", "orders", "--format", "jsonl", "--customer", "today", "--json")
-    look = (
-        f"until .venv/bin/malote {' '.join(create)} --output {tmp_path}/today.jsonl >/dev/null"
-        f" && grep -q CONFIRMED {tmp_path}/today.jsonl; do :; done"
-    )
-    shop.run("timeout", "60", "bash", "-c", look)
-    (order,) = [json.loads(line) for line in (tmp_path / "today.jsonl").read_text().splitlines()]
+    create = ("reports", "create", "--kind", "orders", "--format", "jsonl", "--customer", "today")
+
+    def look() -> str | None:
+        shop.malote(*create, "--output", str(tmp_path / "today.jsonl"))
+        said = (tmp_path / "today.jsonl").read_text()
+        return said if "CONFIRMED" in said else None
+
+    (order,) = map(json.loads, until(look, "the order in the report").splitlines())
     assert (order["order_id"], order["total"]) == (placed["order_id"], "69.90")
 
 
@@ -78,9 +79,7 @@ def test_a_sales_summary_is_a_page_and_a_paper(shop: Fleet, tmp_path: Path) -> N
 def test_the_link_in_the_mail_opens_the_report_without_a_token(shop: Fleet, tmp_path: Path) -> None:
     shop.malote("notifications", "choose", "--email", READER, "--locale", "en")
     made = asked(shop, "reports", "create", "--kind", "order-lines", "--format", "xlsx", "--wait", "60")
-    watch = f"until .venv/bin/malote mail list --to {READER} --json | grep -q subject; do :; done"
-    shop.run("timeout", "60", "bash", "-c", watch)
-    mail = asked(shop, "mail", "show", asked(shop, "mail", "list", "--to", READER)["data"][0]["id"])
+    mail = asked(shop, "mail", "show", mails_to(shop, READER, 1)[0]["id"])
     (link,) = set(re.findall(r"http://\S+/download\?\S+", mail["text"]))
     target = tmp_path / "lines.xlsx"
     shop.run("curl", "-sf", link, "-o", str(target))
@@ -110,21 +109,21 @@ def test_notifications_are_told_and_read(shop: Fleet) -> None:
 def test_notifications_are_said_as_they_come(shop: Fleet, tmp_path: Path) -> None:
     said = tmp_path / "said"
     with said.open("w") as out:
-        command = [".venv/bin/malote", "notifications", "--follow", "--json"]
-        # A shell starts what is in its background with interrupts ignored, and all that it starts inherits that.
-        following = subprocess.Popen(command, cwd=ROOT, env=shop.environment, stdout=out, preexec_fn=_interruptible)
+        following = forking.start(
+            "deploy.cli.app:main", "notifications", "--follow", "--json", env=shop.environment, stdout=out
+        )
     try:  # again, because it cannot be seen from outside that the stream has begun
-        create = ".venv/bin/malote reports create --kind orders --wait 30"
-        shop.run("timeout", "60", "bash", "-c", f"until test -s {said}; do {create}; done")
+
+        def look() -> bool:
+            shop.malote("reports", "create", "--kind", "orders", "--wait", "30")
+            return bool(said.stat().st_size)
+
+        until(look, "a notification")
         following.send_signal(signal.SIGINT)
-        assert following.wait(20) == 0
+        assert following.wait(60) == 0
     finally:
         following.kill()
     assert json.loads(said.read_text().splitlines()[0])["message"] == "report.ready.v1"
-
-
-def _interruptible() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_who_wants_no_notifications_gets_none(shop: Fleet) -> None:
