@@ -8,6 +8,7 @@ async with Harness(handlers) as stock:
 """
 
 import tempfile
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -21,7 +22,8 @@ from contracts.base import Envelope, Message
 from contracts.flow import BY_KEY
 from shared.messaging.decode import Delivery
 from shared.messaging.handler import Handler
-from shared.messaging.intake import load, send
+from shared.messaging.lane import load, send
+from shared.messaging.resources import Resources
 from shared.messaging.unit import UnitOfWork
 from shared.persistence.database import Database
 
@@ -31,15 +33,17 @@ Table = TypeVar("Table", bound=SQLModel)
 class Harness:
     """Runs a module's handlers as a lane would: one batch, one transaction, the loaders first."""
 
-    def __init__(self, handlers: ModuleType, *tables: type[SQLModel]) -> None:
+    def __init__(self, handlers: ModuleType, *tables: type[SQLModel], resources: Sequence[object] = ()) -> None:
         found: list[Handler] = [h for f in vars(handlers).values() for h in getattr(f, "handlers", ())]
         self._handlers = {handler.contract: handler for handler in found}
+        self._given = resources
         self._metadatas = {table.metadata for table in tables}
 
     async def __aenter__(self) -> Self:
         self._folder = tempfile.TemporaryDirectory()
         self._database = Database(f"sqlite:///{Path(self._folder.name) / 'test.db'}")
         await self._database.create_all(*self._metadatas)
+        self._resources = Resources(self._database, *self._given)
         return self
 
     async def __aexit__(
@@ -64,9 +68,19 @@ class Harness:
             unit = UnitOfWork(session, "test")
             await load(unit, batch)
             for delivery in batch:
-                unit.cause = delivery.envelope
-                send(unit, await delivery.handler.call(delivery.message, unit))
+                await self._handle(delivery, unit)
         return [BY_KEY[sent.envelope.key].read(sent.body) for sent in unit.outgoing]
+
+    async def _handle(self, delivery: Delivery, unit: UnitOfWork) -> None:
+        call = delivery.handler.with_resources(self._resources).call
+        unit.cause = delivery.envelope
+        if not delivery.handler.concurrency:
+            send(unit, await call(delivery.message, unit))
+            return
+        work = unit.outside(delivery.envelope, _nobody_took_it)
+        replies = await call(delivery.message, work)
+        unit.take_up(work)
+        send(unit, replies)
 
     async def row(self, table: type[Table], key: Any) -> Table:
         """A row as it is now. Raises KeyError if there is none."""
@@ -80,6 +94,10 @@ class Harness:
         """All rows of a table."""
         async with self._database.reading() as session:
             return list((await session.scalars(select(table))).all())
+
+
+async def _nobody_took_it() -> None:
+    """There is no other process."""
 
 
 def _envelope(message: Message, job: str | None) -> Envelope:

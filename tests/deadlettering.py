@@ -11,7 +11,7 @@ from contracts.orders import OrderPlaced
 from contracts.stock import StockReserved
 from services.stock.store import Reservation
 from shared.messaging.handler import Poison, on
-from shared.messaging.unit import Unit
+from shared.messaging.unit import UnitOfWork
 from shared.service import Service
 from tests.integration.reserving import count
 from tests.running import Broker, an_order, module_of, reserved, running, until
@@ -29,7 +29,7 @@ class Stock:
         self.calls = 0
 
         @on(OrderPlaced)
-        async def on_order_placed(order: OrderPlaced, unit: Unit) -> StockReserved:
+        async def on_order_placed(order: OrderPlaced, unit: UnitOfWork) -> StockReserved:
             self.calls += 1
             if bad := self.broken & {line.sku for line in order.lines}:
                 raise Poison(f"nobody can reserve {min(bad)} for order {order.order_id}")

@@ -12,11 +12,10 @@ from uuid_utils.compat import uuid7
 
 from contracts.reports import CreateReport, ReportWish
 from services.reports import domain
-from services.reports.adapters import exporter
 from services.reports.store import Line, Movement, Order, ReadModel
 from shared.persistence.database import Database, migrate
 from shared.service import Service
-from tests.running import Broker, running, settings_for
+from tests.running import Broker, running
 
 READY, FAILED, CANCELLED = (f"report.{end}.v1" for end in ("ready", "failed", "cancelled"))
 ENDS = [("reports", key) for key in (READY, FAILED, CANCELLED)]
@@ -89,13 +88,8 @@ def wanted(asked: ReportWish | None = None, owner: str = "ana", **more: Any) -> 
 async def exporting(broker: Broker, database_url: str, folder: Path, **more: Any) -> AsyncIterator[Service]:
     """The reports service at work, with its files in `folder`."""
     told = {"storage_url": str(folder), **more}
-    settings = settings_for("reports", broker.url, database_url, **told)
-    exporter.configure(settings, Database(settings.database))  # type: ignore[arg-type]
-    try:
-        async with running("reports", broker.url, database_url, **told) as service:
-            yield service
-    finally:
-        await exporter.database.dispose()
+    async with running("reports", broker.url, database_url, **told) as service:
+        yield service
 
 
 async def ended(broker: Broker, *commands: CreateReport, seconds: float = 60.0) -> list[tuple[str, dict[str, Any]]]:

@@ -17,9 +17,10 @@ from contracts.broker import retry_exchange
 from contracts.flow import BY_KEY, FLOW, LANES, SHOP
 from services.deadletters import domain
 from services.deadletters.store import Content, Group, Letter
-from shared.messaging.decode import SENT_BY, Raw, replay_in, user_of
+from shared.messaging.copies import sendable
+from shared.messaging.decode import SENT_BY, replay_in, user_of
+from shared.messaging.intake import Raw
 from shared.messaging.publisher import Outgoing
-from shared.messaging.retry import sendable
 from shared.observability.metrics import UNREADABLE
 from shared.persistence.clock import now
 

@@ -32,10 +32,10 @@ from services.deadletters import adapters, domain, store
 from services.deadletters.adapters import Found
 from services.deadletters.store import REMOVED_AT_ONCE, Action, Content, Letter, touched
 from shared.messaging import inbox
-from shared.messaging.decode import Raw
 from shared.messaging.handler import NotYet, on, on_dead_letters
+from shared.messaging.intake import Raw
 from shared.messaging.outbox import Outbox
-from shared.messaging.unit import Unit, UnitOfWork
+from shared.messaging.unit import UnitOfWork
 from shared.persistence.clock import moment, now
 
 TOLD = 10
@@ -45,7 +45,7 @@ TOLD = 10
 
 
 @on_dead_letters
-async def collect(raws: Sequence[Raw], queue: str, unit: Unit) -> None:
+async def collect(raws: Sequence[Raw], queue: str, unit: UnitOfWork) -> None:
     """Store what is new. What comes a second time, such as after a crash, is known by its key."""
     lane = queue.removesuffix(".dlq")
     found = {one.key: one for one in (adapters.read(raw, adapters.lane_of(raw, lane)) for raw in raws)}
@@ -107,7 +107,7 @@ async def tell_operators(outbox: Outbox) -> None:
 
 
 @on(LetterSettled, loads=touched)
-async def on_letter_settled(event: LetterSettled, unit: Unit) -> None:
+async def on_letter_settled(event: LetterSettled, unit: UnitOfWork) -> None:
     """A letter's effect is there. That of an earlier sending counts too, unless a later one is under way."""
     letter = unit.get(Letter, event.letter_id)
     if letter is None or letter.state in store.FINISHED or (letter.state == "SENT" and letter.number != event.number):
@@ -125,7 +125,7 @@ async def on_letter_settled(event: LetterSettled, unit: Unit) -> None:
 
 
 @on(ReplayLetters, PurgeLetters, EditLetter)
-async def on_wish(command: ReplayLetters | PurgeLetters | EditLetter, unit: Unit) -> JobProgressed:
+async def on_wish(command: ReplayLetters | PurgeLetters | EditLetter, unit: UnitOfWork) -> JobProgressed:
     """Write down what is wished, and how many letters are meant: of those that are there now. `step` does the rest."""
     action = _action(command, unit, until_id=uuid7())
     action.total = 1 if isinstance(command, EditLetter) else await store.count(unit.session, action)
@@ -134,7 +134,7 @@ async def on_wish(command: ReplayLetters | PurgeLetters | EditLetter, unit: Unit
 
 
 @on(CancelReplay, loads=touched)
-async def on_cancel_replay(command: CancelReplay, unit: Unit) -> ReplayCancelled | ReplayCancelRefused:
+async def on_cancel_replay(command: CancelReplay, unit: UnitOfWork) -> ReplayCancelled | ReplayCancelRefused:
     """Send no more."""
     replay = unit.get(Action, command.replay_id)
     if replay is None:

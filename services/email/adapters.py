@@ -56,17 +56,14 @@ class NoSession(Outage):
 class Mailer:
     """Hands mails to the SMTP server, over connections that are used again."""
 
-    settings: EmailSettings
+    name = "mail server"
 
-    def __init__(self) -> None:
-        self._asked: dict[object, float] = {}  # since when each answer is waited for, by the monotonic clock
-
-    def configure(self, settings: EmailSettings) -> None:
-        """Say which server, and as whom. Connections are made when there is something to send."""
+    def __init__(self, settings: EmailSettings) -> None:
+        """Connections are made when there is something to send."""
         self.settings = settings
         self._tls = None if settings.smtp_tls == "none" else settings.tls.context
         self._idle: list[tuple[SMTP, asyncio.TimerHandle]] = []
-        self._asked.clear()
+        self._asked: dict[object, float] = {}  # since when each answer is waited for, by the monotonic clock
 
     def concern(self) -> str | None:
         """That the server leaves somebody waiting; None while it does not."""
@@ -242,7 +239,3 @@ def _said(error: BaseException) -> str:
     if isinstance(error, SMTPResponseException):
         return answer(error.code, error.message)
     return str(error) or type(error).__name__
-
-
-mailer = Mailer()
-"""This process's one; `app.py` configures it."""

@@ -10,70 +10,71 @@ from contracts.email import DeliverMail, MailDigest, MailReport, MailResendRefus
 from contracts.orders import OrderCancelled, OrderConfirmed, OrderPlaced, OrderRejected
 from contracts.stock import StockLow
 from services.email import domain, store
-from services.email.adapters import CONNECTIONS, Refused, mailer
+from services.email.adapters import CONNECTIONS, Mailer, Refused
+from services.email.settings import EmailSettings
 from services.email.store import Mail, MailStatus, due
 from services.email.templates import Kind, render
 from shared.messaging.handler import Poison, on
-from shared.messaging.unit import Unit, UnitOfWork
+from shared.messaging.unit import OutsideWork, UnitOfWork
 from shared.persistence.clock import now
 
 log = structlog.get_logger(__name__)
 
 
 @on(OrderPlaced)
-async def on_order_placed(order: OrderPlaced, unit: Unit) -> DeliverMail:
+async def on_order_placed(order: OrderPlaced, unit: UnitOfWork, settings: EmailSettings) -> DeliverMail:
     """Tell the customer that we have the order."""
-    return _write_to_customer("placed", order, unit)
+    return _write_to_customer("placed", order, unit, settings)
 
 
 @on(OrderConfirmed)
-async def on_order_confirmed(order: OrderConfirmed, unit: Unit) -> DeliverMail:
+async def on_order_confirmed(order: OrderConfirmed, unit: UnitOfWork, settings: EmailSettings) -> DeliverMail:
     """Tell the customer that the order will be delivered."""
-    return _write_to_customer("confirmed", order, unit)
+    return _write_to_customer("confirmed", order, unit, settings)
 
 
 @on(OrderRejected)
-async def on_order_rejected(order: OrderRejected, unit: Unit) -> DeliverMail:
+async def on_order_rejected(order: OrderRejected, unit: UnitOfWork, settings: EmailSettings) -> DeliverMail:
     """Tell the customer why the order cannot be served, and what is left."""
-    return _write_to_customer("rejected", order, unit)
+    return _write_to_customer("rejected", order, unit, settings)
 
 
 @on(OrderCancelled)
-async def on_order_cancelled(order: OrderCancelled, unit: Unit) -> DeliverMail:
+async def on_order_cancelled(order: OrderCancelled, unit: UnitOfWork, settings: EmailSettings) -> DeliverMail:
     """Tell the customer that nothing will come."""
-    return _write_to_customer("cancelled", order, unit)
+    return _write_to_customer("cancelled", order, unit, settings)
 
 
 @on(StockLow)
-async def on_stock_low(stock: StockLow, unit: Unit) -> list[DeliverMail]:
+async def on_stock_low(stock: StockLow, unit: UnitOfWork, settings: EmailSettings) -> list[DeliverMail]:
     """Tell each operator."""
-    return _write_to_operators("low_stock", unit, stock=stock)
+    return _write_to_operators("low_stock", unit, settings, stock=stock)
 
 
 @on(MailDigest)
-async def on_mail_digest(digest: MailDigest, unit: Unit) -> list[DeliverMail]:
+async def on_mail_digest(digest: MailDigest, unit: UnitOfWork, settings: EmailSettings) -> list[DeliverMail]:
     """Tell each operator that messages were given up."""
-    return _write_to_operators("dead_letters", unit, digest=digest)
+    return _write_to_operators("dead_letters", unit, settings, digest=digest)
 
 
 @on(MailReport)
-async def on_mail_report(report: MailReport, unit: Unit) -> DeliverMail:
+async def on_mail_report(report: MailReport, unit: UnitOfWork, settings: EmailSettings) -> DeliverMail:
     """Tell whoever asked for a report where it can be had, or why it cannot."""
     kind: Kind = "report_failed" if report.reason else "report_ready"
-    return _write(unit, kind, report.recipient, report.locale, report=report)
+    return _write(unit, settings, kind, report.recipient, report.locale, report=report)
 
 
 @on(DeliverMail, loads=due, concurrency=CONNECTIONS)
-async def on_deliver_mail(command: DeliverMail, unit: Unit) -> None:
+async def on_deliver_mail(command: DeliverMail, work: OutsideWork, mailer: Mailer) -> None:
     """Send a mail once and record what the server said. What may pass later is raised, and tried again."""
-    mail = unit.get(Mail, command.mail_id)
+    mail = work.get(Mail, command.mail_id)
     if mail is None:
         raise Poison(f"there is no mail {command.mail_id}")
     if mail.status != MailStatus.PENDING:
         return
     about = {"kind": mail.kind, "to": mail.recipient.rpartition("@")[2]}
     try:
-        mail.smtp_answer = await mailer.deliver(mail, unit.demand_ours)
+        mail.smtp_answer = await mailer.deliver(mail, work.demand_ours)
     except Refused as refused:
         mail.status, mail.smtp_answer = MailStatus.FAILED, str(refused)
         log.warning("mail refused", **about, answer=mail.smtp_answer)
@@ -83,7 +84,7 @@ async def on_deliver_mail(command: DeliverMail, unit: Unit) -> None:
 
 
 @on(ResendMails)
-async def on_resend_mails(command: ResendMails, unit: Unit) -> list[Message]:
+async def on_resend_mails(command: ResendMails, unit: UnitOfWork) -> list[Message]:
     """Send failed mails again, some at a time: whoever else wants the same finds them on their way."""
     mails = await store.failed(unit.session, command)
     for mail in mails:
@@ -96,22 +97,27 @@ async def on_resend_mails(command: ResendMails, unit: Unit) -> list[Message]:
 
 
 def _write_to_customer(
-    kind: Kind, order: OrderPlaced | OrderConfirmed | OrderRejected | OrderCancelled, unit: UnitOfWork
+    kind: Kind,
+    order: OrderPlaced | OrderConfirmed | OrderRejected | OrderCancelled,
+    unit: UnitOfWork,
+    settings: EmailSettings,
 ) -> DeliverMail:
     customer = order.customer
-    return _write(unit, kind, customer.email, customer.locale, order_id=order.order_id, owner=customer.id, order=order)
+    about: Any = {"order_id": order.order_id, "owner": customer.id, "order": order}
+    return _write(unit, settings, kind, customer.email, customer.locale, **about)
 
 
-def _write_to_operators(kind: Kind, unit: UnitOfWork, **about: Any) -> list[DeliverMail]:
+def _write_to_operators(kind: Kind, unit: UnitOfWork, settings: EmailSettings, **about: Any) -> list[DeliverMail]:
     """To each in a mail of its own: one bad address must not keep it from the others."""
-    operators, locale = mailer.settings.operators, mailer.settings.operators_locale
     return [
-        _write(unit, kind, recipient, locale, copy=copy, **about) for copy, recipient in enumerate(operators, start=1)
+        _write(unit, settings, kind, recipient, settings.operators_locale, copy=copy, **about)
+        for copy, recipient in enumerate(settings.operators, start=1)
     ]
 
 
 def _write(
     unit: UnitOfWork,
+    settings: EmailSettings,
     kind: Kind,
     recipient: str,
     locale: str,
@@ -122,7 +128,6 @@ def _write(
     **about: Any,
 ) -> DeliverMail:
     assert unit.cause, "mails are caused by messages"
-    settings = mailer.settings
     content = render(kind, locale, shop=settings.shop, timezone=settings.timezone, **about)
     mail = Mail(
         id=uuid7(),

@@ -8,7 +8,7 @@ from contracts.jobs import JobFailed
 from services.gateway import domain, store
 from services.gateway.store import Job, jobs
 from shared.messaging.handler import Poison, on
-from shared.messaging.unit import Unit
+from shared.messaging.unit import UnitOfWork
 
 JOB_MESSAGES = tuple(message for message, route in FLOW.items() if "gateway" in route.lanes)
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ else:
 
 
 @on(*JOB_MESSAGES, loads_jobs=jobs)
-async def on_job_message(message: JobMessage, unit: Unit) -> None:
+async def on_job_message(message: JobMessage, unit: UnitOfWork) -> None:
     """Move the jobs that a message speaks of. One that is not ours was started by a shop's own system."""
     assert unit.cause
     for job_id, said in message.job_states(unit.job_id).items():

@@ -19,12 +19,12 @@ from services.orders import domain
 from services.orders.domain import State
 from services.orders.store import ListPrice, Order, listed, new_order, theirs, wanted
 from shared.messaging.handler import NotYet, on
-from shared.messaging.unit import Unit, UnitOfWork
+from shared.messaging.unit import UnitOfWork
 from shared.persistence.clock import moment, now
 
 
 @on(PlaceOrder, loads=wanted)
-async def on_place_order(command: PlaceOrder, unit: Unit) -> OrderPlaced | OrderRejected | None:
+async def on_place_order(command: PlaceOrder, unit: UnitOfWork) -> OrderPlaced | OrderRejected | None:
     """Price an order from our own list and keep it; what cannot be priced is kept as rejected."""
     if unit.get(Order, command.order_id):
         return None
@@ -41,7 +41,7 @@ async def on_place_order(command: PlaceOrder, unit: Unit) -> OrderPlaced | Order
 
 
 @on(StockReserved, loads=theirs)
-async def on_stock_reserved(event: StockReserved, unit: Unit) -> OrderConfirmed | None:
+async def on_stock_reserved(event: StockReserved, unit: UnitOfWork) -> OrderConfirmed | None:
     """All lines are set aside: the order will be delivered."""
     order = _known(event.order_id, unit)
     if not domain.may_become(order.state, State.CONFIRMED):
@@ -51,7 +51,7 @@ async def on_stock_reserved(event: StockReserved, unit: Unit) -> OrderConfirmed 
 
 
 @on(StockRejected, loads=theirs)
-async def on_stock_rejected(event: StockRejected, unit: Unit) -> OrderRejected | None:
+async def on_stock_rejected(event: StockRejected, unit: UnitOfWork) -> OrderRejected | None:
     """There is too little of something."""
     order = _known(event.order_id, unit)
     if not domain.may_become(order.state, State.REJECTED):
@@ -60,7 +60,7 @@ async def on_stock_rejected(event: StockRejected, unit: Unit) -> OrderRejected |
 
 
 @on(CancelOrder, loads=theirs)
-async def on_cancel_order(command: CancelOrder, unit: Unit) -> OrderCancelled | OrderCancelRefused:
+async def on_cancel_order(command: CancelOrder, unit: UnitOfWork) -> OrderCancelled | OrderCancelRefused:
     """Cancel what can still be cancelled; always answer, because a job waits for it."""
     order = _known(command.order_id, unit)
     if not domain.may_become(order.state, State.CANCELLED):
@@ -71,7 +71,7 @@ async def on_cancel_order(command: CancelOrder, unit: Unit) -> OrderCancelled | 
 
 
 @on(ProductPriced, loads=listed)
-async def on_product_priced(event: ProductPriced, unit: Unit) -> None:
+async def on_product_priced(event: ProductPriced, unit: UnitOfWork) -> None:
     """Keep the newest price."""
     known = unit.get(ListPrice, event.sku)
     if known is None:

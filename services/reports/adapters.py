@@ -300,13 +300,7 @@ class Owners:
 class Exporter:
     """Writes the parts of reports, and puts them together."""
 
-    settings: ReportsSettings
-    database: Database
-    storage: Storage
-    owners: Owners
-
-    def configure(self, settings: ReportsSettings, database: Database) -> None:
-        """Say where to read from, and where to write to."""
+    def __init__(self, settings: ReportsSettings, database: Database) -> None:
         self.settings, self.database, self.storage = settings, database, Storage(settings.storage)
         self.owners = Owners(settings)
         _remove_scratch_of_the_dead()
@@ -370,12 +364,7 @@ class Exporter:
             raise Stopped("too_many_rows", f"A report has at most {self.settings.row_limit} rows; narrow it down.")
         stored = await store.stored_bytes(session, report.owner)
         if stored + command.bytes + part.bytes > self.settings.storage_limit_mb * 1_000_000:
-            raise self.too_much()
-
-    def too_much(self) -> Stopped:
-        """What is said where a caller's reports take more than they may."""
-        limit = self.settings.storage_limit_mb
-        return Stopped("storage_limit", f"Your reports may take {limit} MB in all; delete one, or wait.")
+            raise too_much(self.settings)
 
     # -- rows -----------------------------------------------------------------------------------------------------
 
@@ -472,6 +461,13 @@ class Exporter:
         return tuple(datetime.fromtimestamp(at / 1000, UTC).astimezone(zone).date().isoformat() for at in bounds)
 
 
+def too_much(settings: ReportsSettings) -> Stopped:
+    """What is said where a caller's reports take more than they may."""
+    return Stopped(
+        "storage_limit", f"Your reports may take {settings.storage_limit_mb} MB in all; delete one, or wait."
+    )
+
+
 async def _save_summary(session: AsyncSession, query: Any, target: Path) -> int:
     """Write a summary's raw rows, some at a time: other lanes run in between. How many there are."""
     number = 0
@@ -500,7 +496,3 @@ def _plain(query: Any, session: AsyncSession) -> str:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-exporter = Exporter()
-"""This process's one; `app.py` configures it."""

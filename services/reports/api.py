@@ -20,8 +20,9 @@ from pydantic import BaseModel
 from contracts.http import LinkView, NoticeChoice, NotificationPage, NotificationView, ReportView
 from contracts.reports import MEDIA_TYPES, RemoveReportFiles, ReportStatus
 from services.reports import domain, store
-from services.reports.adapters import Missing, NotStored, exporter
+from services.reports.adapters import Exporter, Missing, NotStored, Storage
 from services.reports.domain import Unsatisfiable
+from services.reports.settings import ReportsSettings
 from services.reports.store import Choice, Notification, Report, Seen
 from shared.http.auth import Caller, CallerOf, CallerOrLink
 from shared.http.body import Route
@@ -60,7 +61,7 @@ async def _tidy(service: Service) -> None:
         try:
             while await expire(service):
                 pass
-            await store.forget(service.database, exporter.settings.keep_days)
+            await store.forget(service.database, service.resources.get(ReportsSettings).keep_days)
         except Exception as error:
             if not is_outage(error):
                 log.exception("cannot tidy up reports")
@@ -87,6 +88,13 @@ router = APIRouter(prefix="/v1", lifespan=lifespan, route_class=Route)
 # -- reports ----------------------------------------------------------------------------------------------------------
 
 
+async def _public_url(service: Running) -> str:
+    return str(service.resources.get(ReportsSettings).public_url).rstrip("/")
+
+
+PublicUrl = Annotated[str, Depends(_public_url)]
+
+
 class ReportCursor(Cursor):
     """Which reports."""
 
@@ -94,12 +102,14 @@ class ReportCursor(Cursor):
 
 
 @router.get("/reports", tags=["reports"])
-async def list_reports(service: Running, who: CallerOf, cursor: Annotated[ReportCursor, Query()]) -> Page[ReportView]:
+async def list_reports(
+    service: Running, who: CallerOf, public_url: PublicUrl, cursor: Annotated[ReportCursor, Query()]
+) -> Page[ReportView]:
     """The caller's reports, newest first; an operator sees everyone's."""
     async with service.database.reading() as session:
         query = store.reports(None if who.is_operator else who.subject, cursor.status)
         rows, has_more = await paginate(session, query, Report.id, cursor)
-    return Page(data=[_view(row) for row in rows], has_more=has_more)
+    return Page(data=[_view(row, public_url) for row in rows], has_more=has_more)
 
 
 async def _visible(report_id: IdOf, service: Running, who: CallerOf) -> Report:
@@ -111,9 +121,9 @@ ReportOf = Annotated[Report, Depends(_visible)]
 
 
 @router.get("/reports/{report_id}", tags=["reports"])
-async def show_report(report: ReportOf) -> ReportView:
+async def show_report(report: ReportOf, public_url: PublicUrl) -> ReportView:
     """One report."""
-    return _view(report)
+    return _view(report, public_url)
 
 
 @router.delete("/reports/{report_id}", status_code=204, tags=["reports"])
@@ -128,12 +138,12 @@ async def remove_report(report_id: IdOf, request: Request, service: Running, who
 
 
 @router.post("/reports/{report_id}/link", tags=["reports"])
-async def renew_link(report_id: IdOf, service: Running, who: CallerOf) -> LinkView:
+async def renew_link(report_id: IdOf, service: Running, who: CallerOf, public_url: PublicUrl) -> LinkView:
     """A new signed link; earlier ones stop working."""
     async with service.database.transaction() as session:
         report = _ready(_theirs(await store.report(session, report_id), who))
         report.link_key = store.new_link_key()
-    link = _link(report)
+    link = _link(report, public_url)
     assert link, "it was just given a key"
     return link
 
@@ -183,7 +193,7 @@ async def _file(report: Report, request: Request) -> Response:
         headers["Content-Security-Policy"] = FROM_HTML
     if _is_known(",".join(request.headers.getlist("if-none-match")), etag):
         return Response(status_code=304, headers=headers)
-    await _demand_stored(report)
+    await _demand_stored(report, _storage(request))
     try:
         wanted = None
         if request.headers.get("if-range", etag) in (etag, modified):
@@ -196,17 +206,22 @@ async def _file(report: Report, request: Request) -> Response:
     if wanted:
         headers["Content-Range"] = f"bytes {first}-{last}/{size}"
     status, media = (206 if wanted else 200), MEDIA_TYPES[report.wish["format"]]
-    chunks = exporter.storage.read(domain.result_name(report.id), first, last)
+    chunks = _storage(request).read(domain.result_name(report.id), first, last)
     return StreamingResponse(chunks, status, headers, media)
 
 
-async def _demand_stored(report: Report) -> None:
+def _storage(request: Request) -> Storage:
+    service: Service = request.app.state.service
+    return service.resources.get(Exporter).storage
+
+
+async def _demand_stored(report: Report, storage: Storage) -> None:
     """Nothing is sent before it is known that all can be. Raises `Problem` 503.
 
     A file that is missing is not said to be gone: it should be there, and somebody may put it back.
     """
     try:
-        size = await exporter.storage.size(domain.result_name(report.id))
+        size = await storage.size(domain.result_name(report.id))
     except Missing:
         size = None
     except NotStored as error:
@@ -330,16 +345,12 @@ def _is_known(header: str, etag: str) -> bool:
     return etag in given or given == ["*"]
 
 
-def _public_url() -> str:
-    return str(exporter.settings.public_url).rstrip("/")
-
-
-def _link(report: Report) -> LinkView | None:
-    url = domain.link(_public_url(), report)
+def _link(report: Report, public_url: str) -> LinkView | None:
+    url = domain.link(public_url, report)
     return LinkView(url=url, expires_at=moment((report.expires_at or 0) // 1000 * 1000)) if url else None
 
 
-def _view(report: Report) -> ReportView:
+def _view(report: Report, public_url: str) -> ReportView:
     is_ready = report.status == "READY"
     return ReportView(
         id=report.id,
@@ -353,8 +364,8 @@ def _view(report: Report) -> ReportView:
         rows=report.rows,
         bytes=report.bytes,
         sha256=report.sha256,
-        download_url=f"{_public_url()}/v1/reports/{report.id}/download" if is_ready else None,
-        link=_link(report) if is_ready else None,
+        download_url=f"{public_url}/v1/reports/{report.id}/download" if is_ready else None,
+        link=_link(report, public_url) if is_ready else None,
         reason=report.reason,
         detail=report.detail,
         created_at=moment(report.created_at),

@@ -24,8 +24,9 @@ from contracts.reports import (
 )
 from contracts.stock import StockAdjusted, StockReleased, StockReserved, StockTaken
 from services.reports import domain
-from services.reports.adapters import Stopped, exporter
+from services.reports.adapters import Exporter, Stopped, too_much
 from services.reports.domain import OrderFact, StockFact
+from services.reports.settings import ReportsSettings
 from services.reports.store import (
     Choice,
     Movement,
@@ -45,7 +46,7 @@ from services.reports.store import (
     touched,
 )
 from shared.messaging.handler import NotYet, on
-from shared.messaging.unit import Unit, UnitOfWork
+from shared.messaging.unit import OutsideWork, UnitOfWork
 from shared.persistence.clock import moment, now
 
 AT_ONCE = 4
@@ -54,25 +55,27 @@ AT_ONCE = 4
 
 
 @on(OrderPlaced, OrderConfirmed, OrderRejected, OrderCancelled, loads=touched)
-async def on_order_event(event: OrderPlaced | OrderConfirmed | OrderRejected | OrderCancelled, unit: Unit) -> None:
+async def on_order_event(
+    event: OrderPlaced | OrderConfirmed | OrderRejected | OrderCancelled, unit: UnitOfWork
+) -> None:
     """Keep what an event says of its order."""
     _keep(event, unit)
 
 
 @on(StockReserved, StockTaken, StockReleased, StockAdjusted, loads=touched)
-async def on_stock_event(event: StockReserved | StockTaken | StockReleased | StockAdjusted, unit: Unit) -> None:
+async def on_stock_event(event: StockReserved | StockTaken | StockReleased | StockAdjusted, unit: UnitOfWork) -> None:
     """Keep what an event says of levels."""
     _keep(event, unit)
 
 
 @on(RebuildReadModel, loads=touched)
-async def on_rebuild_read_model(_: RebuildReadModel, unit: Unit) -> FetchPage:
+async def on_rebuild_read_model(_: RebuildReadModel, unit: UnitOfWork) -> FetchPage:
     """The read model was emptied when it was loaded. Whatever is said from now on is kept beside what is fetched."""
     return FetchPage(source="orders", since=_model(unit).emptied_at)
 
 
 @on(FetchPage, concurrency=1)
-async def on_fetch_page(page: FetchPage, unit: Unit) -> list[Message]:
+async def on_fetch_page(page: FetchPage, work: OutsideWork, exporter: Exporter) -> list[Message]:
     """Ask the service that owns it for a page."""
     entries, has_more = await exporter.owners.page(page.source, page.after)
     then = domain.next_page(page, entries, has_more)
@@ -81,7 +84,7 @@ async def on_fetch_page(page: FetchPage, unit: Unit) -> list[Message]:
 
 
 @on(ProjectPage, loads=touched)
-async def on_project_page(page: ProjectPage, unit: Unit) -> FetchPage | ReadModelRebuilt:
+async def on_project_page(page: ProjectPage, unit: UnitOfWork) -> FetchPage | ReadModelRebuilt:
     """Keep what a page says, just like events."""
     for fact in domain.facts(page):
         _keep(fact, unit)
@@ -125,23 +128,23 @@ def _keep_order(fact: OrderFact, revision: int, unit: UnitOfWork) -> None:
 
 
 @on(CreateReport, loads=asked)
-async def on_create_report(command: CreateReport, unit: Unit) -> list[Message]:
+async def on_create_report(command: CreateReport, unit: UnitOfWork, settings: ReportsSettings) -> list[Message]:
     """Write down what is asked for, and of which moment; then begin with the first part."""
     if unit.get(Report, command.report_id):
         return []
     model = _model(unit)
-    report = new_report(command, model.revision, exporter.settings.chunk_rows, unit.job_id)
+    report = new_report(command, model.revision, settings.chunk_rows, unit.job_id)
     unit.add(report)
     if model.emptied_at > model.filled_at:
         detail = "What it would show is not filled again yet; ask later. An operator sees how far `reports.rebuild` is."
-        return _fail(report, "read_model_rebuilding", detail, unit)
+        return _fail(report, "read_model_rebuilding", detail, unit, settings)
     return [ExportChunk(report_id=command.report_id, part=0)]
 
 
 @on(ExportChunk, loads=theirs, concurrency=AT_ONCE)
-async def on_export_chunk(command: ExportChunk, unit: Unit) -> list[Message]:
+async def on_export_chunk(command: ExportChunk, work: OutsideWork, exporter: Exporter) -> list[Message]:
     """Write one part, and go on with the next: a chain of short messages, so that no export holds up another."""
-    report = unit.get(Report, command.report_id)
+    report = work.get(Report, command.report_id)
     if report is None or report.status != "RUNNING":
         return [_clean(command.report_id, report)]
     try:
@@ -153,10 +156,10 @@ async def on_export_chunk(command: ExportChunk, unit: Unit) -> list[Message]:
 
 @on(AssembleReport, loads=theirs, concurrency=2)
 async def on_assemble_report(
-    command: AssembleReport, unit: Unit
+    command: AssembleReport, work: OutsideWork, exporter: Exporter
 ) -> ReportAssembled | ExportStopped | RemoveReportFiles:
     """Put the parts together. What is half done when the process dies is done again, from the same parts."""
-    report = unit.get(Report, command.report_id)
+    report = work.get(Report, command.report_id)
     if report is None or report.status != "RUNNING":
         return _clean(command.report_id, report)
     try:
@@ -167,7 +170,7 @@ async def on_assemble_report(
 
 
 @on(RemoveReportFiles, concurrency=AT_ONCE)
-async def on_remove_report_files(command: RemoveReportFiles, unit: Unit) -> None:
+async def on_remove_report_files(command: RemoveReportFiles, work: OutsideWork, exporter: Exporter) -> None:
     """Remove parts that nobody needs any more, and the result if it is not to be had either."""
     await exporter.remove(command.report_id, result=command.result)
 
@@ -176,39 +179,39 @@ async def on_remove_report_files(command: RemoveReportFiles, unit: Unit) -> None
 
 
 @on(ReportAssembled, loads=ending)
-async def on_report_assembled(event: ReportAssembled, unit: Unit) -> list[Message]:
+async def on_report_assembled(event: ReportAssembled, unit: UnitOfWork, settings: ReportsSettings) -> list[Message]:
     """The file is there: let it be downloaded, unless the report was cancelled meanwhile."""
     report = unit.get(Report, event.report_id)
     if report is None or report.status != "RUNNING":
         return [_clean(event.report_id, report)]
     kept = [other for other in unit.all(Report) if other.owner == report.owner and other.status == "READY"]
     stored = sum(other.bytes or 0 for other in kept)
-    if stored + event.bytes > exporter.settings.storage_limit_mb * 1_000_000:
-        stopped = exporter.too_much()
-        return _fail(report, stopped.reason, str(stopped), unit)
-    expires_at = finish(report, event, exporter.settings.keep_days)
+    if stored + event.bytes > settings.storage_limit_mb * 1_000_000:
+        stopped = too_much(settings)
+        return _fail(report, stopped.reason, str(stopped), unit, settings)
+    expires_at = finish(report, event, settings.keep_days)
     ends = {"rows": event.rows, "bytes": event.bytes, "sha256": event.sha256}
     ready = ReportReady(**about(report), **ends, expires_at=moment(expires_at))
-    return [ready, *_tell(report, ready, unit), RemoveReportFiles(report_id=report.id, result=False)]
+    return [ready, *_notify(report, ready, unit, settings), RemoveReportFiles(report_id=report.id, result=False)]
 
 
 @on(ExportStopped, loads=ending)
-async def on_export_stopped(event: ExportStopped, unit: Unit) -> list[Message]:
+async def on_export_stopped(event: ExportStopped, unit: UnitOfWork, settings: ReportsSettings) -> list[Message]:
     """The export came to a limit."""
-    return _fail(unit.get(Report, event.report_id), event.reason, event.detail, unit)
+    return _fail(unit.get(Report, event.report_id), event.reason, event.detail, unit, settings)
 
 
 @on(JobFailed, loads_jobs=failing)
-async def on_job_failed(event: JobFailed, unit: Unit) -> list[Message]:
+async def on_job_failed(event: JobFailed, unit: UnitOfWork, settings: ReportsSettings) -> list[Message]:
     """A message of the export's chain was given up."""
     if not (unit.cause and is_from(unit.cause.user, "reports")):
         return []  # of a job of others', or said by somebody who has nothing to do with an export
     found = next((report for report in unit.all(Report) if report.job_id == unit.job_id), None)
-    return _fail(found, "export_failed", event.detail, unit)
+    return _fail(found, "export_failed", event.detail, unit, settings)
 
 
 @on(CancelReport, loads=ending)
-async def on_cancel_report(command: CancelReport, unit: Unit) -> list[Message]:
+async def on_cancel_report(command: CancelReport, unit: UnitOfWork) -> list[Message]:
     """Cancel what is not finished; always answer, because a job waits for it."""
     report = unit.get(Report, command.report_id)
     if report is None:
@@ -225,18 +228,22 @@ def _clean(report_id: UUID, report: Report | None) -> RemoveReportFiles:
     return RemoveReportFiles(report_id=report_id, result=not is_ready)
 
 
-def _fail(report: Report | None, reason: str, detail: str, unit: UnitOfWork) -> list[Message]:
+def _fail(
+    report: Report | None, reason: str, detail: str, unit: UnitOfWork, settings: ReportsSettings
+) -> list[Message]:
     if report is None:
         return []
     if report.status != "RUNNING":  # it was cancelled while a part was written that must not stay
         return [_clean(report.id, report)]
     report.status, report.reason, report.detail, report.ended_at = "FAILED", reason, detail, now()
     failed = ReportFailed(report_id=report.id, reason=reason, detail=detail)
-    return [failed, *_tell(report, failed, unit), RemoveReportFiles(report_id=report.id, result=True)]
+    return [failed, *_notify(report, failed, unit, settings), RemoveReportFiles(report_id=report.id, result=True)]
 
 
-def _tell(report: Report, said: ReportReady | ReportFailed, unit: UnitOfWork) -> list[Message]:
-    """Tell the owner in the ways that it chose; without a choice, in every way that we know of."""
+def _notify(
+    report: Report, said: ReportReady | ReportFailed, unit: UnitOfWork, settings: ReportsSettings
+) -> list[Message]:
+    """Notify the owner in the ways that it chose; without a choice, in every way that we know of."""
     reader = domain.reader(report.owner, report.role)
     choice = unit.get(Choice, reader) or Choice(reader=reader, mail=True, in_app=True, locale="pt-BR")
     if choice.in_app:
@@ -246,7 +253,7 @@ def _tell(report: Report, said: ReportReady | ReportFailed, unit: UnitOfWork) ->
     address = (report.role == "operator" and choice.email) or report.email
     if not (choice.mail and address):
         return []
-    link = domain.link(str(exporter.settings.public_url), report) if report.status == "READY" else None
+    link = domain.link(str(settings.public_url), report) if report.status == "READY" else None
     ends = {"rows": report.rows, "bytes": report.bytes, "reason": report.reason, "detail": report.detail}
     expires_at = moment(report.expires_at) if report.expires_at else None
     mail = about(report) | ends | {"recipient": address, "locale": choice.locale}

@@ -5,12 +5,14 @@ from contracts.stock import StockLow, StockRejected, StockReleased, StockReserve
 from services.stock import domain
 from services.stock.store import Product, Reservation, ReservationState, touched
 from shared.messaging.handler import on
-from shared.messaging.unit import Unit, UnitOfWork
+from shared.messaging.unit import UnitOfWork
 from shared.persistence.clock import moment, now
 
 
 @on(OrderPlaced, loads=touched)
-async def on_order_placed(order: OrderPlaced, unit: Unit) -> StockRejected | list[StockReserved | StockLow] | None:
+async def on_order_placed(
+    order: OrderPlaced, unit: UnitOfWork
+) -> StockRejected | list[StockReserved | StockLow] | None:
     """Reserve all lines or none."""
     if unit.get(Reservation, order.order_id):
         return None  # done before, or cancelled before it came
@@ -28,7 +30,7 @@ async def on_order_placed(order: OrderPlaced, unit: Unit) -> StockRejected | lis
 
 
 @on(OrderConfirmed, loads=touched)
-async def on_order_confirmed(order: OrderConfirmed, unit: Unit) -> StockTaken | None:
+async def on_order_confirmed(order: OrderConfirmed, unit: UnitOfWork) -> StockTaken | None:
     """What was set aside leaves the level."""
     reservation = unit.get(Reservation, order.order_id)
     if reservation is None or reservation.state != ReservationState.RESERVED:
@@ -41,7 +43,7 @@ async def on_order_confirmed(order: OrderConfirmed, unit: Unit) -> StockTaken | 
 
 
 @on(OrderCancelled, OrderRejected, loads=touched)
-async def on_order_ended(order: OrderCancelled | OrderRejected, unit: Unit) -> StockReleased | None:
+async def on_order_ended(order: OrderCancelled | OrderRejected, unit: UnitOfWork) -> StockReleased | None:
     """Give back what the order holds, and remember that it is over in case its beginning comes later."""
     reservation = unit.get(Reservation, order.order_id)
     if reservation is None:

@@ -1,161 +1,138 @@
-"""Lanes: what arrived is decoded, claimed, loaded, handled, committed and acknowledged as one batch.
+"""The consumer of a queue: it takes deliveries, gives them to its processor in batches, and pauses in outages.
 
-Read `Lane._commit` first: it is the happy path. The rest of the class is what happens when something fails.
+What becomes of a batch is the processor's: `batch` commits it as one transaction, `concurrent` runs work outside the
+database, `collect` keeps dead letters.
 """
 
-import contextlib
-import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
 
-from sqlalchemy.exc import SQLAlchemyError
+import structlog
 
-from shared.messaging import inbox, suspects
-from shared.messaging.decode import Delivery, Raw
-from shared.messaging.intake import Intake, Lost, TooLong, load, send
-from shared.messaging.retry import Copy, settle, tell
-from shared.observability import metrics, tracing
-from shared.persistence.database import is_outage
+from shared.messaging.causes import cause_of
+from shared.messaging.decode import key_of
+from shared.messaging.handler import Handler
+from shared.messaging.intake import Intake, Lost, Raw, is_lost
+from shared.messaging.pause import Pause
+from shared.observability import metrics
+from shared.persistence.database import Backoff
+
+log = structlog.get_logger(__name__)
+
+ENDED = "the lane has ended: this process has to be started again"
 
 
-class Lane(Intake):
-    """Does what arrived a batch at a time, each batch as one transaction."""
+class Processor(Protocol):
+    """What a consumer gives its batches to."""
 
-    async def _work(self, raws: Sequence[Raw]) -> None:
-        """Give each delivery of a batch its outcome, and acknowledge it at once: it does not come again if what follows
-        is cut short, or begun again. The good ones are done before the bad ones are sent away."""
-        started = time.perf_counter()
-        readable, copies = self._read(raws)
-        for is_suspect, group in itertools.groupby(readable, lambda delivery: bool(delivery.raw.redelivered)):
-            copies += await (self._run_suspects if is_suspect else self._run)(list(group))
-        await self._give_up(copies)
-        metrics.of(metrics.BATCH_SIZE, *self._labels).observe(len(raws))
-        metrics.of(metrics.BATCH_SECONDS, *self._labels).observe(time.perf_counter() - started)
+    def running(self) -> AbstractAsyncContextManager[object]:
+        """Around all work."""
 
-    async def _run(self, deliveries: Sequence[Delivery]) -> list[Copy]:
-        """Commit a batch; return what is to be sent on instead. What fails among others is tried by itself, and if no
-        handler failed, the batch is halved: what fails by itself counts an attempt, and nothing else does."""
+    async def room(self) -> int:
+        """How many deliveries may be worked on now; waits until it is at least one."""
+
+    async def work(self, raws: Sequence[Raw]) -> None:
+        """Give each delivery of a batch its outcome.
+
+        Raises `Lost`. After any other error, which is the kernel's own, what is still at work in the intake is begun
+        again.
+        """
+
+    async def is_busy(self) -> bool:
+        """Whether work goes on after `work` has returned; if so, waits until some of it ends."""
+
+    def stop(self) -> None:
+        """Nothing new is begun that can as well be done by another process."""
+
+    def measure(self) -> None:
+        """Begin to measure the lane."""
+
+    def warnings(self) -> list[str]:
+        """Why somebody should look at the lane, though it works."""
+
+
+class Consumer:
+    """A queue's deliveries, its processor, and whether it is paused."""
+
+    def __init__(
+        self,
+        name: str,
+        handlers: Mapping[str, Handler],
+        processor: Processor,
+        intake: Intake,
+        pause: Pause,
+        prefetch: int,
+        handler_seconds: float,
+    ) -> None:
+        self.name, self.handlers, self.processor, self.prefetch = name, handlers, processor, prefetch
+        self.intake, self.pause = intake, pause
+        self.take = intake.take
+        self._handler_seconds = handler_seconds
+        self._stopping = False
+        self._is_slow = False
+
+    @property
+    def paused(self) -> str | None:
+        """Why the lane waits for its database or broker; None while it works."""
+        return self.pause.why
+
+    @property
+    def warning(self) -> str | None:
+        """Why somebody should look at the lane, though it works; None if all is well."""
+        return "; ".join(filter(None, [*self.processor.warnings(), self._slow()])) or None
+
+    def look_after(self) -> None:
+        """Say once in the log that a message is in hand for long. To be called every few seconds."""
+        slow = self._slow()
+        if slow and not self._is_slow:
+            log.warning("lane: a message is in hand for long", lane=self.name, why=slow)
+        self._is_slow = bool(slow)
+
+    def _slow(self) -> str | None:
+        """Which message has been in hand for longer than half of what a handler may take; None while none has."""
+        oldest = next(iter(self.intake.unanswered()), None)
+        if oldest is None or self.paused:
+            return None
+        raw, age = oldest[0], time.monotonic() - oldest[1]
+        if age <= self._handler_seconds / 2:
+            return None
+        return f"{key_of(raw) or metrics.UNREADABLE} {raw.message_id} has been in hand for {age:.0f} s"
+
+    def stop(self) -> None:
+        """Let `run` return once all that was taken has an outcome."""
+        self._stopping = True
+        self.processor.stop()
+        self.intake.arrived.set()
+
+    async def run(self) -> None:
+        """Work, until stopped. An error of the kernel's own is logged, and the deliveries are tried again."""
+        self.processor.measure()
         try:
-            with tracing.together(f"batch {self.name}", [delivery.envelope.traceparent for delivery in deliveries]):
-                await self._steadily(deliveries[0].raw, self._commit, deliveries)
-        except Lost:
-            raise
-        except Exception as error:
-            if isinstance(error, HandlersFailed) and isinstance(_cause_of(error), TooLong):
-                await self._give_up([self._failures.failed(error.deliveries[0], _cause_of(error))])
-                rest = [delivery for delivery in deliveries if delivery is not error.deliveries[0]]
-                return await self._run(rest) if rest else []
-            if len(deliveries) == 1:
-                return [self._failures.failed(deliveries[0], _cause_of(error))]
-            return [copy for part in _parts(deliveries, error) for copy in await self._run(part)]
-        await self._acknowledge([delivery.raw for delivery in deliveries])
-        return []
+            async with self.processor.running():
+                await self._run_until_stopped()
+                while await self.processor.is_busy():
+                    await self._run_until_stopped()
+        finally:
+            self.pause.why = ENDED
 
-    async def _commit(self, deliveries: Sequence[Delivery]) -> None:
-        """The algorithm: claim, load, handle, write, commit - one transaction for all."""
-        began = time.time()
-        first = {delivery.envelope.message_id: delivery for delivery in reversed(deliveries)}
-        async with self._outbox.unit() as unit:
-            new = await inbox.claim(unit.session, self.name, first)
-            todo = [d for d in deliveries if d.envelope.message_id in new and first[d.envelope.message_id] is d]
-            await load(unit, todo)
-            blame = Blame()
-            for delivery in todo:
-                with blame.of(delivery), tracing.handling(self.name, delivery.envelope) as unit.cause:
-                    send(unit, await self._handle(delivery, unit))
-            blame.check()
-            for delivery in deliveries:
-                settle(delivery, unit)
-            if deliveries[0].raw.redelivered:
-                await inbox.end_attempts(unit.session, self.name, list(first))
-        for delivery in deliveries:
-            is_new = delivery.envelope.message_id in new and first[delivery.envelope.message_id] is delivery
-            self._tell_done(delivery, began, is_new=is_new)
-
-    async def _run_suspects(self, deliveries: Sequence[Delivery]) -> list[Copy]:
-        """What comes again may have killed its process: see `shared.messaging.suspects`."""
-        done, tries = await self._steadily(deliveries[0].raw, self._look_up, deliveries)
-        if known := [delivery for delivery in deliveries if delivery.envelope.message_id in done]:
-            for delivery in known:
-                tell(self.name, "duplicate", delivery.envelope)
-            await self._acknowledge([delivery.raw for delivery in known])
-        rest = [delivery for delivery in deliveries if delivery.envelope.message_id not in done]
-        for group in suspects.groups(rest, lambda d: tries.get(d.envelope.message_id, 1), self._at_once):
-            await self._try_together(group)
-        return []
-
-    async def _look_up(self, deliveries: Sequence[Delivery]) -> tuple[set[str], dict[str, int]]:
-        """Which of them are done, and the how many-eth try of the others it would be now, if not the first."""
-        ids = {delivery.envelope.message_id for delivery in deliveries}
-        async with self._outbox.unit() as unit:
-            done = await inbox.done(unit.session, self.name, ids)
-            await inbox.end_attempts(unit.session, self.name, done)  # copies of them may have been done elsewhere
-            for delivery in deliveries:
-                if delivery.envelope.message_id in done:
-                    settle(delivery, unit)
-            return done, await inbox.tries(unit.session, self.name, ids - done, self._outbox.owner)
-
-    async def _try_together(self, group: Sequence[Delivery]) -> None:
-        """Write the attempts down first. They have an outcome, or are not counted as long as this process lives."""
-        tries = await self._steadily(group[0].raw, self._begin, group)
-        try:
-            killers = [d for d in group if suspects.is_killer(tries[d.envelope.message_id].tries)]
-            copies = [self._failures.failed(delivery, suspects.killer()) for delivery in killers]
-            if innocent := [delivery for delivery in group if delivery not in killers]:
-                copies += await self._run(innocent)
-            await self._give_up(copies)
-        except BaseException:
-            await self._give_back({delivery.envelope.message_id for delivery in group})
-            raise
-
-    async def _begin(self, group: Sequence[Delivery]) -> dict[str, inbox.Attempt]:
-        ids = {delivery.envelope.message_id for delivery in group}
-        async with self._outbox.unit() as unit:
-            return await inbox.begin_attempts(unit.session, self.name, ids, self._outbox.owner)
-
-
-class HandlersFailed(Exception):
-    """Handlers of a batch failed: the others can be done without these."""
-
-    def __init__(self, deliveries: Sequence[Delivery]) -> None:
-        super().__init__()
-        self.deliveries = deliveries
-
-
-class Blame:
-    """Which messages of a batch fail in their handlers. All are called, though nothing will be committed: so one more
-    try does what is good, however much is bad. A failure of the database's says nothing about the message in hand."""
-
-    def __init__(self) -> None:
-        self._found: list[tuple[Delivery, Exception]] = []
-
-    @contextlib.contextmanager
-    def of(self, delivery: Delivery) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            if isinstance(error, TooLong):  # the transaction may be broken, and nobody waits so long a second time
-                raise HandlersFailed([delivery]) from error
-            if isinstance(error, SQLAlchemyError) or is_outage(error):
-                raise
-            self._found.append((delivery, error))
-
-    def check(self) -> None:
-        """Raises `HandlersFailed`, because of the first error."""
-        if self._found:
-            raise HandlersFailed([delivery for delivery, _ in self._found]) from self._found[0][1]
-
-
-def _cause_of(error: Exception) -> Exception:
-    cause = error.__cause__ if isinstance(error, HandlersFailed) else None
-    return cause if isinstance(cause, Exception) else error
-
-
-def _parts(deliveries: Sequence[Delivery], error: Exception) -> list[Sequence[Delivery]]:
-    """What to try of a batch that failed: each that failed in its handler by itself, and the rest; or its halves."""
-    if isinstance(error, HandlersFailed):
-        blamed = {id(delivery) for delivery in error.deliveries}
-        rest = [delivery for delivery in deliveries if id(delivery) not in blamed]
-        return [*([rest] if rest else []), *([delivery] for delivery in error.deliveries)]
-    middle = len(deliveries) // 2
-    return [deliveries[:middle], deliveries[middle:]]
+    async def _run_until_stopped(self) -> None:
+        backoff = Backoff()
+        while self.intake.waiting or not self._stopping:
+            await self.intake.arrived.wait()
+            room = await self.processor.room()
+            raws = self.intake.begin(room)
+            try:
+                if raws:
+                    await self.processor.work(raws)
+                backoff.reset()
+                self.pause.end()
+            except Lost:
+                log.info("lane: the broker will deliver again what it took back", lane=self.name)
+                self.intake.begin_again(raw for raw in self.intake.at_work if not is_lost(raw))  # of a new channel
+            except Exception as error:
+                log.exception("lane: cannot settle a batch, trying again", lane=self.name)
+                self.pause.begin(f"cannot settle a batch: {cause_of(error)}")
+                self.intake.begin_again(self.intake.at_work)
+                await backoff.wait()

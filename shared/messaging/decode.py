@@ -1,54 +1,25 @@
-"""From the wire to a delivery: which message it is, whether it can be read, and what its envelope says.
-
-What a sender puts into a message's properties cannot end our connection. The broker passes on properties that pamqp
-refuses: a timestamp beyond the year 9999, a short string that is not UTF-8. pamqp raises where the connection is read,
-so the connection would end, the message come again, and so on until its delivery limit, with all its neighbours.
-Instead the message arrives without properties and says what was wrong.
-"""
+"""From the wire to a delivery: which message it is, whether it can be read, and what its envelope says."""
 
 import contextlib
-import hashlib
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 from uuid import UUID
 
-import aio_pika
-import aiormq
-from aiormq.abc import DeliveredMessage
-from pamqp.commands import Basic
-from pamqp.header import ContentHeader
 from pydantic import ValidationError
 
 from contracts.base import Envelope, Message, complaint
 from contracts.broker import RETURNS, routes_to
 from contracts.flow import BY_KEY, FLOW, SHOP
+from shared.messaging.amqp.incoming import MESSAGE_LIMIT, PROBLEM, Oversized, Unreadable
 from shared.messaging.handler import Handler, Poison
+from shared.messaging.intake import Raw
 
-Raw = aio_pika.abc.AbstractIncomingMessage
-PROBLEM = "malote-unreadable"
-"""The header that says what was wrong, in an `Unreadable`."""
 SENT_BY = "sent_by"
 """The header in which the kernel keeps the user who sent a message, when it sends a copy of it to its lane again."""
 _REPLAY = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})/([1-9][0-9]{0,8})")
-_unmarshal, _read_content = ContentHeader.unmarshal, aiormq.Channel._read_content
-
-MESSAGE_LIMIT = 1024 * 1024
-"""Bytes of a message's body at the most. Of a larger one nothing but its size and its hash is kept, whatever the broker
-lets through."""
-
-
-class Oversized(bytes):
-    """What stands for a body above `MESSAGE_LIMIT`: JSON. A type of its own, as any body can have such content."""
-
-
-class Unreadable(str):
-    """Says what was wrong. Only this process makes one: a header of the same name that a sender wrote is text."""
-
-    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,14 +101,6 @@ def reason_of(error: BaseException) -> str:
     return said or type(error).__name__
 
 
-def is_lost(raw: Raw) -> bool:
-    """Whether the channel that a message came through is gone: the broker will deliver it again."""
-    try:
-        return bool(raw.channel.is_closed)
-    except (aio_pika.exceptions.AMQPError, RuntimeError):
-        return True
-
-
 def key_of(raw: Raw) -> str:
     """The message's name. What its sender published is named by its routing key, which the broker's permissions bind;
     what comes back was named by the kernel, in `type`."""
@@ -189,28 +152,3 @@ def user_of(raw: Raw) -> str | None:
         kept = raw.headers.get(SENT_BY)
         return kept if isinstance(kept, str) else None
     return raw.user_id or ""
-
-
-def _unmarshal_whatever_comes(header: ContentHeader, data: bytes) -> None:
-    try:
-        _unmarshal(header, data)
-    except Exception as error:
-        header.body_size = int.from_bytes(data[4:12], "big")
-        header.properties = Basic.Properties(headers={PROBLEM: Unreadable(str(error) or type(error).__name__)})
-
-
-async def _read_bounded(channel: Any, frame: Any, header: ContentHeader) -> DeliveredMessage:
-    """Take what is too large off the wire a frame at a time, and keep none of it."""
-    if header.body_size <= MESSAGE_LIMIT:
-        return await _read_content(channel, frame, header)
-    digest, taken = hashlib.sha256(), 0
-    while taken < header.body_size:
-        content = await channel._Channel__get_content_frame()
-        digest.update(content.value)
-        taken += len(content.value)
-    stub = json.dumps({"oversized": {"bytes": taken, "sha256": digest.hexdigest()}})
-    return DeliveredMessage(delivery=frame, header=header, body=Oversized(stub.encode()), channel=channel)
-
-
-aiormq.Channel._read_content = _read_bounded  # type: ignore[method-assign,assignment]
-ContentHeader.unmarshal = _unmarshal_whatever_comes  # type: ignore[method-assign,assignment]

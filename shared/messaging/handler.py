@@ -1,7 +1,7 @@
 """How a handler is declared, `@on(OrderPlaced, loads=levels)`, and what it may raise."""
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -10,7 +10,7 @@ from sqlmodel import SQLModel
 
 from contracts.base import Message
 from contracts.flow import FLOW, NOWHERE, service_of
-from shared.messaging.unit import UnitOfWork
+from shared.messaging.resources import Resources
 
 Loader = Callable[[AsyncSession, Sequence[Any]], Awaitable[Iterable[SQLModel]]]
 JobLoader = Callable[[AsyncSession, Collection[str]], Awaitable[Iterable[SQLModel]]]
@@ -32,16 +32,22 @@ class Handler:
     """What to do with a message; see `on`."""
 
     contract: type[Message]
-    call: Callable[[Any, UnitOfWork], Awaitable[Replies]]
+    call: Callable[..., Awaitable[Replies]]
     loads: Loader | None
     concurrency: int
     loads_jobs: JobLoader | None = None
+
+    def with_resources(self, resources: Resources) -> "Handler":
+        """The same, with the resources that it names after the message and the unit of work. Raises LookupError."""
+        return replace(self, call=resources.bind(self.call, skip=2))
 
 
 def on(
     *contracts: type[Message], loads: Loader | None = None, loads_jobs: JobLoader | None = None, concurrency: int = 0
 ) -> Callable[[Handle], Handle]:
-    """Declare a handler: `async def on_<message>(message, unit: Unit)` that returns the messages that follow.
+    """Declare a handler: `async def on_<message>(message, unit: UnitOfWork)` that returns the messages that follow.
+
+    Further parameters are the service's resources, by their types: `mailer: Mailer`; see `Service`.
 
     `loads(session, messages)` returns all rows that a batch of such messages will touch; the handler finds them with
     `unit.get`. Handlers that lock the same tables share one loader, which then locks for all of them in one order.
@@ -49,7 +55,7 @@ def on(
 
     With `concurrency`, the lane runs its messages each by itself, so many at a time, for work outside the database:
     the attempt and the loaded rows are committed before the handler is called, and what it changed in them after it.
-    No transaction is open meanwhile: such a handler has its rows and no session.
+    No transaction is open meanwhile: such a handler is given `work: OutsideWork`, which has its rows and no session.
 
     Such a handler raises `shared.persistence.database.Outage` where there is no server to do its work at: that counts
     no attempt, and the lane tries with one message at a time until the server is back.
@@ -66,8 +72,8 @@ def on(
 
 
 def on_dead_letters(collect: Collect) -> Collect:
-    """Declare what takes the dead letters of all lanes, raw: `async def …(raws, queue, unit: Unit)`, a batch of one
-    queue's at a time. They are acknowledged once its transaction is committed; until then they come again."""
+    """Declare what takes the dead letters of all lanes, raw: `async def …(raws, queue, unit: UnitOfWork)`, a batch
+    of one queue's at a time. They are acknowledged once its transaction is committed; until then they come again."""
     collect.collects = True  # type: ignore[attr-defined]
     return collect
 

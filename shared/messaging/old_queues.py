@@ -24,11 +24,13 @@ from pydantic import ValidationError
 
 from contracts.broker import DEAD_LETTERS, RETURNS, retry_exchange
 from contracts.flow import BY_KEY, LANES
-from shared.messaging import confirms
-from shared.messaging.confirms import Publish
-from shared.messaging.decode import MESSAGE_LIMIT, SENT_BY, Oversized, Raw, is_shops, key_of
+from shared.messaging.amqp import confirms
+from shared.messaging.amqp.confirms import Publish
+from shared.messaging.amqp.incoming import MESSAGE_LIMIT, Oversized
+from shared.messaging.copies import copied
+from shared.messaging.decode import SENT_BY, is_shops, key_of
+from shared.messaging.intake import Raw
 from shared.messaging.publisher import CONFIRM_SECONDS
-from shared.messaging.retry import copied
 
 AT_ONCE = 500
 LONGEST_SECONDS = 60.0

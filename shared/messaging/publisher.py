@@ -20,9 +20,9 @@ from contracts.base import Envelope, Message
 from contracts.broker import gate_of, gated
 from contracts.flow import BY_KEY, FLOW, NOWHERE
 from shared.config.tls import Tls
-from shared.messaging import confirms
+from shared.messaging.amqp import confirms
+from shared.messaging.amqp.confirms import Publish, Unsendable
 from shared.messaging.causes import cause_of
-from shared.messaging.confirms import Publish, Unsendable
 from shared.observability import metrics, tracing
 from shared.persistence.database import Outage
 

@@ -5,7 +5,7 @@ import contextlib
 import importlib.metadata
 import resource
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from functools import partial
 from types import ModuleType
 from typing import Annotated, Any, Literal
@@ -14,8 +14,7 @@ import structlog
 import uvicorn
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import PlainTextResponse
-from faststream.middlewares import AckPolicy
-from faststream.rabbit import Channel, RabbitBroker
+from faststream.rabbit import RabbitBroker
 from faststream.security import BaseSecurity
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 from prometheus_client.registry import Collector as Metrics
@@ -34,17 +33,22 @@ from shared.http.protection import Identities
 from shared.http.room import Room
 from shared.http.stopping import Stopping
 from shared.messaging import topology
+from shared.messaging.batch import Batch
 from shared.messaging.causes import cause_of
-from shared.messaging.collector import Collector
-from shared.messaging.consumer import Lane
+from shared.messaging.collect import Collect, Keep
+from shared.messaging.concurrent import Concurrent
+from shared.messaging.consumer import Consumer, Processor
 from shared.messaging.handler import Handler, collector_of, lanes_of
 from shared.messaging.intake import Intake
+from shared.messaging.lane import Lane
 from shared.messaging.outbox import Outbox
-from shared.messaging.outside import OutsideLane
+from shared.messaging.pause import Pause
 from shared.messaging.publisher import BROKER_GONE, Publisher, address, gone_is_outage
 from shared.messaging.purge import purge
 from shared.messaging.relay import Relay
+from shared.messaging.resources import Resources, Watched
 from shared.messaging.retry import Failures
+from shared.messaging.subscription import Subscription
 from shared.messaging.watchdog import Watchdog
 from shared.observability.metrics import TASK_ENDED
 from shared.observability.metrics import of as metric
@@ -67,9 +71,17 @@ class Service:
     """A service: its lanes run, and its routes are served, from `run()` until SIGTERM.
 
     `handlers` is the module with its `@on` functions; `router` has its HTTP routes, if it has more than health.
+    A handler names further objects by their types, such as the settings, the database, or a `Mailer`: `resources` are
+    those that exist already, and the others are made, see `Resources`.
     """
 
-    def __init__(self, settings: ServiceSettings, handlers: ModuleType, router: APIRouter | None = None) -> None:
+    def __init__(
+        self,
+        settings: ServiceSettings,
+        handlers: ModuleType,
+        router: APIRouter | None = None,
+        resources: Sequence[object] = (),
+    ) -> None:
         self.settings, self.name = settings, settings.name
         self.tracing = Tracing(settings, VERSION)
         self.database = Database(settings.database, settings.tls)
@@ -77,14 +89,18 @@ class Service:
         self.publisher = Publisher(settings.amqp_url.get_secret_value(), self.name, settings.tls)
         self.outbox = Outbox(self.name, self.database, settings.outbox_limit)
         self.relay = Relay(self.outbox, self.database, self.publisher)
+        self.resources = Resources(settings, self.database, *resources)
         self.lanes = [self._lane(lane, found) for lane, found in lanes_of(self.name, handlers).items()]
         self.lanes += self._collectors(handlers)
+        self._subscriptions = [Subscription(lane) for lane in self.lanes]
         self.broker = self._declared_broker()
         self.stopping = Stopping()
         self.ports = Ports(settings)
         self.identities = Identities(settings)
         self.watchdog = Watchdog(STILL_SECONDS)
-        self.concerns: dict[str, Callable[[], str | None]] = {}
+        self.concerns: dict[str, Callable[[], str | None]] = {
+            one.name: one.concern for one in self.resources if isinstance(one, Watched)
+        }
         """What parts of a service's own say in `warnings`, by their names; None while all is well."""
         self.metrics: Metrics = REGISTRY
         """What `/metrics` tells."""
@@ -93,27 +109,35 @@ class Service:
         self._missed: str | None = None  # why the broker was not reached when it was last tried
         self.app = self._application(router or APIRouter())
 
-    def _lane(self, name: str, handlers: dict[str, Handler]) -> Intake:
-        failures = Failures(name, self.outbox, self.publisher, self.settings.retry_ladder, VERSION)
-        if concurrency := next(iter(handlers.values())).concurrency:
-            lane: Intake = OutsideLane(name, handlers, self.outbox, failures, concurrency)
-        else:
-            lane = Lane(name, handlers, self.outbox, failures, self.settings.batch_limit)
-        lane.handler_seconds = self.settings.handler_seconds(name, outside=bool(concurrency))
-        return lane
+    def _lane(self, name: str, found: dict[str, Handler]) -> Consumer:
+        handlers = {key: handler.with_resources(self.resources) for key, handler in found.items()}
+        concurrency = next(iter(handlers.values())).concurrency
+        at_once = concurrency or self.settings.batch_limit
+        failures = Failures(name, self.settings.retry_ladder, VERSION)
+        seconds = self.settings.handler_seconds(name, outside=bool(concurrency))
+        lane = Lane(name, handlers, self.outbox, self.publisher, failures, seconds)
+        processor: Processor = Concurrent(lane, at_once) if concurrency else Batch(lane, at_once)
+        return Consumer(name, handlers, processor, lane.intake, lane.pause, 2 * at_once, seconds)
 
-    def _collectors(self, handlers: ModuleType) -> list[Intake]:
-        if not (collect := collector_of(handlers)):
+    def _collectors(self, handlers: ModuleType) -> list[Consumer]:
+        if not (keep := collector_of(handlers)):
             return []
-        return [Collector(f"{lane}.dlq", collect, self.outbox, self.settings.batch_limit) for lane in LANES]
+        return [self._collector(f"{lane}.dlq", keep, self.settings.batch_limit) for lane in LANES]
+
+    def _collector(self, name: str, keep: Keep, at_once: int) -> Consumer:
+        intake, pause = Intake(), Pause(name)
+        processor = Collect(name, keep, self.outbox, intake, pause, at_once)
+        return Consumer(
+            name, {}, processor, intake, pause, 2 * at_once, self.settings.handler_seconds(name, outside=False)
+        )
 
     # -- the broker ---------------------------------------------------------------------------------------------
 
     def _declared_broker(self) -> RabbitBroker:
-        """Say to FastStream what this service consumes and publishes: it consumes, and documents, just that.
+        """Say to FastStream what this service consumes and publishes: it documents just that, and makes the connection.
 
-        Deliveries go to the lane instead of FastStream's path per message, which is three times slower and knows
-        neither batches nor an inbox.
+        Deliveries go to the lane by aio-pika: FastStream's path per message is three times slower and knows neither
+        batches nor an inbox.
         """
         url = self.settings.amqp_url.get_secret_value()
         broker = RabbitBroker(
@@ -126,21 +150,9 @@ class Service:
             timeout=10,
             specification_url="amqp://localhost:5672",
         )
-        self._subscribers = []
         for lane in self.lanes:
-            subscriber = broker.subscriber(
-                topology.lane_queue(lane.name),
-                channel=Channel(prefetch_count=lane.prefetch, publisher_confirms=False),
-                ack_policy=AckPolicy.MANUAL,
-                title=lane.name,
-                include_in_schema=bool(lane.handlers),
-            )
-            for call in dict.fromkeys(handler.call for handler in lane.handlers.values()):
-                subscriber(call, filter=lambda _, name=call.__name__: bool(name))
-            if not lane.handlers:
-                subscriber(_consume)
-            subscriber.consume = lane.take  # type: ignore[method-assign,assignment]
-            self._subscribers.append(subscriber)
+            if lane.handlers:
+                broker.subscriber(topology.lane_queue(lane.name), title=lane.name)(consume)
         for message, route in FLOW.items():
             if self.name in route.senders:
                 broker.publisher(
@@ -164,7 +176,9 @@ class Service:
                 async with self._attempt:
                     if not self.publisher.is_connected:
                         await self.publisher.connect()
-                    await self.broker.start()
+                    connection = await self.broker.connect()
+                    for subscription in self._subscriptions:
+                        await subscription.start(connection)
                 self._missed = None
                 log.info("consuming", lanes=[lane.name for lane in self.lanes])
                 return
@@ -235,10 +249,9 @@ class Service:
         """Stop taking, finish what was taken, publish it. What is not finished in the grace time goes back."""
         deadline = time.monotonic() + self.settings.grace_seconds
         log.info("stopping", grace_seconds=self.settings.grace_seconds)
-        for subscriber, lane in zip(self._subscribers, self.lanes, strict=True):
+        for subscription, lane in zip(self._subscriptions, self.lanes, strict=True):
             with contextlib.suppress(*BROKER_GONE, Exception):
-                async with asyncio.timeout(CHECK_SECONDS):
-                    await subscriber.stop()
+                await subscription.stop()
             lane.stop()
         await _finish(lanes, deadline)
         self.relay.stop()
@@ -301,7 +314,8 @@ class Service:
         found: dict[str, str | None] = {"database": None, "broker": None}
         # All at once: while the broker hangs each takes its whole time, and whoever asks does not wait that long.
         found["database"], consumed = await asyncio.gather(
-            self._missing_database(), asyncio.gather(*map(_is_consuming, self._subscribers))
+            self._missing_database(),
+            asyncio.gather(*(subscription.is_active() for subscription in self._subscriptions)),
         )
         unconnected = self._missed or "no connection to publish on"
         found["broker"] = self.relay.paused if self.publisher.is_connected else unconnected
@@ -345,8 +359,8 @@ def _say_why(task: asyncio.Task[None]) -> None:
         log.error("a part of the service has ended", part=task.get_name(), exc_info=error)
 
 
-async def _consume() -> None:
-    """Without any handler, FastStream's subscriber would not consume."""
+async def consume() -> None:
+    """What FastStream takes for a subscriber's function. Nothing calls it."""
 
 
 async def _finish(tasks: list[asyncio.Task[None]], deadline: float) -> None:
@@ -356,19 +370,6 @@ async def _finish(tasks: list[asyncio.Task[None]], deadline: float) -> None:
         for task in unfinished:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _is_consuming(subscriber: Any) -> bool:
-    """Whether the lane's own consumer is there: a living connection says nothing about it."""
-    queue, tag = subscriber._queue_obj, subscriber._consumer_tag
-    if queue is None or tag is None:
-        return False
-    try:
-        async with asyncio.timeout(CHECK_SECONDS):
-            channel = await queue.channel.get_underlay_channel()
-    except BROKER_GONE:
-        return False
-    return not channel.is_closed and tag in channel.consumers
 
 
 async def _running(request: Request) -> Service:  # a plain function would run in a thread

@@ -1,7 +1,7 @@
 """A service is a folder: what is in services/<name>/ becomes a runnable service.
 
-It has `handlers.py`, and where it has something of its own to say: `api.py` with a `router`, `settings.py` with its
-settings, and `app.py`, whose `service` is then the one that runs.
+It has `handlers.py`, and where it has something of its own to say, `api.py` with a `router` and `settings.py` with its
+settings.
 """
 
 import importlib
@@ -21,9 +21,6 @@ def service_in(name: str) -> Service:
     if name not in services():
         raise NoService(f"there is no services/{name}/handlers.py; there are {', '.join(services())}")
     home = f"services.{name}"
-    if find_spec(f"{home}.app"):
-        service: Service = importlib.import_module(f"{home}.app").service
-        return service
     settings = load(settings_of(name))
     router = importlib.import_module(f"{home}.api").router if find_spec(f"{home}.api") else None
     return Service(settings, importlib.import_module(f"{home}.handlers"), router)

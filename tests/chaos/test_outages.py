@@ -22,7 +22,7 @@ from services.stock.store import Reservation
 from shared.messaging import membership, topology
 from shared.messaging.handler import on
 from shared.messaging.inbox import inbox
-from shared.messaging.unit import Unit
+from shared.messaging.unit import UnitOfWork
 from shared.persistence import database
 from shared.persistence.database import Database, migrate
 from shared.service import Service
@@ -36,7 +36,7 @@ def gated(gate: asyncio.Event, tried: list[int]) -> ModuleType:
     """Stock that reserves once `gate` is open, and keeps the number of each attempt."""
 
     @on(OrderPlaced)
-    async def on_order_placed(order: OrderPlaced, unit: Unit) -> StockReserved:
+    async def on_order_placed(order: OrderPlaced, unit: UnitOfWork) -> StockReserved:
         assert unit.cause
         tried.append(unit.cause.attempt)
         await gate.wait()
@@ -271,7 +271,7 @@ async def _lane_is_missed(service: Service) -> dict[str, str | None]:
 
 
 async def _holds_new_ones(service: Service) -> bool:
-    return any(raw.redelivered for raw in service.lanes[0]._taken)
+    return any(raw.redelivered for raw in service.lanes[0].intake.waiting)
 
 
 async def _reserved(number: int, *services: Service) -> bool:

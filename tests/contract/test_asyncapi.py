@@ -14,8 +14,8 @@ from contracts.flow import BY_KEY, FLOW, LANES, SERVICES, SHOP, service_of
 from deploy.cli.asyncapi import documents
 from shared.docs import asyncapi
 from shared.messaging import topology
+from shared.messaging.copies import failure_headers
 from shared.messaging.publisher import outgoing, properties
-from shared.messaging.retry import failure_headers
 from tests.nodejs import program
 from tests.running import an_order
 

@@ -12,7 +12,7 @@ TOP = {
     "README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml", "uv.lock",
 }  # fmt: skip
 IN_A_SERVICE = {
-    "__init__.py", "service.toml", "app.py", "handlers.py", "api.py", "domain.py", "store.py", "adapters.py",
+    "__init__.py", "service.toml", "handlers.py", "api.py", "domain.py", "store.py", "adapters.py",
     "settings.py", "migrations", "templates", "static",
 }  # fmt: skip
 SERVICES = sorted(path.parent for path in (ROOT / "services").glob("*/handlers.py"))
@@ -49,17 +49,6 @@ def test_the_domain_imports_only_contracts_and_the_standard_library(service: Pat
     assert not {
         name for name in froms if name.startswith(("shared", "services", "sqlalchemy", "fastapi", "faststream"))
     }
-
-
-@pytest.mark.parametrize("service", SERVICES, ids=lambda path: path.name)
-def test_nobody_imports_an_application(service: Path) -> None:
-    wanted = f"services.{service.name}.app"
-    importers = [
-        p
-        for p in tracked()
-        if p.suffix == ".py" and p.parts[0] != "tests" and f"from {wanted}" in (ROOT / p).read_text()
-    ]
-    assert importers == []
 
 
 def handlers() -> list[ast.AsyncFunctionDef]:

@@ -12,7 +12,7 @@ import httpx
 from uuid_utils.compat import uuid7
 
 from services.reports import domain, store
-from services.reports.adapters import exporter
+from services.reports.adapters import Exporter, Storage
 from services.reports.store import Notification, Report
 from shared.http.tokens import issue_token
 from shared.persistence.clock import now
@@ -31,10 +31,14 @@ class Fleet:
     gateway: Served
     reports: Served
 
+    @property
+    def storage(self) -> Storage:
+        return self.reports.service.resources.get(Exporter).storage
+
     async def holds(self, content: bytes = b"order_id\r\n", owner: str = "ana", **fields: Any) -> Report:
         """A report that is ready, with its file in the storage; `fields` make it something else."""
         report = a_report(content, owner, **fields)
-        await exporter.storage.put(domain.result_name(report.id), content)
+        await self.storage.put(domain.result_name(report.id), content)
         await self.knows(report)
         return report
 
@@ -64,7 +68,6 @@ async def fleet(folder: Path, database_url: str | None = None, amqp_url: str = N
             failure_limit="1000/second",
         ) as gateway,
     ):
-        exporter.configure(reports.service.settings, reports.service.database)  # type: ignore[arg-type]
         yield Fleet(gateway, reports)
 
 

@@ -9,7 +9,7 @@ from contracts.orders import OrderPlaced
 from contracts.stock import StockReserved
 from services.stock.store import Reservation
 from shared.messaging.handler import NotYet, Poison, on
-from shared.messaging.unit import Unit
+from shared.messaging.unit import UnitOfWork
 from shared.service import Service
 from tests.running import reserved
 
@@ -17,7 +17,7 @@ RESERVED = ("stock", "stock.reserved.v1")
 
 
 @on(OrderPlaced)
-async def on_order_placed(order: OrderPlaced, unit: Unit) -> StockReserved:
+async def on_order_placed(order: OrderPlaced, unit: UnitOfWork) -> StockReserved:
     """Reserve, unless the order's SKU says otherwise."""
     for line in order.lines:
         if line.sku == "FAIL":

@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any, Protocol, Self, cast
+from typing import Any, Protocol, Self
 
 import aio_pika
 import pytest
@@ -20,14 +20,13 @@ from contracts.orders import Customer, OrderLine, PlaceOrder
 from deploy.local import install
 from deploy.local.postgres import PostgresCluster
 from deploy.local.rabbitmq import ADMINISTRATOR, RabbitNode
-from services.email.adapters import mailer
-from services.email.settings import EmailSettings
+from services.email.adapters import Mailer
 from services.email.store import Mail
 from services.orders.store import ListPrice
 from services.stock.store import Product
 from shared.messaging import membership, topology
 from shared.persistence.database import Database
-from tests.running import LADDER, Broker, running, settings_for, until
+from tests.running import LADDER, Broker, running, until
 from tests.servers import create_vhost, manage
 from tests.serving import NO_BROKER, Served, serving
 
@@ -184,12 +183,11 @@ async def test_a_restored_backup_goes_on_where_it_was_taken(
     monkeypatch.setattr(membership, "DEAD_AFTER_SECONDS", 2.0)
     sent: list[str] = []
 
-    async def deliver(mail: Mail, _: object) -> str:
+    async def deliver(_: Mailer, mail: Mail, __: object) -> str:
         sent.append(mail.message_id)
         return "250 OK"
 
-    mailer.configure(cast(EmailSettings, settings_for("email", NO_BROKER, "")))
-    monkeypatch.setattr(mailer, "deliver", deliver)
+    monkeypatch.setattr(Mailer, "deliver", deliver)
     urls = {service: backups.empty() for service in SERVICES}
     spy = await broker.spy(("orders", "order.placed.v1"), ("orders", "order.confirmed.v1"))
     async with shop(urls, broker.url) as gateway, Databases(urls) as databases:

@@ -16,7 +16,7 @@ from contracts.orders import OrderPlaced
 from contracts.stock import StockReserved
 from services.stock.store import Reservation
 from shared.messaging.handler import on
-from shared.messaging.unit import Unit
+from shared.messaging.unit import UnitOfWork
 from shared.persistence import database
 from shared.persistence.database import migrate
 from shared.service import Service
@@ -144,7 +144,7 @@ async def test_a_broken_postgresql_database_pauses_the_lane_which_names_what_is_
     broker: Broker, plain: str, postgres: PostgresCluster, breaks: str, mends: str, named: str
 ) -> None:
     @on(OrderPlaced)
-    async def on_order_placed(order: OrderPlaced, unit: Unit) -> StockReserved:
+    async def on_order_placed(order: OrderPlaced, unit: UnitOfWork) -> StockReserved:
         await asyncio.sleep(0.2)
         unit.add(Reservation(order_id=order.order_id, state="RESERVED", lines={}))
         return reserved(order.order_id)
@@ -196,7 +196,7 @@ async def test_what_one_message_brings_with_it_fails_that_message_only(broker: B
     """The database refuses what is in it, in each of the ways in which data can be wrong."""
 
     @on(OrderPlaced)
-    async def on_order_placed(order: OrderPlaced, unit: Unit) -> StockReserved:
+    async def on_order_placed(order: OrderPlaced, unit: UnitOfWork) -> StockReserved:
         for statement in (line.name for line in order.lines if line.sku == "BAD"):
             if statement == "HUGE":
                 unit.add(Reservation(order_id=order.order_id, state="RESERVED", lines={}, taken_at=2**70))

@@ -22,7 +22,7 @@ from shared.messaging.handler import on
 from shared.messaging.inbox import attempts, inbox
 from shared.messaging.outbox import outbox
 from shared.messaging.suspects import LONE_ATTEMPTS
-from shared.messaging.unit import Unit
+from shared.messaging.unit import UnitOfWork
 from shared.service import Service
 from tests.integration.hostile import publish_raw, short, table, table_of
 from tests.integration.reserving import RESERVED, count, on_order_placed
@@ -191,7 +191,7 @@ def outside(sent: list[Any], gate: asyncio.Event | None = None, fails: list[Exce
     """An email service whose work outside the database is to append to `sent`."""
 
     @on(DeliverMail, concurrency=4)
-    async def on_deliver_mail(command: DeliverMail, unit: Unit) -> None:
+    async def on_deliver_mail(command: DeliverMail, unit: UnitOfWork) -> None:
         if fails:
             raise fails.pop()
         sent.append(command.mail_id)
@@ -228,7 +228,7 @@ async def test_a_copy_that_waited_for_its_message_is_settled_by_a_lane_that_stop
         [lane] = email.lanes
         for _ in range(2):
             await broker.publish(DeliverMail(mail_id=uuid7()), id_="the-same")
-        await until(lambda: _has(lane._in_hand(), 2), "both to be taken")
+        await until(lambda: _has(lane.intake.unanswered(), 2), "both to be taken")
         await until(lambda: _has(sent, 1), "the first to be at work")
         lane.stop()
         gate.set()
@@ -255,7 +255,7 @@ def one_at_a_gate(sent: list[Any], gate: asyncio.Event, waits: DeliverMail) -> M
     """The same with one message that waits until the gate is open."""
 
     @on(DeliverMail, concurrency=4)
-    async def on_deliver_mail(command: DeliverMail, unit: Unit) -> None:
+    async def on_deliver_mail(command: DeliverMail, unit: UnitOfWork) -> None:
         sent.append(command.mail_id)
         await (gate.wait() if command == waits else asyncio.sleep(0))
 
@@ -299,7 +299,7 @@ async def test_what_was_in_hand_at_one_death_is_tried_a_few_at_a_time(
         for mail in mails:
             await broker.publish(mail, id_=str(mail.mail_id))
         [lane] = email.lanes
-        await until(lambda: _has(lane._suspects, 3), "the others to wait")  # type: ignore[attr-defined]
+        await until(lambda: _has(lane.processor._suspects, 3), "the others to wait")  # type: ignore[attr-defined]
         await until(lambda: _has(sent, 2), "two to be tried")
         gate.set()
         await until(lambda: _counts(email, inbox, len(mails)), "all to be done")
@@ -318,7 +318,7 @@ async def test_what_waits_for_its_turn_at_the_end_of_a_process_is_left_to_the_ne
         for mail in mails:
             await broker.publish(mail, id_=str(mail.mail_id))
         [lane] = email.lanes
-        await until(lambda: _has(lane._suspects, len(others)), "the others to wait")  # type: ignore[attr-defined]
+        await until(lambda: _has(lane.processor._suspects, len(others)), "the others to wait")  # type: ignore[attr-defined]
         lane.stop()
         gate.set()
     assert sent == [first.mail_id]
@@ -343,7 +343,10 @@ async def test_one_that_ends_while_the_next_is_put_aside_does_not_leave_it_aside
             await give_back(*arguments)
             gate.set()
             await until(lambda: _counts(email, inbox, 1), "the first to be done")
-            await until(lambda: _has_not(lane._in_hand(), str(first.mail_id)), "the first to have left")
+            await until(
+                lambda: _has_not([raw for raw, _ in lane.intake.unanswered()], str(first.mail_id)),
+                "the first to have left",
+            )
 
         monkeypatch.setattr(inbox_of, "give_back", give_back_slowly)
         await broker.publish(other, id_=str(other.mail_id))
@@ -398,7 +401,7 @@ async def test_an_outcome_is_recorded_though_the_first_commit_of_it_fails(
         return [mail for m in messages if (mail := await session.get(Mail, m.mail_id))]
 
     @on(DeliverMail, loads=due, concurrency=4)
-    async def on_deliver_mail(command: DeliverMail, unit: Unit) -> None:
+    async def on_deliver_mail(command: DeliverMail, unit: UnitOfWork) -> None:
         mail = unit.get(Mail, command.mail_id)
         assert mail
         mail.status, mail.smtp_answer = MailStatus.SENT, "250 ok"
@@ -430,7 +433,7 @@ async def test_a_handler_whose_own_task_was_cancelled_fails_and_does_not_end_its
     broker: Broker, tmp_path: Any
 ) -> None:
     @on(OrderPlaced)
-    async def on_order_placed(order: OrderPlaced, unit: Unit) -> StockReserved:
+    async def on_order_placed(order: OrderPlaced, unit: UnitOfWork) -> StockReserved:
         if order.lines[0].sku == "CANCELLED":
             raise asyncio.CancelledError
         return reserved(order.order_id)
@@ -481,7 +484,7 @@ async def _stepped_back(broker: Broker) -> bool:
 async def _all_idle(broker: Broker, *services: Service) -> bool:
     waiting = [await broker.depth(queue) for queue in ("wait.100ms", "wait.200ms", "email.outgoing")]
     lanes = [lane for service in services for lane in service.lanes if lane.name == "email.outgoing"]
-    return not any(waiting) and not any(lane._taken or lane._in_flight for lane in lanes)
+    return not any(waiting) and not any(lane.intake.waiting or lane.processor._in_flight for lane in lanes)
 
 
 async def _has_not(raws: Any, message_id: str) -> bool:

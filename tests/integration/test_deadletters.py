@@ -13,7 +13,7 @@ from contracts.jobs import LetterSettled
 from contracts.orders import OrderConfirmed, PlaceOrder
 from services.deadletters import store
 from shared.messaging.handler import Poison, on
-from shared.messaging.unit import Unit
+from shared.messaging.unit import UnitOfWork
 from tests.deadlettering import Shop, shop_on
 from tests.integration.hostile import publish_raw, short, table
 from tests.integration.reserving import RESERVED
@@ -136,7 +136,7 @@ async def test_what_was_sent_and_had_no_outcome_is_sent_again_once_its_replay_wa
     small_shop.stock.broken.clear()
     calls = small_shop.stock.calls
     with monkeypatch.context() as old:
-        old.setattr("shared.messaging.consumer.settle", lambda *_: None)
+        old.setattr("shared.messaging.batch.confirm_replay", lambda *_: None)
         started = await small_shop.operator.post("/v1/dead-letters/replay", json={"all": True})
         await until(lambda: _has(small_shop.reservations, 1), "the first to be done")
     meanwhile = await small_shop.do("replay", filter={"state": "SENT"})
@@ -158,7 +158,7 @@ async def test_an_outcome_of_an_earlier_sending_counts_for_nothing_once_a_letter
 ) -> None:
     letter, other = await small_shop.fails("A", "B")
     small_shop.stock.broken.clear()
-    monkeypatch.setattr("shared.messaging.consumer.settle", lambda *_: None)
+    monkeypatch.setattr("shared.messaging.batch.confirm_replay", lambda *_: None)
     first = await small_shop.operator.post("/v1/dead-letters/replay", json={"ids": [letter["id"]]})
     await until(lambda: _is_sent(small_shop, letter["id"], 1), "it to be sent")
     stopped = await small_shop.operator.post(f"{first.headers['location']}/cancel", headers={"Prefer": "wait=20"})
@@ -384,7 +384,7 @@ async def test_a_job_whose_message_was_given_up_ends_well_once_that_is_done_afte
     broken = [True]
 
     @on(PlaceOrder)
-    async def on_place_order(command: PlaceOrder, unit: Unit) -> OrderConfirmed:
+    async def on_place_order(command: PlaceOrder, unit: UnitOfWork) -> OrderConfirmed:
         if broken:
             raise Poison("not today")
         order = an_order(order_id=command.order_id)

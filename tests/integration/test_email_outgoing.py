@@ -20,7 +20,6 @@ from sqlalchemy import insert, select, update
 from contracts.orders import OrderConfirmed
 from contracts.stock import StockLow
 from services.email import adapters
-from services.email.adapters import mailer
 from services.email.store import Mail, MailStatus
 from shared.messaging import inbox
 from shared.messaging.inbox import attempts
@@ -29,7 +28,7 @@ from shared.messaging.suspects import LONE_ATTEMPTS
 from shared.persistence import database
 from shared.service import Service
 from tests.integration.test_metrics import value
-from tests.running import Broker, an_order, is_ready, running, settings_for, until
+from tests.running import Broker, an_order, is_ready, running, until
 
 
 class Server:
@@ -106,8 +105,6 @@ class Server:
 async def email(broker: Broker, database_url: str, port: int, **told: Any) -> AsyncIterator[Service]:
     """The email service, sending to a port of ours."""
     told = {"smtp_port": port, "smtp_timeout": 5.0, "sender": "Malote <no-reply@shop.example>", **told}
-    settings: Any = settings_for("email", broker.url, database_url, **told)
-    mailer.configure(settings)
     async with running("email", broker.url, database_url, **told) as service:
         yield service
 
@@ -330,7 +327,6 @@ async def test_a_server_that_does_not_answer_is_named_long_before_anything_fails
     monkeypatch.setattr(adapters, "SLOW_SECONDS", 0.2)
     server = Server()
     async with server.listening() as port, email(broker, database_url, port, smtp_timeout=60) as service:
-        service.concerns["mail server"] = mailer.concern
         server.door.clear()
         await broker.publish(an_order())
 
@@ -404,7 +400,7 @@ async def test_a_mail_that_a_successor_took_over_meanwhile_is_not_handed_to_the_
                 await inbox.claim(session, "email.outgoing", [command])
         server.door.set()
         lane = next(lane for lane in service.lanes if lane.name == "email.outgoing")
-        await until(lambda: _is(not lane._in_hand()), "the mail to be let go")
+        await until(lambda: _is(not lane.intake.unanswered()), "the mail to be let go")
         assert server.taken == []
 
 

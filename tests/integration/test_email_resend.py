@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from services.email.adapters import mailer
 from services.email.store import MailStatus
 from tests.integration.test_email_outgoing import Server, settled
-from tests.running import Broker, an_order, settings_for
+from tests.running import Broker, an_order
 from tests.serving import serving
 
 
@@ -15,7 +14,6 @@ async def test_a_failed_mail_is_sent_again_by_a_job(broker: Broker, database_url
     server.to_recipient = ["550 5.2.1 mailbox disabled"]
     async with server.listening() as port:
         told: dict[str, Any] = {"smtp_port": port, "sender": "Malote <no-reply@shop.example>"}
-        mailer.configure(settings_for("email", broker.url, database_url, **told))  # type: ignore[arg-type]
         async with (
             serving("email", broker.url, database_url, **told) as email,
             serving("gateway", broker.url, f"sqlite:///{tmp_path}/g.db", email_url=email.url) as gateway,

@@ -21,7 +21,6 @@ from contracts.http import PurgeWish, ReplayWish, ResendWish, RevocationIn
 from contracts.reports import ReportWish
 from services.gateway import handlers
 from services.gateway.api import router
-from services.reports.adapters import exporter
 from shared.http.tokens import issue_token
 from shared.service import Service
 from tests.running import SECRET, settings_for, until
@@ -66,7 +65,6 @@ async def _fleet(folder: str) -> AsyncIterator[Served]:
             operator_limit="1000000/second",
         ) as gateway,
     ):
-        exporter.configure(reports.service.settings, reports.service.database)  # type: ignore[arg-type]
         yield gateway
 
 

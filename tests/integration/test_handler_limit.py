@@ -13,20 +13,20 @@ from contracts.email import DeliverMail
 from contracts.orders import OrderPlaced
 from contracts.stock import StockReserved
 from shared.messaging.handler import on
-from shared.messaging.unit import Unit
+from shared.messaging.unit import UnitOfWork
 from tests.integration.reserving import RESERVED
 from tests.running import Broker, an_order, module_of, reserved, running, until
 
 
 @on(OrderPlaced)
-async def on_order_placed(order: OrderPlaced, unit: Unit) -> StockReserved:
+async def on_order_placed(order: OrderPlaced, unit: UnitOfWork) -> StockReserved:
     if order.lines[0].sku == "HANGS":
         await asyncio.sleep(3600)
     return reserved(order.order_id)
 
 
 @on(DeliverMail, concurrency=4)
-async def on_deliver_mail(command: DeliverMail, unit: Unit) -> None:
+async def on_deliver_mail(command: DeliverMail, unit: UnitOfWork) -> None:
     await asyncio.sleep(3600)
 
 
@@ -65,7 +65,7 @@ async def test_a_database_that_is_away_for_longer_than_a_handler_may_take_costs_
     tried, gate = list[int](), asyncio.Event()
 
     @on(DeliverMail, concurrency=4)
-    async def on_deliver_mail(command: DeliverMail, unit: Unit) -> None:
+    async def on_deliver_mail(command: DeliverMail, unit: UnitOfWork) -> None:
         assert unit.cause
         tried.append(unit.cause.attempt)
         await gate.wait()
@@ -76,7 +76,7 @@ async def test_a_database_that_is_away_for_longer_than_a_handler_may_take_costs_
         lane = next(lane for lane in email.lanes if lane.name == "email.outgoing")
 
         async def is_left() -> bool:
-            return not lane._in_hand()
+            return not lane.intake.unanswered()
 
         await broker.publish(DeliverMail(mail_id=uuid7()))
         await until(lambda: _is_true(tried), "the handler to begin")

@@ -19,7 +19,7 @@ from shared.messaging.handler import on
 from shared.messaging.outbox import Outbox
 from shared.messaging.publisher import Outgoing
 from shared.messaging.relay import Relay
-from shared.messaging.unit import Unit
+from shared.messaging.unit import UnitOfWork
 from shared.persistence.database import Database, Outage
 from tests.integration.reserving import on_order_placed
 from tests.running import Broker, an_order, is_ready, module_of, reserved, running, until
@@ -93,7 +93,7 @@ async def test_a_lane_says_what_it_has_in_hand_how_old_that_is_and_whether_it_is
     begun, may_end = asyncio.Event(), asyncio.Event()
 
     @on(OrderPlaced)
-    async def slow(order: OrderPlaced, unit: Unit) -> None:
+    async def slow(order: OrderPlaced, unit: UnitOfWork) -> None:
         begun.set()
         await may_end.wait()
 
@@ -106,7 +106,7 @@ async def test_a_lane_says_what_it_has_in_hand_how_old_that_is_and_whether_it_is
         await broker.publish(an_order(), headers={"cloudEvents_time": sent_at.isoformat()})
         await at_least(lambda: value("malote_lane_in_hand", **STOCK), 2)
         assert 300 <= value("malote_lane_oldest_seconds", **STOCK) < 330
-        stock.lanes[0].paused = "for the test"
+        stock.lanes[0].pause.why = "for the test"
         assert value("malote_lane_paused", **STOCK) == 1
         may_end.set()
         await at_least(done, 2)

@@ -18,7 +18,7 @@ from shared.config.settings import seconds
 from shared.messaging import old_queues, topology
 from shared.messaging.decode import MESSAGE_LIMIT
 from shared.messaging.handler import on
-from shared.messaging.unit import Unit
+from shared.messaging.unit import UnitOfWork
 from tests.integration.reserving import count
 from tests.running import LADDER, PASSWORDS, Broker, an_order, module_of, reserved, running, until
 from tests.servers import manage
@@ -57,7 +57,7 @@ async def old(vhost: str) -> AsyncIterator[Broker]:
 
 
 @on(OrderPlaced)
-async def on_order_placed(order: OrderPlaced, unit: Unit) -> StockReserved:
+async def on_order_placed(order: OrderPlaced, unit: UnitOfWork) -> StockReserved:
     unit.add(Reservation(order_id=order.order_id, state="RESERVED", lines={}))
     return reserved(order.order_id)
 

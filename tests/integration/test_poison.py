@@ -14,12 +14,13 @@ from contracts.jobs import JobFailed
 from contracts.orders import CancelOrder, OrderPlaced, PlaceOrder
 from contracts.stock import StockReserved
 from services.stock.store import Reservation
-from shared.messaging import confirms, inbox
-from shared.messaging.consumer import Lane
+from shared.messaging import inbox
+from shared.messaging.amqp import confirms
+from shared.messaging.batch import Batch
 from shared.messaging.decode import MESSAGE_LIMIT, Delivery
+from shared.messaging.forwarding import Forwarding
 from shared.messaging.handler import Poison, on
-from shared.messaging.retry import Failures
-from shared.messaging.unit import Unit
+from shared.messaging.unit import UnitOfWork
 from tests.integration.reserving import RESERVED, count, on_order_placed
 from tests.running import Broker, an_order, module_of, reserved, running, until
 
@@ -67,7 +68,7 @@ async def test_an_error_of_the_kernels_own_after_a_letter_was_sent_sends_no_seco
     broker: Broker, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spy = await broker.spy(RESERVED)
-    left = failing(monkeypatch, Failures, "record", 3)
+    left = failing(monkeypatch, Forwarding, "_record", 3)
     async with running("stock", broker.url, f"sqlite:///{tmp_path}/s.db", module_of(on_order_placed)):
         await broker.publish(an_order([("POISON", 1)]), id_="poison")
         await broker.publish(an_order())
@@ -103,7 +104,7 @@ async def _has(broker: Broker, queue: str, number: int) -> bool:
 
 def with_one_at_a_gate(gate: asyncio.Event, began: asyncio.Event) -> ModuleType:
     @on(OrderPlaced)
-    async def on_order_placed(order: OrderPlaced, unit: Unit) -> StockReserved:
+    async def on_order_placed(order: OrderPlaced, unit: UnitOfWork) -> StockReserved:
         if order.lines[0].sku == "POISON":
             raise Poison("nobody can reserve this")
         if order.lines[0].sku == "SLOW":
@@ -182,13 +183,13 @@ async def test_good_messages_among_many_bad_ones_cost_one_more_try_of_their_batc
     broker: Broker, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     committed: list[int] = []
-    commit = Lane._commit
+    commit = Batch._commit
 
-    async def counted(lane: Lane, deliveries: Sequence[Delivery]) -> None:
-        await commit(lane, deliveries)
+    async def counted(processor: Batch, deliveries: Sequence[Delivery]) -> None:
+        await commit(processor, deliveries)
         committed.append(len(deliveries))
 
-    monkeypatch.setattr(Lane, "_commit", counted)
+    monkeypatch.setattr(Batch, "_commit", counted)
     for number in range(100):
         await broker.publish(an_order([("POISON" if number % 2 else "A", 1)]))
     async with running("stock", broker.url, f"sqlite:///{tmp_path}/s.db", module_of(on_order_placed)):

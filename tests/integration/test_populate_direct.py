@@ -13,7 +13,7 @@ from contracts.reports import ReadModelRebuilt, RebuildReadModel
 from deploy.local import direct
 from services.orders.store import Order as Placed
 from services.reports import handlers
-from services.reports.adapters import exporter
+from services.reports.adapters import Exporter
 from services.reports.store import Line, Movement, Order, ReadModel
 from services.stock.store import Product
 from shared.persistence.database import Database
@@ -60,18 +60,18 @@ async def test_a_rebuild_gives_the_same_read_model(
     async with (
         serving("orders", NO_BROKER, urls["orders"]) as orders,
         serving("stock", NO_BROKER, urls["stock"]) as stock,
-        Harness(handlers, Order) as harness,
     ):
         settings: Any = settings_for(
             "reports", NO_BROKER, urls["reports"], orders_url=orders.url, stock_url=stock.url, storage_url=str(tmp_path)
         )
         written = Database(urls["reports"])
-        exporter.configure(settings, written)
-        await harness.given(ReadModel())
-        (end,) = await rebuilt(harness)
-        assert isinstance(end, ReadModelRebuilt)
-        assert end.entries > 2 * NUMBER
-        assert await known(written) == await known(harness._database)
+        resources = [settings, Exporter(settings, written)]
+        async with Harness(handlers, Order, resources=resources) as harness:
+            await harness.given(ReadModel())
+            (end,) = await rebuilt(harness)
+            assert isinstance(end, ReadModelRebuilt)
+            assert end.entries > 2 * NUMBER
+            assert await known(written) == await known(harness._database)
         await written.dispose()
 
 

@@ -18,9 +18,10 @@ from contracts.flow import COLLECTOR, SERVICES, SHOP
 from contracts.orders import CancelOrder
 from contracts.stock import StockReleased
 from deploy.local.rabbitmq import RabbitNode
-from shared.messaging import confirms, topology
 from shared.messaging import publisher as publisher_module
-from shared.messaging.confirms import Publish
+from shared.messaging import topology
+from shared.messaging.amqp import confirms
+from shared.messaging.amqp.confirms import Publish
 from shared.messaging.publisher import Outgoing, Publisher, outgoing
 from shared.persistence.database import Outage
 from tests.running import LADDER, Broker, until

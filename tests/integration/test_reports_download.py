@@ -19,7 +19,7 @@ from uuid_utils.compat import uuid7
 
 from contracts.reports import MEDIA_TYPES
 from services.reports import domain
-from services.reports.adapters import NotStored, exporter
+from services.reports.adapters import NotStored
 from services.reports.domain import Unsatisfiable
 from shared.persistence.clock import now
 from tests.integration.reporting import Fleet, a_report, check, fleet, link_of, stranger
@@ -313,7 +313,7 @@ async def test_a_file_that_is_missing_or_not_whole_is_a_503_and_logged(served: F
     missing = a_report(CONTENT)
     await served.knows(missing)
     shorter = await served.holds(CONTENT)
-    await exporter.storage.put(domain.result_name(shorter.id), CONTENT[:-1])
+    await served.storage.put(domain.result_name(shorter.id), CONTENT[:-1])
     async with served.gateway.client() as ana:
         for report in (missing, shorter):
             with structlog.testing.capture_logs() as lines:
@@ -329,7 +329,7 @@ async def test_a_storage_that_does_not_answer_is_a_503(served: Fleet, monkeypatc
         raise NotStored("reading failed in the reports' storage")
 
     report = await served.holds(CONTENT)
-    monkeypatch.setattr(exporter.storage, "size", size)
+    monkeypatch.setattr(served.storage, "size", size)
     async with served.gateway.client() as ana:
         check(await ana.get(f"/v1/reports/{report.id}/download"), 503, "storage_unavailable")
 
@@ -340,7 +340,7 @@ async def test_a_file_that_breaks_off_is_never_taken_for_whole(served: Fleet, mo
         raise NotStored("reading failed in the reports' storage")
 
     report = await served.holds(CONTENT)
-    monkeypatch.setattr(exporter.storage, "read", read)
+    monkeypatch.setattr(served.storage, "read", read)
     async with served.gateway.client() as ana:
         with pytest.raises(httpx.RemoteProtocolError):
             await ana.get(f"/v1/reports/{report.id}/download")
@@ -356,7 +356,7 @@ async def test_a_large_file_passes_through_both_services_in_flat_memory(served: 
             yield chunk
 
     report = a_report()
-    await exporter.storage.put(domain.result_name(report.id), content())
+    await served.storage.put(domain.result_name(report.id), content())
     report.bytes, report.sha256 = chunks * MEBIBYTE, digest.hexdigest()
     await served.knows(report)
     got, before = hashlib.sha256(), peak(reset=True)

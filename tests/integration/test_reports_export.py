@@ -19,7 +19,7 @@ from sqlalchemy import select
 from contracts.orders import OrderConfirmed
 from contracts.reports import CancelReport, RebuildReadModel
 from deploy.local import install
-from services.reports.adapters import NotStored, Storage, exporter
+from services.reports.adapters import Exporter, NotStored, Storage
 from services.reports.store import Choice, Notification, Order, ReadModel, Report
 from shared.persistence.database import Database, migrate
 from tests import forking
@@ -335,13 +335,13 @@ async def test_a_part_that_cannot_be_stored_leaves_no_connection_behind(
         await anext(data)
         raise NotStored("the disk is away")
 
-    async with exporting(broker, url, folder):
+    async with exporting(broker, url, folder) as service:
         monkeypatch.setattr(Storage, "put", put_a_little)
         retrying = await broker.spy(("jobs", "job.retrying.v1"))
         ready = await broker.spy(("reports", READY))
         await broker.publish(command)
         await retrying.collect(1)
-        await until(lambda: all_returned(exporter.database), "all connections to be returned")
+        await until(lambda: all_returned(service.database), "all connections to be returned")
         monkeypatch.setattr(Storage, "put", put)
         await ready.collect(1)
     assert len(rows_of(result(folder, command))) == 5_000
@@ -563,22 +563,23 @@ async def test_a_bucket_serves_as_well_as_a_folder(
     await fill(url, (order(number) for number in range(100)))
     command = wanted()
     try:
-        async with exporting(broker, url, tmp_path, storage_url="s3://exports/malote", chunk_rows=30):
+        async with exporting(broker, url, tmp_path, storage_url="s3://exports/malote", chunk_rows=30) as service:
             [(key, said)] = await ended(broker, command)
             assert key == READY
             name = f"{command.report_id}/result"
-            file = b"".join([some async for some in exporter.storage.read(name, 0, said["bytes"] - 1)])
-            await until(lambda: no_parts(command), "the parts to be removed", 60)
+            storage = service.resources.get(Exporter).storage
+            file = b"".join([some async for some in storage.read(name, 0, said["bytes"] - 1)])
+            await until(lambda: no_parts(command, storage), "the parts to be removed", 60)
     finally:
         server.stop()
     assert ids_of(file) == list(range(100))
 
 
-async def no_parts(command: Any) -> bool:
+async def no_parts(command: Any, storage: Storage) -> bool:
     from services.reports.adapters import Missing
 
     try:
-        await exporter.storage.size(f"{command.report_id}/parts/000000")
+        await storage.size(f"{command.report_id}/parts/000000")
     except Missing:
         return True
     return False

@@ -22,7 +22,7 @@ from sqlalchemy import text
 
 from contracts.reports import AssembleReport, ExportChunk, ReportWish
 from services.reports import domain
-from services.reports.adapters import exporter
+from services.reports.adapters import Exporter
 from services.reports.store import Line, Order, Report
 from shared.persistence.database import Database, migrate
 from tests.exporting import line, order, result, wanted, wish
@@ -64,7 +64,7 @@ skus = st.lists(names.map(lambda name: name[:40]), min_size=4, max_size=4, uniqu
 
 
 @contextlib.asynccontextmanager
-async def holding(database_url: str, folder: Path, rows: list[Order | Line]) -> AsyncIterator[None]:
+async def holding(database_url: str, folder: Path, rows: list[Order | Line]) -> AsyncIterator[Exporter]:
     """The exporter at work on a read model of just these rows."""
     told = settings_for("reports", "amqp://nobody@127.0.0.1:9/", database_url, storage_url=str(folder), chunk_rows=40)
     database = Database(database_url)
@@ -72,12 +72,11 @@ async def holding(database_url: str, folder: Path, rows: list[Order | Line]) -> 
         for table in ("order_lines", "orders"):
             await session.execute(text(f"DELETE FROM {table}"))
         session.add_all(rows)
-    exporter.configure(told, database)  # type: ignore[arg-type]
-    yield
+    yield Exporter(told, database)  # type: ignore[arg-type]
     await database.dispose()
 
 
-async def export(asked: ReportWish, folder: Path) -> bytes:
+async def export(exporter: Exporter, asked: ReportWish, folder: Path) -> bytes:
     """A file as the lane's handlers would have it made, message by message."""
     command = wanted(asked)
     fixed: dict[str, Any] = {"job_id": "job", "filename": "file", "created_at": 0, "revision": 1, "chunk_rows": 40}
@@ -124,9 +123,10 @@ async def test_every_format_reads_back_equal_to_a_query_by_hand(
     lines = [line(of, sku, name=sku) for of, (_, found) in zip(orders, people, strict=True) for sku in found]
     expected = by_hand(orders, lines)
     await asyncio.to_thread(migrate, "reports", database_url)
-    async with holding(database_url, tmp_path, [Order(**of.model_dump()) for of in orders] + lines):
+    async with holding(database_url, tmp_path, [Order(**of.model_dump()) for of in orders] + lines) as exporter:
         files = {
-            kind: await export(wish("order-lines", kind), tmp_path) for kind in ("csv", "jsonl", "parquet", "xlsx")
+            kind: await export(exporter, wish("order-lines", kind), tmp_path)
+            for kind in ("csv", "jsonl", "parquet", "xlsx")
         }
 
     found = list(csv.DictReader(io.StringIO(files["csv"].decode(), newline="")))
@@ -166,8 +166,8 @@ async def test_no_text_becomes_a_formula_wherever_a_spreadsheet_splits(
     ]
     rows = [order(number, customer_name=f"a{text}{text}") for number, text in enumerate(hidden)]
     rows += [order(len(rows) + number, customer_name=text) for number, text in enumerate(hidden)]
-    async with holding(database_url, tmp_path, list(rows)):
-        file = (await export(wish(options={"delimiter": delimiter}), tmp_path)).decode()
+    async with holding(database_url, tmp_path, list(rows)) as exporter:
+        file = (await export(exporter, wish(options={"delimiter": delimiter}), tmp_path)).decode()
     found = csv.DictReader(io.StringIO(file, newline=""), delimiter=delimiter)
     assert [row["customer_name"] for row in found] == [harmless(row.customer_name) for row in rows]
     assert not [cell for cell in cells_anywhere(file) if cell.startswith(FORMULAS)]
@@ -177,6 +177,6 @@ async def test_no_text_becomes_a_formula_wherever_a_spreadsheet_splits(
 async def test_a_filter_means_just_what_it_says(name: str, database_url: str, tmp_path: Path) -> None:
     await asyncio.to_thread(migrate, "reports", database_url)
     rows = [order(number, customer_id="x" if number == 2 else name) for number in (1, 2, 3, 4)]
-    async with holding(database_url, tmp_path, list(rows)):
-        file = await export(wish(filters={"customer_id": name}), tmp_path)
+    async with holding(database_url, tmp_path, list(rows)) as exporter:
+        file = await export(exporter, wish(filters={"customer_id": name}), tmp_path)
     assert [row["order_id"][-1] for row in csv.DictReader(io.StringIO(file.decode(), newline=""))] == ["1", "3", "4"]

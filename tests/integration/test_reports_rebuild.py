@@ -24,7 +24,7 @@ from contracts.reports import FetchPage, RebuildReadModel
 from services.orders.store import ListPrice
 from services.orders.store import Order as Placed
 from services.reports import adapters
-from services.reports.adapters import exporter
+from services.reports.adapters import Exporter
 from services.reports.store import Line, Movement, Order
 from services.stock.store import Adjustment, Product, Reservation, ReservationState
 from shared.persistence.database import Database, migrate
@@ -148,7 +148,6 @@ async def shop(
             "storage_url": str(tmp_path / "files"),
         }
         async with running("reports", broker.url, database_url, **owners) as reports:
-            exporter.configure(reports.settings, reports.database)  # type: ignore[arg-type]
             async with stock.client("otto", "operator") as client:
                 for sku in "AB":
                     wish = {"name": sku, "price": {"amount": 100, "currency": "BRL"}, "low_threshold": 0}
@@ -214,7 +213,8 @@ async def test_pages_that_come_twice_are_fetched_and_kept_once(shop: Shop) -> No
 async def test_an_owner_that_is_down_is_asked_again(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     await shop.trade(3)
     by_events = await shop.settled()
-    ask, asked = exporter.owners._client.get, 0
+    owners = shop.reports.resources.get(Exporter).owners
+    ask, asked = owners._client.get, 0
 
     async def unwilling(*arguments: Any, **more: Any) -> httpx.Response:
         nonlocal asked
@@ -223,7 +223,7 @@ async def test_an_owner_that_is_down_is_asked_again(shop: Shop, monkeypatch: pyt
             raise httpx.ConnectError("connection refused")
         return await ask(*arguments, **more)
 
-    monkeypatch.setattr(exporter.owners._client, "get", unwilling)
+    monkeypatch.setattr(owners._client, "get", unwilling)
     spy = await shop.broker.spy(*REBUILT)
     await shop.rebuild(spy)
     assert spy.seen[0].routing_key == "report.rebuilt.v1"
@@ -234,7 +234,7 @@ async def test_an_owner_that_is_down_is_asked_again(shop: Shop, monkeypatch: pyt
 async def test_without_a_token_a_rebuild_fails_and_says_which_setting_is_missing(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporter.owners._settings, "jwt_secret", None)
+    monkeypatch.setattr(shop.reports.settings, "jwt_secret", None)
     spy = await shop.broker.spy(*REBUILT)
     failed = await shop.rebuild(spy)
     assert spy.seen[0].routing_key == "job.failed.v1"

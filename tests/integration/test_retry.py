@@ -12,7 +12,7 @@ from contracts.email import DeliverMail
 from contracts.orders import Customer, OrderLine, OrderPlaced, PlaceOrder
 from contracts.stock import StockReserved
 from shared.messaging.handler import NotYet, Poison, on
-from shared.messaging.unit import Unit
+from shared.messaging.unit import UnitOfWork
 from tests.integration.reserving import RESERVED, on_order_placed
 from tests.running import Broker, an_order, module_of, reserved, running, until
 
@@ -21,7 +21,7 @@ async def test_a_message_that_comes_too_early_is_tried_again_until_its_time(brok
     attempts: list[int] = []
 
     @on(OrderPlaced)
-    async def on_order_placed(order: OrderPlaced, unit: Unit) -> StockReserved:
+    async def on_order_placed(order: OrderPlaced, unit: UnitOfWork) -> StockReserved:
         assert unit.cause
         attempts.append(unit.cause.attempt)
         if len(attempts) < 3:
@@ -40,7 +40,7 @@ async def test_a_message_that_comes_too_early_is_tried_again_until_its_time(brok
 
 async def test_a_lane_whose_messages_are_tried_again_is_ready_and_warns_of_it(broker: Broker, tmp_path: Any) -> None:
     @on(OrderPlaced)
-    async def on_order_placed(order: OrderPlaced, unit: Unit) -> StockReserved:
+    async def on_order_placed(order: OrderPlaced, unit: UnitOfWork) -> StockReserved:
         if unit.cause and unit.cause.attempt == 1:
             raise RuntimeError("ask ana@example.com")
         return reserved(order.order_id)
@@ -89,7 +89,7 @@ async def test_a_dead_letter_that_is_sent_again_is_done(broker: Broker, database
     broken = [True]
 
     @on(OrderPlaced)
-    async def on_order_placed(order: OrderPlaced, unit: Unit) -> StockReserved:
+    async def on_order_placed(order: OrderPlaced, unit: UnitOfWork) -> StockReserved:
         if broken:
             raise Poison("not today")
         return reserved(order.order_id)
@@ -113,7 +113,7 @@ def a_wish(currency: str = "BRL") -> PlaceOrder:
 
 async def test_a_failing_command_tells_its_job_of_each_retry_and_of_its_end(broker: Broker, database_url: str) -> None:
     @on(PlaceOrder)
-    async def on_place_order(command: PlaceOrder, unit: Unit) -> None:
+    async def on_place_order(command: PlaceOrder, unit: UnitOfWork) -> None:
         raise RuntimeError("the price list\nis on fire")
 
     spy = await broker.spy(("jobs", "#"))
@@ -131,7 +131,7 @@ async def test_a_failure_whose_words_nobody_can_print_is_told_once(broker: Broke
     """Its letter is out before its job is told: if that could not be said, the message would fail for ever."""
 
     @on(PlaceOrder)
-    async def on_place_order(command: PlaceOrder, unit: Unit) -> None:
+    async def on_place_order(command: PlaceOrder, unit: UnitOfWork) -> None:
         raise Poison(" " if command.currency == "BRL" else "\x1b[31mcaf\udce9\x00")
 
     spy = await broker.spy(("jobs", "job.failed.v1"))
@@ -163,7 +163,7 @@ async def test_an_outage_while_a_failure_is_recorded_does_not_make_two_of_one_me
     outages: list[int] = []
 
     @on(OrderPlaced)
-    async def on_order_placed(order: OrderPlaced, unit: Unit) -> None:
+    async def on_order_placed(order: OrderPlaced, unit: UnitOfWork) -> None:
         assert unit.cause
         failed.append(unit.cause.attempt)
         raise RuntimeError("this order always fails")
@@ -193,7 +193,7 @@ async def test_outside_work_whose_rows_cannot_be_loaded_fails_alone(broker: Brok
         return []
 
     @on(DeliverMail, loads=due, concurrency=4)
-    async def on_deliver_mail(command: DeliverMail, unit: Unit) -> None:
+    async def on_deliver_mail(command: DeliverMail, unit: UnitOfWork) -> None:
         handled.append(command.mail_id)
 
     for mail_id in (bad, uuid7(), uuid7(), uuid7()):
@@ -209,7 +209,7 @@ async def test_a_sender_that_claims_to_be_a_dead_letters_replay_is_not_believed(
     attempts: list[int] = []
 
     @on(OrderPlaced)
-    async def on_order_placed(order: OrderPlaced, unit: Unit) -> StockReserved:
+    async def on_order_placed(order: OrderPlaced, unit: UnitOfWork) -> StockReserved:
         attempts.append(1)
         if len(attempts) == 2 or order.lines[0].sku == "FAIL":
             raise NotYet("come again")
@@ -245,7 +245,7 @@ async def test_a_replay_of_outside_work_is_settled_whether_it_was_done_before_or
     broker: Broker, tmp_path: Any
 ) -> None:
     @on(DeliverMail, concurrency=2)
-    async def on_deliver_mail(command: DeliverMail, unit: Unit) -> None:
+    async def on_deliver_mail(command: DeliverMail, unit: UnitOfWork) -> None:
         pass
 
     settled = await broker.spy(("jobs", "letter.settled.v1"))

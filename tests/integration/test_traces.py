@@ -21,14 +21,13 @@ from contracts.orders import OrderPlaced
 from contracts.reports import FetchPage
 from deploy.local.ports import free_port
 from deploy.local.postgres import PostgresCluster
-from services.email.adapters import mailer
 from services.orders.store import ListPrice
 from services.stock.store import Product
 from shared.messaging.handler import on
 from tests.collecting import Collector, Taken, collecting
 from tests.exporting import exporting
 from tests.integration.test_email_outgoing import Server
-from tests.running import SECRET, Broker, an_order, module_of, running, settings_for, until
+from tests.running import SECRET, Broker, an_order, module_of, running, until
 from tests.servers import Certificates
 from tests.serving import Served, serving
 
@@ -60,8 +59,6 @@ async def shop(
     async with contextlib.AsyncExitStack() as stack:
         port = await stack.enter_async_context(smtp.listening())
         told_email = {**told, "smtp_port": port, "sender": "Malote <no-reply@shop.example>"}
-        settings: Any = settings_for("email", broker.url, urls["email"], **told_email)
-        mailer.configure(settings)
         own = dict.fromkeys(urls, told) | {"email": told_email}
         up = {
             service: await stack.enter_async_context(serving(service, broker.url, urls[service], **own[service]))

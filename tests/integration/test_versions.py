@@ -14,7 +14,7 @@ from contracts.flow import BY_KEY, FLOW, Route
 from contracts.orders import OrderPlaced, PlaceOrder
 from shared.messaging import topology
 from shared.messaging.handler import on
-from shared.messaging.unit import Unit
+from shared.messaging.unit import UnitOfWork
 from tests.running import LADDER, Broker, an_order, module_of, running, to_place, until
 
 
@@ -36,13 +36,13 @@ class OrderPlacedV2(Event):
 
 
 @on(PlaceOrder)
-async def as_it_was(command: PlaceOrder, unit: Unit) -> OrderPlaced:
+async def as_it_was(command: PlaceOrder, unit: UnitOfWork) -> OrderPlaced:
     """Orders before the change."""
     return an_order(order_id=command.order_id)
 
 
 @on(PlaceOrder)
-async def both(command: PlaceOrder, unit: Unit) -> list[OrderPlaced | OrderPlacedV2]:
+async def both(command: PlaceOrder, unit: UnitOfWork) -> list[OrderPlaced | OrderPlacedV2]:
     """Orders after it: the same fact in both versions, in one commit."""
     new = OrderPlacedV2(order_id=command.order_id, customer=command.customer.id, place=Place(country="BR"))
     return [an_order(order_id=command.order_id), new]
@@ -60,11 +60,11 @@ async def test_a_second_version_is_introduced_while_consumers_of_the_first_go_on
     seen: dict[str, list[UUID]] = {"v1": [], "v2": []}
 
     @on(OrderPlaced)
-    async def on_order_placed(order: OrderPlaced, unit: Unit) -> None:
+    async def on_order_placed(order: OrderPlaced, unit: UnitOfWork) -> None:
         seen["v1"].append(order.order_id)
 
     @on(OrderPlacedV2)
-    async def on_order_placed_v2(order: OrderPlacedV2, unit: Unit) -> None:
+    async def on_order_placed_v2(order: OrderPlacedV2, unit: UnitOfWork) -> None:
         seen["v2"].append(order.order_id)
 
     def database(name: str) -> str:

@@ -14,7 +14,7 @@ from fastapi import APIRouter
 from contracts.email import DeliverMail
 from shared.messaging import membership
 from shared.messaging.handler import on
-from shared.messaging.unit import Unit
+from shared.messaging.unit import UnitOfWork
 from shared.service import Service
 from shared.service.process import run
 from tests.integration.programs.stock import supervise
@@ -24,7 +24,7 @@ amqp_url, database_url, killer = sys.argv[1:]
 
 
 @on(DeliverMail, concurrency=64)
-async def on_deliver_mail(command: DeliverMail, unit: Unit) -> None:
+async def on_deliver_mail(command: DeliverMail, unit: UnitOfWork) -> None:
     await asyncio.sleep(0.1)
     if command.mail_id == UUID(killer):
         os.kill(os.getpid(), signal.SIGKILL)

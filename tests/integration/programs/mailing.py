@@ -7,7 +7,6 @@ import sys
 from typing import Any
 
 from services.email import handlers
-from services.email.adapters import mailer
 from services.email.api import router
 from shared.messaging import membership
 from shared.service import Service
@@ -18,5 +17,4 @@ if __name__ == "__main__":
     amqp_url, database_url, port = sys.argv[1:]
     membership.HEARTBEAT_SECONDS, membership.DEAD_AFTER_SECONDS = 0.1, 1.0
     settings: Any = settings_for("email", amqp_url, database_url, smtp_port=int(port), log_level="WARNING")
-    mailer.configure(settings)
     run(Service(settings, handlers, router))

@@ -11,7 +11,7 @@ if __name__ == "__main__":
     from fastapi import APIRouter
 
     from services.reports import handlers
-    from services.reports.adapters import Storage, exporter
+    from services.reports.adapters import Storage
     from shared.messaging import membership
     from shared.service import Service
     from shared.service.process import run
@@ -29,6 +29,4 @@ if __name__ == "__main__":
     membership.HEARTBEAT_SECONDS, membership.DEAD_AFTER_SECONDS = 0.1, 1.0
     amqp_url, database_url, folder = sys.argv[1:]
     settings = settings_for("reports", amqp_url, database_url, storage_url=folder, chunk_rows=100, log_level="WARNING")
-    service = Service(settings, handlers, APIRouter())
-    exporter.configure(settings, service.database)  # type: ignore[arg-type]
-    run(service)
+    run(Service(settings, handlers, APIRouter()))

@@ -1,6 +1,5 @@
 """What email writes and sends, without a broker or an SMTP server."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,7 +8,7 @@ from uuid_utils.compat import uuid7
 
 from contracts.email import DeliverMail, MailResendRefused, MailsResent, ResendMails
 from services.email import handlers, store
-from services.email.adapters import NotSent, Refused, mailer
+from services.email.adapters import Mailer, NotSent, Refused
 from services.email.settings import EmailSettings
 from services.email.store import Mail, MailStatus
 from shared.messaging.handler import Poison
@@ -17,16 +16,11 @@ from shared.testing import Harness
 from tests.unit.email import news
 from tests.unit.email.test_adapters import a_mail
 
-
-@pytest.fixture(autouse=True)
-def configured() -> Iterator[None]:
-    mailer.configure(EmailSettings(_env_file=None, operators="ops@example.com,boss@example.com"))
-    yield
-    del mailer.settings
+SETTINGS = EmailSettings(_env_file=None, operators="ops@example.com,boss@example.com")
 
 
 async def test_news_of_an_order_is_written_down_and_then_delivered() -> None:
-    async with Harness(handlers, Mail) as email:
+    async with Harness(handlers, Mail, resources=[SETTINGS]) as email:
         said = await email.when(
             news.placed(), news.confirmed(), news.cancelled(), news.rejected("out_of_stock"), job="j"
         )
@@ -40,13 +34,13 @@ async def test_news_of_an_order_is_written_down_and_then_delivered() -> None:
 
 
 async def test_a_customer_reads_its_own_language() -> None:
-    async with Harness(handlers, Mail) as email:
+    async with Harness(handlers, Mail, resources=[SETTINGS]) as email:
         await email.when(news.placed(who=news.customer(locale="en")))
         assert (await email.rows(Mail))[0].subject == "We have your order 4F2A91BC"
 
 
 async def test_each_operator_is_told_of_low_stock_in_a_mail_of_its_own() -> None:
-    async with Harness(handlers, Mail) as email:
+    async with Harness(handlers, Mail, resources=[SETTINGS]) as email:
         assert len(await email.when(news.low())) == 2
         first, second = sorted(await email.rows(Mail), key=lambda mail: mail.id)
         assert (first.recipient, second.recipient) == ("ops@example.com", "boss@example.com")
@@ -55,7 +49,7 @@ async def test_each_operator_is_told_of_low_stock_in_a_mail_of_its_own() -> None
 
 
 async def test_each_operator_is_told_of_dead_letters_under_the_job_of_the_digest() -> None:
-    async with Harness(handlers, Mail) as email:
+    async with Harness(handlers, Mail, resources=[SETTINGS]) as email:
         assert len(await email.when(news.digest(), job="the-digest")) == 2
         mails = await email.rows(Mail)
         assert {mail.recipient for mail in mails} == {"ops@example.com", "boss@example.com"}
@@ -63,7 +57,7 @@ async def test_each_operator_is_told_of_dead_letters_under_the_job_of_the_digest
 
 
 async def test_whoever_asked_for_a_report_is_told_how_it_ended() -> None:
-    async with Harness(handlers, Mail) as email:
+    async with Harness(handlers, Mail, resources=[SETTINGS]) as email:
         ready, failed = news.report(locale="en"), news.report(reason="too_many_rows", recipient="bia@example.com")
         said = await email.when(ready, failed, job="j")
         first, second = sorted(await email.rows(Mail), key=lambda mail: mail.id)
@@ -79,12 +73,12 @@ async def test_whoever_asked_for_a_report_is_told_how_it_ended() -> None:
 async def test_a_mail_that_the_server_takes_is_sent_and_not_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = []
 
-    async def deliver(mail: Mail, demand_ours: Any) -> str:
+    async def deliver(_: Mailer, mail: Mail, demand_ours: Any) -> str:
         taken.append(mail.id)
         return "250 OK"
 
-    monkeypatch.setattr(mailer, "deliver", deliver)
-    async with Harness(handlers, Mail) as email:
+    monkeypatch.setattr(Mailer, "deliver", deliver)
+    async with Harness(handlers, Mail, resources=[SETTINGS]) as email:
         mail = a_mail()
         await email.given(mail)
         for _ in range(2):
@@ -98,12 +92,12 @@ async def test_a_mail_that_the_server_takes_is_sent_and_not_sent_again(monkeypat
 async def test_a_refused_mail_has_failed_and_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     tries = []
 
-    async def deliver(mail: Mail, demand_ours: Any) -> str:
+    async def deliver(_: Mailer, mail: Mail, demand_ours: Any) -> str:
         tries.append(mail.id)
         raise Refused("550 no such user")
 
-    monkeypatch.setattr(mailer, "deliver", deliver)
-    async with Harness(handlers, Mail) as email:
+    monkeypatch.setattr(Mailer, "deliver", deliver)
+    async with Harness(handlers, Mail, resources=[SETTINGS]) as email:
         mail = a_mail()
         await email.given(mail)
         for _ in range(2):
@@ -114,11 +108,11 @@ async def test_a_refused_mail_has_failed_and_is_not_tried_again(monkeypatch: pyt
 
 
 async def test_what_may_pass_later_is_raised_for_the_ladder(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def deliver(mail: Mail, demand_ours: Any) -> str:
+    async def deliver(_: Mailer, mail: Mail, demand_ours: Any) -> str:
         raise NotSent("451 later")
 
-    monkeypatch.setattr(mailer, "deliver", deliver)
-    async with Harness(handlers, Mail) as email:
+    monkeypatch.setattr(Mailer, "deliver", deliver)
+    async with Harness(handlers, Mail, resources=[SETTINGS]) as email:
         mail = a_mail()
         await email.given(mail)
         with pytest.raises(NotSent):
@@ -127,7 +121,7 @@ async def test_what_may_pass_later_is_raised_for_the_ladder(monkeypatch: pytest.
 
 
 async def test_a_failed_mail_is_sent_again_and_no_other_is() -> None:
-    async with Harness(handlers, Mail) as email:
+    async with Harness(handlers, Mail, resources=[SETTINGS]) as email:
         failed, sent = a_mail(), a_mail()
         failed.status, failed.smtp_answer, sent.status = MailStatus.FAILED, "550 no", MailStatus.SENT
         await email.given(failed, sent)
@@ -140,7 +134,7 @@ async def test_a_failed_mail_is_sent_again_and_no_other_is() -> None:
 
 async def test_many_failed_mails_are_sent_again_a_part_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "RESENT_AT_ONCE", 2)
-    async with Harness(handlers, Mail) as email:
+    async with Harness(handlers, Mail, resources=[SETTINGS]) as email:
         began = datetime.now(UTC) - timedelta(seconds=1)
         mails = [a_mail() for _ in range(4)]
         for mail in mails:
@@ -158,6 +152,6 @@ async def test_many_failed_mails_are_sent_again_a_part_at_a_time(monkeypatch: py
 
 
 async def test_a_mail_that_does_not_exist_is_nothing_to_retry() -> None:
-    async with Harness(handlers, Mail) as email:
+    async with Harness(handlers, Mail, resources=[SETTINGS]) as email:
         with pytest.raises(Poison):
             await email.when(DeliverMail(mail_id=uuid7()))

@@ -10,7 +10,7 @@ import jwt
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from services.reports.adapters import SCRATCH, Owners, exporter
+from services.reports.adapters import SCRATCH, Exporter, Owners
 from services.reports.settings import ReportsSettings
 from shared.persistence.database import Database
 from tests.running import SECRET
@@ -27,7 +27,7 @@ def test_what_a_killed_process_left_is_removed_and_a_living_ones_is_not(
         folder.mkdir()
         (folder / "raw").write_text("Ana")
     settings = ReportsSettings(storage_url=str(tmp_path / "files"), database_url=f"sqlite:///{tmp_path / 'r.db'}")
-    exporter.configure(settings, Database(settings.database))
+    Exporter(settings, Database(settings.database))
     assert [folder.exists() for folder in (left, ours, other)] == [False, True, True]
 
 

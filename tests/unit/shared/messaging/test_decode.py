@@ -12,7 +12,7 @@ def test_each_reason_for_which_a_message_cannot_be_read_is_known_as_one() -> Non
             said = eval(compile(ast.Expression(node.args[0]), "decode", "eval"), dict.fromkeys(_NAMES, "x") | _KNOWN)
             assert decode.is_about_reading(said), said
     assert decode.is_about_reading("not a valid order.placed.v1: lines: Field required")
-    assert decode.is_about_reading("reading it failed"), "as `shared.messaging.intake` says of all else"
+    assert decode.is_about_reading("reading it failed"), "as `shared.messaging.lane` says of all else"
     for other in ("OperationalError: database is locked", "there is no mail 7", "gave up"):
         assert not decode.is_about_reading(other)
 

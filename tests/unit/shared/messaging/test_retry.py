@@ -11,11 +11,13 @@ from pamqp import encode
 from structlog.testing import capture_logs
 
 from contracts.orders import Customer, OrderPlaced, PlaceOrder
-from shared.messaging.confirms import Publish
+from shared.messaging.amqp.confirms import Publish
+from shared.messaging.copies import HEADER_BYTES, HEADERS_BYTES, failure_headers, sendable
 from shared.messaging.decode import reason_of
+from shared.messaging.forwarding import Forwarding
 from shared.messaging.handler import Poison
 from shared.messaging.publisher import Properties
-from shared.messaging.retry import HEADER_BYTES, HEADERS_BYTES, Failures, failure_headers, sendable
+from shared.messaging.retry import Failures
 
 
 def raised(error: Exception) -> Exception:
@@ -125,8 +127,9 @@ async def buried(raw: Any) -> Properties:
 
     unused: Any = None
     to: Any = Publisher()
-    failures = Failures("orders", unused, to, ("1s",), "1")
-    await failures.send([failures.unreadable(raw, "not JSON", ValueError("no"))])
+    failures = Failures("orders", ("1s",), "1")
+    forwarding = Forwarding("orders", unused, to, failures, unused, unused)
+    await forwarding.publish([failures.unreadable(raw, "not JSON", ValueError("no"))])
     return sent[0]
 
 

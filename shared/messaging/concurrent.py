@@ -1,4 +1,4 @@
-"""Lanes for work outside the database: SMTP, object storage, a payment.
+"""The processor of a lane for work outside the database: SMTP, object storage, a payment.
 
 Such work has no place in a transaction. Its messages run concurrently, each by itself; the attempt is committed before
 the work and the outcome after it, both for as many messages at once as there are. Those that were in hand when a
@@ -12,21 +12,25 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from contracts.flow import service_of
+import structlog
+
 from shared.messaging import inbox, suspects
-from shared.messaging.decode import Delivery, Raw, is_lost
-from shared.messaging.handler import Handler, Poison, Replies
-from shared.messaging.intake import Intake, Lost, TooLong, acknowledge, load, log, send, uncancelled
-from shared.messaging.outbox import Outbox
+from shared.messaging.circuit import Circuit
+from shared.messaging.decode import Delivery
+from shared.messaging.handler import Poison, Replies
+from shared.messaging.intake import Lost, Raw, is_lost
+from shared.messaging.lane import Lane, TooLong, confirm_replay, load, send
 from shared.messaging.ownership import Ownership
-from shared.messaging.retry import Failures, settle
-from shared.messaging.unit import UnitOfWork
-from shared.observability import metrics, tracing
+from shared.messaging.pause import uncancelled
+from shared.messaging.unit import OutsideWork
+from shared.observability import tracing
 from shared.persistence.database import Backoff, Outage
+
+log = structlog.get_logger(__name__)
 
 
 class Busy(Exception):
@@ -43,22 +47,21 @@ class Suspect(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """Work that came to an end: what the handler returned or raised. Without a unit there is nothing to record."""
+    """Work that came to an end: what the handler returned or raised. Without work there is nothing to record."""
 
     delivery: Delivery
-    unit: UnitOfWork | None
+    work: OutsideWork | None
     outcome: Replies | Exception
     began: float = 0.0
 
 
-class OutsideLane(Intake):
-    """Runs up to `concurrency` messages at a time; a slow one holds up nobody but itself, and those that a process may
-    have died of one another."""
+class Concurrent:
+    """Runs up to `at_once` messages at a time; a slow one holds up nobody but itself, and those that a process may have
+    died of one another."""
 
-    def __init__(
-        self, name: str, handlers: dict[str, Handler], outbox: Outbox, failures: Failures, concurrency: int
-    ) -> None:
-        super().__init__(name, handlers, outbox, failures, concurrency)
+    def __init__(self, lane: Lane, at_once: int) -> None:
+        self._lane, self._at_once = lane, at_once
+        self._outbox, self._intake, self._wait_out = lane.outbox, lane.intake, lane.pause.wait_out
         self._in_flight: dict[str, list[Raw]] = {}  # each with the copies of it that came meanwhile
         # Those whose process died, each with how many of them may be tried at a time: they are in flight, too.
         self._suspects: deque[tuple[int, Delivery]] = deque()  # these wait for their turn
@@ -66,59 +69,59 @@ class OutsideLane(Intake):
         self._finished: list[Finished] = []
         self._has_finished, self._has_room = asyncio.Event(), asyncio.Event()
         self._backoff = Backoff()
-        self._ownership = Ownership(name, outbox)
-        self._circuit: str | None = None  # why it is open; None while it is closed
-        self._probes: set[str] = set()  # what was begun since it opened, and has no end yet
-        self._probe_backoff = Backoff()
+        self._ownership = Ownership(lane.name, lane.outbox)
+        self._circuit = Circuit(lane.name)
+        self._stopping = False
 
-    def _measure(self) -> None:
-        super()._measure()
-        waits = metrics.of(metrics.LANE_PAUSED, service_of(self.name), self.name)
-        waits.set_function(lambda: float(bool(self.paused or self._circuit)))
+    def measure(self) -> None:
+        self._lane.measure(lambda: bool(self._lane.pause.why or self._circuit.why))
 
-    def _warnings(self) -> list[str]:
+    def warnings(self) -> list[str]:
         waits = "waits, with no attempt counted, and tries with one message at a time"
-        return [*([f"{waits}: {self._circuit}"] if self._circuit else []), *super()._warnings()]
+        circuit = f"{waits}: {self._circuit.why}" if self._circuit.why else None
+        return list(filter(None, [circuit, self._lane.failures.warning()]))
 
-    async def _run_until_stopped(self) -> None:
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
         try:
-            await self._run_in_a_group()
+            async with asyncio.TaskGroup() as self._group:
+                recorder = self._group.create_task(self._record())
+                yield
+                recorder.cancel()
         except asyncio.CancelledError:
             # Much of it has only waited for its turn, and a few restarts must not look like as many deaths.
-            await self._give_back(self._in_flight)
+            await self._lane.give_back(self._in_flight)
             raise
 
-    async def _run_in_a_group(self) -> None:
-        async with asyncio.TaskGroup() as self._group:
-            recorder = self._group.create_task(self._record())
-            await super()._run_until_stopped()
-            while self._in_flight:
-                await self._wait_for_room()
-                await super()._run_until_stopped()  # the copies that waited for the end of their message
-            recorder.cancel()
+    def stop(self) -> None:
+        self._stopping = True
 
-    async def _room(self) -> int:
-        while (at_work := len(self._in_flight) - len(self._suspects)) >= self._at_once or (
-            self._circuit and self._probes
-        ):
+    async def is_busy(self) -> bool:
+        if not self._in_flight:
+            return False
+        await self._wait_for_room()
+        return True
+
+    async def room(self) -> int:
+        while self._working() >= self._at_once or self._circuit.is_probing:
             await self._wait_for_room()
-        if not self._circuit:
-            return self._at_once - at_work
+        if not self._circuit.why:
+            return self._at_once - self._working()
         if not self._stopping:
-            await self._probe_backoff.wait()
+            await self._circuit.wait()
         if self._stopping:  # what was not begun goes back to the broker
-            self._taken.clear()
+            self._intake.waiting.clear()
         return 1
 
-    def _in_hand(self) -> Sequence[Raw]:
-        return [*(raw for raws in self._in_flight.values() for raw in raws), *self._taken]
+    def _working(self) -> int:
+        return len(self._in_flight) - len(self._suspects)
 
     async def _wait_for_room(self) -> None:
         self._has_room.clear()
         await self._has_room.wait()
 
-    async def _work(self, raws: Sequence[Raw]) -> None:
-        readable, copies = self._read(raws)
+    async def work(self, raws: Sequence[Raw]) -> None:
+        readable, copies = self._lane.read(raws)
         begun: list[Delivery] = []
         for delivery in readable:
             if (message_id := delivery.envelope.message_id) in self._in_flight:
@@ -126,22 +129,16 @@ class OutsideLane(Intake):
             else:
                 self._in_flight[message_id] = [delivery.raw]
                 begun.append(delivery)
-        self._at_work = [copy.raw for copy in copies]
+        self._intake.at_work = [copy.raw for copy in copies]
         if begun:
             await self._start(begun)
-        await self._give_up(copies)
-
-    async def _acknowledge(self, raws: Sequence[Raw]) -> None:
-        """Each by itself: what is in flight was delivered before and after it."""
-        self._at_work = [raw for raw in self._at_work if raw not in raws]
-        for raw in raws:
-            await acknowledge(raw)
+        await self._lane.forwarding.forward(copies)
 
     async def _start(self, begun: Sequence[Delivery]) -> None:
         """Begin a batch of work. If it cannot be begun, halve it: what cannot be begun by itself has failed."""
         try:
-            with tracing.together(f"begin {self.name}", [delivery.envelope.traceparent for delivery in begun]):
-                units = await self._steadily(begun[0].raw, self._begin, begun)
+            with tracing.together(f"begin {self._lane.name}", [delivery.envelope.traceparent for delivery in begun]):
+                units = await self._wait_out(begun[0].raw, self._begin, begun)
         except Lost:
             for delivery in begun:
                 self._leave(delivery, delivery.raw)
@@ -155,29 +152,28 @@ class OutsideLane(Intake):
             await self._start(begun[middle:])
             return
         for delivery in begun:
-            unit = units[delivery.envelope.message_id]
-            if isinstance(unit, UnitOfWork):
-                if self._circuit:
-                    self._probes.add(delivery.envelope.message_id)
-                self._group.create_task(self._do(delivery, unit))
-            elif isinstance(unit, Suspect):
-                self._suspects.append((suspects.together(unit.tries, self._at_once), delivery))
+            work = units[delivery.envelope.message_id]
+            if isinstance(work, OutsideWork):
+                self._circuit.begin(delivery.envelope.message_id)
+                self._group.create_task(self._do(delivery, work))
+            elif isinstance(work, Suspect):
+                self._suspects.append((suspects.together(work.tries, self._at_once), delivery))
             else:
-                self._end(Finished(delivery, None, unit))
+                self._end(Finished(delivery, None, work))
         self._try_suspects()
 
-    async def _begin(self, deliveries: Sequence[Delivery]) -> dict[str, UnitOfWork | Exception | None]:
+    async def _begin(self, deliveries: Sequence[Delivery]) -> dict[str, OutsideWork | Exception | None]:
         """Commit the attempts of those that are ours to do: for each its unit, or why not; None if it is done."""
         by_id = {delivery.envelope.message_id: delivery for delivery in deliveries}
-        found: dict[str, UnitOfWork | Exception | None] = {}
+        found: dict[str, OutsideWork | Exception | None] = {}
         async with self._outbox.unit() as unit:
             # First lock, then look: whoever is at a message records its outcome and deletes the attempt at once.
-            begun = await inbox.begin_attempts(unit.session, self.name, by_id, self._outbox.owner)
-            done = await inbox.done(unit.session, self.name, by_id)
-            await inbox.end_attempts(unit.session, self.name, done)
+            begun = await inbox.begin_attempts(unit.session, self._lane.name, by_id, self._outbox.owner)
+            done = await inbox.done(unit.session, self._lane.name, by_id)
+            await inbox.end_attempts(unit.session, self._lane.name, done)
             for message_id, attempt in begun.items():
                 if message_id in done:
-                    settle(by_id[message_id], unit)
+                    confirm_replay(by_id[message_id], unit)
                     found[message_id] = None
                 elif attempt.before and await self._outbox.membership.is_living(unit.session, attempt.before):
                     found[message_id] = Busy(f"process {attempt.before} is at it")
@@ -187,29 +183,29 @@ class OutsideLane(Intake):
                     found[message_id] = Suspect(attempt.tries)
             not_now = [message_id for message_id, why in found.items() if isinstance(why, Busy | Suspect)]
             if not_now:
-                await inbox.give_back(unit.session, self.name, not_now, self._outbox.owner)
+                await inbox.give_back(unit.session, self._lane.name, not_now, self._outbox.owner)
             ours = [delivery for message_id, delivery in by_id.items() if message_id not in found]
             await load(unit, ours)
         for delivery in ours:
-            apart = unit.apart(delivery.envelope, partial(self._demand_ours, delivery))
-            found[delivery.envelope.message_id] = apart
+            outside = unit.outside(delivery.envelope, partial(self._demand_ours, delivery))
+            found[delivery.envelope.message_id] = outside
         return found
 
     async def _demand_ours(self, delivery: Delivery) -> None:
         """Raises `Busy` if another process has taken a message over: one that was frozen, or cut off from the database
         and the broker, was waited for and is no longer expected. Waits out an outage; raises `Lost` as `_steadily`."""
-        if not await self._steadily(delivery.raw, self._ownership.holds, delivery.envelope.message_id):
+        if not await self._wait_out(delivery.raw, self._ownership.holds, delivery.envelope.message_id):
             raise Busy("another process has taken it over")
 
-    async def _do(self, delivery: Delivery, unit: UnitOfWork) -> None:
+    async def _do(self, delivery: Delivery, work: OutsideWork) -> None:
         outcome: Replies | Exception
         began = time.time()
         try:
-            with tracing.handling(self.name, delivery.envelope) as unit.cause:
-                outcome = await uncancelled(self._handle(delivery, unit))
+            with tracing.handling(self._lane.name, delivery.envelope) as work.cause:
+                outcome = await uncancelled(self._lane.handle(delivery, work))
         except Exception as error:
             outcome = error
-        self._end(Finished(delivery, unit, outcome, began))
+        self._end(Finished(delivery, work, outcome, began))
 
     def _end(self, finished: Finished) -> None:
         self._finished.append(finished)
@@ -232,21 +228,18 @@ class OutsideLane(Intake):
     def _learn(self, finished: Finished) -> None:
         """Open or close the circuit: whatever the server said to a message, it is there. Of some it was not asked."""
         if isinstance(finished.outcome, Outage):
-            if self._circuit is None:
-                log.warning("lane: circuit opened", lane=self.name, why=str(finished.outcome))
-            self._circuit = str(finished.outcome)
-        elif self._circuit and finished.unit and not isinstance(finished.outcome, Poison | Busy | Lost | TooLong):
-            log.info("lane: circuit closed", lane=self.name)
-            self._circuit = None
-            self._probes.clear()
-            self._probe_backoff.reset()
+            self._circuit.open(str(finished.outcome))
+        elif self._circuit.why and finished.work and not isinstance(finished.outcome, Poison | Busy | Lost | TooLong):
+            self._circuit.close()
             self._has_room.set()
 
     async def _record_together(self, good: Sequence[Finished]) -> None:
         try:
-            if new := [finished for finished in good if finished.unit]:
-                with tracing.together(f"record {self.name}", [found.delivery.envelope.traceparent for found in new]):
-                    await self._steadily(None, self._commit_outcomes, new)
+            if new := [finished for finished in good if finished.work]:
+                with tracing.together(
+                    f"record {self._lane.name}", [found.delivery.envelope.traceparent for found in new]
+                ):
+                    await self._wait_out(None, self._commit_outcomes, new)
         except Exception as error:
             if len(good) == 1:
                 self._group.create_task(self._fail(good[0].delivery, error))
@@ -256,38 +249,40 @@ class OutsideLane(Intake):
             await self._record_together(good[middle:])
             return
         for finished in good:
-            self._tell_done(finished.delivery, finished.began, is_new=bool(finished.unit))
-            await self._settle(finished.delivery)
+            self._lane.log_done(finished.delivery, finished.began, is_new=bool(finished.work))
+            await self._acknowledge(finished.delivery)
 
     async def _commit_outcomes(self, good: Sequence[Finished]) -> None:
         ids = [finished.delivery.envelope.message_id for finished in good]
         async with self._outbox.unit() as unit:
-            new = await inbox.claim(unit.session, self.name, ids)
-            await inbox.end_attempts(unit.session, self.name, ids)
+            new = await inbox.claim(unit.session, self._lane.name, ids)
+            await inbox.end_attempts(unit.session, self._lane.name, ids)
             for finished in good:
-                assert finished.unit
+                assert finished.work
                 assert not isinstance(finished.outcome, Exception)
                 # Or it is recorded: by whoever took it over, or by us, and only the commit's answer was lost.
                 if finished.delivery.envelope.message_id in new:
-                    unit.take_up(finished.unit)
+                    unit.take_up(finished.work)
                     send(unit, finished.outcome)
-                settle(finished.delivery, unit)
+                confirm_replay(finished.delivery, unit)
 
     async def _fail(self, delivery: Delivery, error: Exception) -> None:
         try:
             if isinstance(error, Lost):
                 raise error
             # Where the lane is paused, it was the database or the broker that a handler waited for in vain.
-            is_outage = isinstance(error, Outage) or (isinstance(error, TooLong) and self.paused is not None)
+            is_outage = isinstance(error, Outage) or (isinstance(error, TooLong) and self._lane.pause.why is not None)
             if is_outage:
-                await self._steadily(delivery.raw, self._forget_attempt, delivery.envelope.message_id)
+                await self._wait_out(delivery.raw, self._forget_attempt, delivery.envelope.message_id)
             is_put_off = is_outage or isinstance(error, Busy)
-            copy = self._failures.postponed(delivery) if is_put_off else self._failures.failed(delivery, error)
-            await self._give_up([copy])
+            copy = (
+                self._lane.failures.postponed(delivery) if is_put_off else self._lane.failures.failed(delivery, error)
+            )
+            await self._lane.forwarding.forward([copy])
         except Lost:
             self._leave(delivery)
         except Exception:
-            log.exception("lane: cannot settle a message, trying again", lane=self.name)
+            log.exception("lane: cannot settle a message, trying again", lane=self._lane.name)
             await self._backoff.wait()
             self._leave(delivery, delivery.raw)
         else:
@@ -295,20 +290,20 @@ class OutsideLane(Intake):
 
     async def _forget_attempt(self, message_id: str) -> None:
         async with self._outbox.unit() as unit:
-            await inbox.end_attempts(unit.session, self.name, [message_id], self._outbox.owner)
+            await inbox.end_attempts(unit.session, self._lane.name, [message_id], self._outbox.owner)
 
-    async def _settle(self, delivery: Delivery) -> None:
+    async def _acknowledge(self, delivery: Delivery) -> None:
         with contextlib.suppress(Lost):
-            await self._acknowledge([delivery.raw])
+            await self._intake.acknowledge([delivery.raw])
         self._leave(delivery)
 
     def _leave(self, delivery: Delivery, *again: Raw) -> None:
         """Make room, and take again what came meanwhile of the same message, to find out that it is done."""
         message_id = delivery.envelope.message_id
         _, *copies = self._in_flight.pop(message_id)
-        self._probes.discard(message_id)
-        self._taken.extend(raw for raw in (*again, *copies) if not is_lost(raw))
-        self._arrived.set()
+        self._circuit.end(message_id)
+        self._intake.waiting.extend(raw for raw in (*again, *copies) if not is_lost(raw))
+        self._intake.arrived.set()
         self._has_room.set()
         if self._on_trial.pop(message_id, None):
             self._try_suspects()
