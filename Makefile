@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help up down status demo test lint audit bench chaos schemas docs clean
+.PHONY: help up down status demo test lint audit bench chaos schemas docs deploy clean
 MALOTE := .venv/bin/malote
 
 help: ## This list
@@ -44,6 +44,9 @@ schemas: .venv/stamp ## Write contracts/schemas and deploy/rabbitmq/definitions.
 docs: schemas ## Write contracts/asyncapi and the table in docs/security.md from the code
 	@$(MALOTE) asyncapi --write
 	@.venv/bin/python -m contracts.threats
+
+deploy: docs ## Write docker-compose.yml, deploy/k8s, deploy/prometheus, .env.example and tables of docs/running.md from the code
+	@.venv/bin/python -m deploy.render
 
 clean: ## Stop everything, remove .venv and .data
 	@if [ -x .venv/bin/malote ]; then $(MALOTE) down || true; fi

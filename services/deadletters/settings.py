@@ -15,5 +15,9 @@ class DeadlettersSettings(ServiceSettings):
     name: ClassVar[str] = "deadletters"
 
     keep_days: float = Field(
-        default=30.0, gt=0, le=3650, description="How long a letter is kept that was done or replaced."
+        default=30.0,
+        gt=0,
+        le=3650,
+        description="How many days a dead letter is kept that was done after all, or replaced by an edited one. What "
+        "waits is kept for ever.",
     )

@@ -39,7 +39,8 @@ class EmailSettings(ServiceSettings):
     )
     operators: Annotated[tuple[Email, ...], NoDecode] = Field(
         default=(),
-        description="Who is told of low stock, dead letters and what is wrong: addresses with commas; empty: nobody.",
+        description="Who is told of low stock, of dead letters and of what is wrong with Malote itself: addresses with "
+        "commas between them. Empty: nobody; but `make up` with its own mailbox then uses operators@malote.example.",
     )
     operators_locale: Locale = Field(default="pt-BR", description="The language of the operators' mail.")
     timezone: str = Field(default="America/Sao_Paulo", description="The zone of the times in mails, as IANA names it.")

@@ -23,23 +23,32 @@ class GatewaySettings(ServiceSettings):
         default=HttpUrl("http://127.0.0.1:8005"), description="Where deadletters answers HTTP."
     )
     email_url: HttpUrl = Field(default=HttpUrl("http://127.0.0.1:8003"), description="Where email answers HTTP.")
-    running_reports: int = Field(default=5, ge=1, description="Reports that one caller may have in the making.")
-    customer_limit: str = Field(default="100/second", description="How often one customer may ask.")
+    running_reports: int = Field(
+        default=5, ge=1, description="How many reports one caller may have in the making; more are a 429."
+    )
+    customer_limit: str = Field(
+        default="100/second",
+        description="How often one customer may ask; more is a 429. A number and a time: 100/second, 5000/minute.",
+    )
     operator_limit: str = Field(
         default="1000/second", description="How often one operator may ask: a shop's own system is one."
     )
     failure_limit: str = Field(
-        default="100/minute", description="How often one address may ask without a good token, before it is a 429."
+        default="100/minute",
+        description="How often one address may ask without a good token, before it is a 429, not a 401.",
     )
     recipient_limit: str = Field(
         default="20/hour",
-        description="How often customers may name one mail address that their tokens do not say to be theirs.",
+        description="How often customers may name one mail address that their tokens do not say to be theirs "
+        "(`email_verified`).",
     )
     stream_limit: int = Field(
-        default=1_000, ge=1, description="Event streams that one caller may have open at one process."
+        default=1_000, ge=1, description="How many event streams one caller may have open at one process."
     )
     redis_url: SecretStr | None = Field(
-        default=None, description="redis://… or rediss://…: where several processes count together; empty: each alone."
+        default=None,
+        description="Where several gateways count together: redis://:password@host:6379/0, or rediss:// for TLS. "
+        "Empty: each by itself.",
     )
 
     @field_validator("customer_limit", "operator_limit", "failure_limit", "recipient_limit")

@@ -17,26 +17,32 @@ class ReportsSettings(ServiceSettings):
 
     storage_url: str = Field(
         default="",
-        description="Where files are kept: a folder, or s3://bucket/prefix (with AWS_* as credentials); "
-        "empty: .data/reports",
+        description="Where files are kept: a folder, or s3://bucket/prefix with AWS_ACCESS_KEY_ID, "
+        "AWS_SECRET_ACCESS_KEY, AWS_REGION and, for another store than Amazon's, AWS_ENDPOINT_URL. Empty: "
+        ".data/reports",
     )
     chunk_rows: int = Field(
         default=200_000,
         ge=1,
         le=1_000_000,
-        description="Rows in one part of a csv; in a jsonl or parquet a quarter of it, in an xlsx a twentieth.",
+        description="Rows in one part of a csv (in a jsonl or parquet a quarter of it, in an xlsx a twentieth): more "
+        "is faster, but a message then takes longer, and so does a cancellation.",
     )
     row_limit: int = Field(default=10_000_000, ge=1, description="Rows in one report, at the most.")
-    storage_limit_mb: int = Field(default=2_000, ge=1, description="What one caller's reports may take, in 10^6 bytes.")
-    keep_days: float = Field(default=7.0, gt=0, le=3650, description="How long a finished report is kept.")
+    storage_limit_mb: int = Field(
+        default=2_000, ge=1, description="10^6 bytes in all the reports that one caller has, at the most."
+    )
+    keep_days: float = Field(default=7.0, gt=0, le=3650, description="How many days a finished report is kept.")
     public_url: HttpUrl = Field(
-        default=HttpUrl("http://127.0.0.1:8000"), description="The gateway as customers reach it, for links in mails."
+        default=HttpUrl("http://127.0.0.1:8000"),
+        description="The gateway as customers reach it: what links in mails begin with.",
     )
     orders_url: HttpUrl = Field(default=HttpUrl("http://127.0.0.1:8001"), description="Where orders answers HTTP.")
     stock_url: HttpUrl = Field(default=HttpUrl("http://127.0.0.1:8002"), description="Where stock answers HTTP.")
     token: SecretStr | None = Field(
         default=None,
-        description="An operator's token that may read from orders and stock; empty: made from JWT_SECRET.",
+        description="An operator's token that may read from orders and stock, for `malote reports rebuild`: one that "
+        "may only read (its claim `access` is `read`) is enough. Empty: made from MALOTE_JWT_SECRET.",
     )
 
     @field_validator("token")

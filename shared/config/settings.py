@@ -78,7 +78,7 @@ def read_ladder(steps: tuple[str, ...]) -> tuple[str, ...]:
 def default_port(service: str) -> int:
     """The port that its `service.toml` gives it, so that all services find room on one machine; 8000 without one."""
     path = SERVICES / service / "service.toml"
-    return int(tomllib.loads(path.read_text())["port"]) if path.exists() else 8000
+    return int(tomllib.loads(path.read_text()).get("port", 8000)) if path.exists() else 8000
 
 
 class ServiceSettings(BaseSettings):

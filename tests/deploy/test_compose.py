@@ -47,9 +47,7 @@ def test_it_needs_nothing_to_be_set() -> None:
 
 def test_every_service_is_in_it_under_its_name() -> None:
     for name in sorted(CLASSES):
-        assert name in OURS, (
-            f"{name} is not in docker-compose.yml: copy stock's service, its database, user and password"
-        )
+        assert name in OURS, f"{name} is not in docker-compose.yml: run `make deploy`"
     assert set(OURS) == set(CLASSES) == set(SERVICES)
     for name, service in OURS.items():
         assert service["build"] == {
@@ -97,7 +95,7 @@ def test_a_service_reaches_its_own_database_as_its_own_user_and_the_others_by_th
 
 def test_databases_users_and_tables_are_made_for_every_service() -> None:
     missing = set(SERVICES) - set(ALL["databases"]["command"])
-    assert not missing, f"add {missing} to the command of databases, and their addresses to migrate and topology"
+    assert not missing, f"{missing} have no database: run `make deploy`"
     assert sorted(ALL["databases"]["command"]) == sorted(SERVICES)
     assert set(ALL["migrate"]["environment"]) == {f"{name.upper()}_DATABASE_URL" for name in SERVICES}
     told = ALL["topology"]["environment"]

@@ -44,13 +44,13 @@ RABBITMQ_CLUSTER: dict[str, Any] = {
     "delayStartSeconds": int,
 }
 Manifest = dict[str, Any]
-LISTED = "name each service in the kustomization.yaml of deploy/k8s/overlays/production and overlays/dev"
+LISTED = "run `make deploy`"
 
 
 @functools.cache
 def rendered(folder: str) -> tuple[Manifest, ...]:
     """What `kubectl apply -k` would send."""
-    assert (FOLDER / folder).is_dir(), f"there is no deploy/k8s/{folder}: copy stock's, and put the new name in it"
+    assert (FOLDER / folder).is_dir(), f"there is no deploy/k8s/{folder}: run `make deploy`"
     command = [str(ROOT / ".venv/bin/kubectl"), "kustomize", str(FOLDER / folder)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -135,7 +135,7 @@ def test_every_lane_scales_its_service_by_what_waits_and_what_is_being_worked_on
         if trigger["type"] == "rabbitmq"
     }
     missing = {(service_of(lane), queue_of(lane)) for lane in LANES} - triggers.keys()
-    assert not missing, f"scaling.yaml in deploy/k8s/base/<service> lacks a trigger for {missing}; {LISTED}"
+    assert not missing, f"there is no trigger for {missing}: {LISTED}"
     assert len(triggers) == len(LANES)
     for trigger in triggers.values():
         told = trigger["metadata"]

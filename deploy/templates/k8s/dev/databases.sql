@@ -1,0 +1,5 @@
+[% for s in services %]
+CREATE ROLE [[ s.name ]] LOGIN PASSWORD 'local-only';
+CREATE DATABASE [[ s.name ]] OWNER [[ s.name ]];
+REVOKE CONNECT ON DATABASE [[ s.name ]] FROM PUBLIC;
+[% endfor %]
