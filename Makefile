@@ -41,7 +41,8 @@ schemas: .venv/stamp ## Write contracts/schemas and deploy/rabbitmq/definitions.
 	@.venv/bin/python -m contracts.schema
 	@$(MALOTE) topology export
 
-docs: schemas ## Write contracts/asyncapi and the table in docs/security.md from the code
+docs: schemas ## Write contracts/openapi, contracts/asyncapi and the table in docs/security.md from the code
+	@$(MALOTE) openapi --write
 	@$(MALOTE) asyncapi --write
 	@.venv/bin/python -m contracts.threats
 

@@ -18,6 +18,7 @@ from deploy.cli import (
     mail,
     migrate,
     notifications,
+    openapi,
     orders,
     populate,
     products,
@@ -47,7 +48,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for single in (up, status, restart, lanes, events, demo, logs, populate, migrate, asyncapi):
+for single in (up, status, restart, lanes, events, demo, logs, populate, migrate, openapi, asyncapi):
     app.add_typer(single.app)
 app.add_typer(orders.app, name="orders", help="Place, show, list and cancel orders.")
 app.add_typer(jobs.app, name="jobs", help="What became of a request: show, list, watch live, cancel.")

@@ -1,11 +1,17 @@
 """malote asyncapi: what goes over the broker, as AsyncAPI 3.0 documents."""
 
+from __future__ import annotations
+
 import importlib
-from typing import Annotated, Any
+import importlib.util
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from deploy.cli.errors import Failed
+
+if TYPE_CHECKING:
+    from shared.service import Service
 
 app = typer.Typer()
 
@@ -35,17 +41,23 @@ def asyncapi(
 def documents() -> dict[str, dict[str, Any]]:
     """The documents as the code has them, of each service and of all."""
     from contracts.flow import SERVICES
+    from shared.docs import asyncapi
+
+    found = {name: declared(name).asyncapi() for name in SERVICES}
+    return {asyncapi.ALL: asyncapi.merged(found.values()), **found}
+
+
+def declared(name: str) -> Service:
+    """A service as its code declares it, at default settings: to be asked for its documents, not to run. Raises
+    `Failed` if the flow names a service that has no code."""
     from deploy.local.environment import ROOT
     from shared.config.services import settings_of
-    from shared.docs import asyncapi
     from shared.service import Service
 
-    found = {}
-    for name in SERVICES:
-        if not (ROOT / f"services/{name}/handlers.py").exists():
-            missing = f"there is no services/{name}/handlers.py"
-            raise Failed(f"contracts/flow.py names the service {name}, but {missing}: write it first")
-        settings: Any = settings_of(name)
-        settings = settings(_env_file=None)
-        found[name] = Service(settings, importlib.import_module(f"services.{name}.handlers")).asyncapi()
-    return {asyncapi.ALL: asyncapi.merged(found.values()), **found}
+    if not (ROOT / f"services/{name}/handlers.py").exists():
+        missing = f"there is no services/{name}/handlers.py"
+        raise Failed(f"contracts/flow.py names the service {name}, but {missing}: write it first")
+    settings: Any = settings_of(name)
+    has_routes = importlib.util.find_spec(f"services.{name}.api")
+    router = importlib.import_module(f"services.{name}.api").router if has_routes else None
+    return Service(settings(_env_file=None), importlib.import_module(f"services.{name}.handlers"), router)

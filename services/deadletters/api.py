@@ -96,37 +96,40 @@ class LettersWanted(Cursor, LetterFilter):
 
 
 Filter = Annotated[LetterFilter, Query()]
+LINES: dict[int | str, dict[str, Any]] = {
+    200: {"description": "JSON, one letter to a line.", "content": {"application/jsonl": {}}}
+}
 
 
 @router.get("")
 async def list_letters(
     service: Running, who: OperatorOf, wanted: Annotated[LettersWanted, Query()]
 ) -> Page[LetterSummary]:
-    """Letters, newest first."""
+    """Messages that were given up, newest first. Operators only, as all that follows."""
     async with service.database.reading() as session:
         rows, has_more = await paginate(session, store.matching(wanted), Letter.id, wanted)
     return Page(data=[LetterSummary(**_summary(row)) for row in rows], has_more=has_more)
 
 
 @router.get("/groups")
-async def list_groups(service: Running, who: OperatorOf, wanted: Filter) -> LetterGroups:
-    """What belongs together, largest first."""
+async def list_letter_groups(service: Running, who: OperatorOf, wanted: Filter) -> LetterGroups:
+    """The same by lane, message and reason, largest group first."""
     async with service.database.reading() as session:
         found, has_more, total = await store.groups(session, wanted)
     return LetterGroups(data=tuple(map(_group, found)), has_more=has_more, total=total)
 
 
 @router.get("/actions")
-async def list_actions(service: Running, who: OperatorOf, cursor: CursorOf) -> Page[ActionView]:
-    """What was done, by whom and when, newest first."""
+async def list_letter_actions(service: Running, who: OperatorOf, cursor: CursorOf) -> Page[ActionView]:
+    """What was done with dead letters, by whom and when, newest first."""
     async with service.database.reading() as session:
         rows, has_more = await paginate(session, store.actions(), Action.id, cursor)
     return Page(data=[_action(row) for row in rows], has_more=has_more)
 
 
-@router.get("/export", response_class=StreamingResponse)
-async def export(service: Running, who: OperatorOf, wanted: Filter) -> StreamingResponse:
-    """Letters with what they carry, oldest first: JSON, one to a line."""
+@router.get("/export", response_class=StreamingResponse, responses=LINES)
+async def export_letters(service: Running, who: OperatorOf, wanted: Filter) -> StreamingResponse:
+    """Dead letters with what they carry, oldest first."""
     headers = {"Content-Disposition": 'attachment; filename="dead-letters.jsonl"'}
     return StreamingResponse(_lines(service, wanted), media_type="application/jsonl", headers=headers)
 
@@ -147,7 +150,7 @@ def _line(letter: Letter, content: Content) -> str:
 
 @router.get("/{letter_id}")
 async def show_letter(letter_id: IdOf, service: Running, who: OperatorOf) -> LetterView:
-    """One letter: what it carries, why it failed, what was done with it."""
+    """One dead letter: what it carries, why it failed, what was done with it."""
     async with service.database.reading() as session:
         found = await store.letter(session, letter_id)
     if found is None:

@@ -28,7 +28,7 @@ class MailsWanted(Cursor):
 
 @router.get("")
 async def list_mails(service: Running, who: CallerOf, wanted: Annotated[MailsWanted, Query()]) -> Page[MailSummary]:
-    """Mails, newest first."""
+    """Mails about your orders, newest first; an operator sees everyone's, and those to operators."""
     query = store.mails(None if who.is_operator else who.subject, wanted.order_id, wanted.status)
     async with service.database.reading() as session:
         rows, has_more = await paginate(session, query, Mail.id, wanted)

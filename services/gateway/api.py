@@ -6,76 +6,60 @@ from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from functools import partial
 from hashlib import sha256
-from http import HTTPStatus
 from pathlib import Path as FilePath
 from string import Template
 from typing import Annotated, Any, cast
 from uuid import UUID
 
 import structlog
-from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 from fastapi.sse import ServerSentEvent
 from pydantic import BaseModel, Field, ValidationError
 from uuid_utils.compat import uuid7
 
-from contracts.base import Command, Contract, JobState, Sku
-from contracts.deadletters import CancelReplay, EditLetter, LetterFilter, PurgeLetters, ReplayLetters, Selection
+from contracts.base import Command, Contract, JobState
+from contracts.deadletters import CancelReplay, EditLetter, PurgeLetters, ReplayLetters, Selection
 from contracts.email import ResendMails
 from contracts.http import (
-    ActionView,
-    AdjustmentIn,
     EditWish,
     JobAccepted,
     JobFinished,
     JobLinks,
     JobView,
-    LetterGroups,
-    LetterSummary,
-    LetterView,
-    LinkView,
-    MailState,
-    MailSummary,
-    MailView,
     NoticeChoice,
-    NotificationPage,
-    NotificationView,
     OrderIn,
-    OrderView,
-    PriceChangeView,
-    ProductIn,
-    ProductView,
     PurgeWish,
     ReplayWish,
-    ReportView,
     ResendWish,
     RevocationIn,
     Revocations,
     RevocationView,
 )
-from contracts.orders import CancelOrder, Customer, OrderState, PlaceOrder
+from contracts.orders import CancelOrder, Customer, PlaceOrder
 from contracts.reports import (
     COLUMNS,
-    MEDIA_TYPES,
     CancelReport,
     CreateReport,
     RebuildReadModel,
-    ReportStatus,
     ReportWish,
 )
-from services.gateway import domain, store
-from services.gateway.adapters import Limits, Upstream, passed_on
+from services.gateway import domain, proxy, store
+from services.gateway.adapters import Limits
 from services.gateway.domain import Key, Seen
+from services.gateway.proxy import OneStream, upstream
 from services.gateway.settings import GatewaySettings
 from services.gateway.store import Intake, Job, Receipt, Revocation, Revoked
 from shared.docs import asyncapi
-from shared.http.auth import Caller, CallerOf, CallerOrLink, OperatorOf, operator
+from shared.docs.openapi import PublicRouter
+from shared.http.auth import Caller, CallerOf, OperatorOf, operator
 from shared.http.body import Route
 from shared.http.events import EVENTS, Events, change_or_pause
-from shared.http.pages import Cursor, CursorOf, Page, paginate
+from shared.http.pages import CursorOf, Page, paginate
 from shared.http.problems import FieldProblem, Problem
 from shared.http.protocol import IdOf, KeyHeader, idempotency_key
+from shared.http.proxy import Upstream
 from shared.messaging.outbox import OutboxFull
 from shared.persistence.clock import moment
 from shared.service import VERSION, Running, Service
@@ -95,10 +79,18 @@ operator --subject me` makes one; elsewhere it comes from whoever signs with `MA
 
 What goes over the broker is documented at [/asyncapi](/asyncapi).
 """
-TAGS = (
-    *("orders", "jobs", "products", "reports", "notifications", "mails"),
-    *("dead letters", "tokens", "documents", "health"),
-)
+GROUPS = {
+    "orders": "Placed, looked at, cancelled.",
+    "jobs": "What became of a request that was accepted.",
+    "products": "The catalogue, and what is left of each product.",
+    "reports": "Files of orders, lines and movements; summaries of sales.",
+    "notifications": "What you were told, and how you want to be told.",
+    "mails": "What was written to whom.",
+    "dead letters": "Messages that were given up.",
+    "tokens": "Which tokens are believed no more.",
+    "documents": "What goes over the broker.",
+    "health": "Whether this process works.",
+}
 """In the order in which /docs shows them."""
 DOCS_STYLE = """\
 <style>
@@ -121,11 +113,9 @@ LONGEST_CUSTOMER_ID = 64
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
     """What the routes find in `request.state`, and what goes on in the background."""
-    app.description, app.openapi_tags = ABOUT, [{"name": name} for name in TAGS]
     service: Service = app.state.service
     settings = cast(GatewaySettings, service.settings)
-    names = ("orders", "stock", "email", "reports", "deadletters")
-    urls = {name: getattr(settings, f"{name}_url") for name in names}
+    urls = {name: getattr(settings, f"{name}_url") for name in proxy.owners()}
     upstreams = {name: Upstream(name, str(url), settings.tls) for name, url in urls.items()}
     unfinished = store.Unfinished()
     service.concerns["jobs"] = unfinished.concern
@@ -135,21 +125,20 @@ async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
     limits = app.state.limits = Limits(settings)
     try:
         async with service.background(**{name: work(service.database) for name, work in parts.items()}):
-            yield {"intake": Intake(service.outbox, settings.running_reports), "limits": limits, **upstreams}
+            yield {"intake": Intake(service.outbox, settings.running_reports), "limits": limits, "upstreams": upstreams}
     finally:
         await limits.close()
         for upstream in upstreams.values():
             await upstream.close()
 
 
-router = APIRouter(lifespan=lifespan, route_class=Route)
+router = PublicRouter(about=ABOUT, groups=GROUPS, lifespan=lifespan, route_class=Route)
 v1 = APIRouter(prefix="/v1", route_class=Route)
 
 Preference = Annotated[
     str | None,
     Header(description="`wait=N`: wait up to N seconds (at most 30) for the job to end.", examples=["wait=1"]),
 ]
-SkuOf = Annotated[Sku, Path()]
 STARTED: dict[int | str, dict[str, Any]] = {
     200: {"model": JobFinished, "description": "It ended while you waited; see `error` for how."},
     202: {"model": JobAccepted, "description": "Accepted; look at `Location` for what becomes of it."},
@@ -278,24 +267,6 @@ def _demand_own(customer: Customer, who: Caller) -> None:
         raise Problem(403, "not_your_address", detail)
 
 
-class OrderCursor(Cursor):
-    """Which orders."""
-
-    status: OrderState | None = None
-
-
-@v1.get("/orders", response_model=Page[OrderView], tags=["orders"])
-async def list_orders(request: Request, who: CallerOf, cursor: Annotated[OrderCursor, Query()]) -> Response:
-    """Your orders, those placed last first. An operator sees everyone's."""
-    return passed_on(await _orders(request).ask(request, who, "/v1/orders", params=_params(cursor)))
-
-
-@v1.get("/orders/{order_id}", response_model=OrderView, tags=["orders"])
-async def show_order(order_id: IdOf, request: Request, who: CallerOf) -> Response:
-    """One order. It can be a moment after its job was accepted until it is found here."""
-    return passed_on(await _orders(request).ask(request, who, f"/v1/orders/{order_id}"))
-
-
 @v1.post("/orders/{order_id}/cancel", status_code=202, responses=STARTED, tags=["orders"])
 async def cancel_order(order_id: IdOf, request: Request, service: Running, who: CallerOf, job: JobStart) -> Response:
     """Cancel an order: a job of its own, which fails if it came too late."""
@@ -316,7 +287,7 @@ async def _order_cancellation(order_id: UUID, request: Request, service: Service
 
 async def _demand_cancellable(request: Request, who: Caller, order_id: UUID) -> None:
     """Raises `Problem` with the status of orders' own answer, or 409 if the order has ended."""
-    answer = await _orders(request).ask(request, who, f"/v1/orders/{order_id}")
+    answer = await upstream(request, "orders").ask(request, who, f"/v1/orders/{order_id}")
     found = answer.json()
     if not answer.is_success:
         raise Problem(answer.status_code, found["code"], found["detail"])
@@ -377,15 +348,6 @@ async def wait_for_job(
         response.status_code = 202
         response.headers.update(SOON)
     return _view(found)
-
-
-async def _one_stream(request: Request, who: CallerOf) -> AsyncIterator[None]:
-    limits: Limits = request.state.limits
-    with limits.stream(who):
-        yield
-
-
-OneStream = Depends(_one_stream)
 
 
 HISTORY = {**EVENTS, 204: {"description": "The job has ended, and you have all of it: do not come again."}}
@@ -459,55 +421,6 @@ async def _cancellation(job: Job, who: Caller) -> Command:
 # -- products ---------------------------------------------------------------------------------------------------------
 
 
-class ProductCursor(BaseModel):
-    """Which part of the catalogue: `starting_after` a SKU, `ending_before` one, or what is between the two."""
-
-    limit: int = Field(default=20, ge=1, le=100)
-    starting_after: Sku | None = None
-    ending_before: Sku | None = None
-
-
-@v1.get("/products", response_model=Page[ProductView], tags=["products"])
-async def list_products(request: Request, who: CallerOf, cursor: Annotated[ProductCursor, Query()]) -> Response:
-    """The catalogue in order of the SKU, with what is left of each product."""
-    return passed_on(await _stock(request).ask(request, who, "/v1/products", params=_params(cursor)))
-
-
-@v1.get("/products/{sku}", response_model=ProductView, tags=["products"])
-async def show_product(sku: SkuOf, request: Request, who: CallerOf) -> Response:
-    """One product and what is left of it."""
-    return passed_on(await _stock(request).ask(request, who, f"/v1/products/{sku}"))
-
-
-@v1.put("/products/{sku}", response_model=ProductView, tags=["products"])
-async def set_product(sku: SkuOf, product: ProductIn, request: Request, who: OperatorOf) -> Response:
-    """Set a product's name and price. Operators only."""
-    body = product.model_dump_json()
-    return passed_on(await _stock(request).ask(request, who, f"/v1/products/{sku}", method="PUT", body=body))
-
-
-@v1.get("/price-changes", response_model=Page[PriceChangeView], tags=["products"])
-async def list_price_changes(request: Request, who: OperatorOf, cursor: CursorOf) -> Response:
-    """All changes of products' names and prices, newest first, and who made them. Operators only."""
-    return passed_on(await _stock(request).ask(request, who, "/v1/price-changes", params=_params(cursor)))
-
-
-@v1.post("/products/{sku}/adjustments", response_model=ProductView, tags=["products"])
-async def adjust_stock(
-    sku: SkuOf, adjustment: AdjustmentIn, request: Request, who: OperatorOf, key: KeyHeader = None
-) -> Response:
-    """Add pieces that came, or take away what went. Never below what is reserved. Operators only."""
-    answer = await _stock(request).ask(
-        request,
-        who,
-        f"/v1/products/{sku}/adjustments",
-        method="POST",
-        body=adjustment.model_dump_json(),
-        idempotency_key=idempotency_key(key),
-    )
-    return passed_on(answer)
-
-
 # -- reports ----------------------------------------------------------------------------------------------------------
 
 
@@ -531,12 +444,6 @@ Each kind has these columns, in this order, in every format; `money` is in major
 REPORTED: dict[int | str, dict[str, Any]] = {
     **STARTED,
     201: {"model": JobFinished, "description": "The report was made while you waited; it is at `Location`."},
-}
-FILES: dict[str, Any] = {media.partition(";")[0]: {} for media in MEDIA_TYPES.values()}
-FILE: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The file.", "content": FILES},
-    206: {"description": "The part of it that was asked for.", "content": FILES},
-    304: {"description": "You have it already."},
 }
 CHOICE = "/v1/me/notifications"
 OWN_KINDS = ("orders", "order-lines")
@@ -568,7 +475,7 @@ async def _address(request: Request, who: Caller) -> str | None:
     """Where its owner wants mail about a report, if anywhere. Wishes are taken while reports is away: then it is the
     token's address."""
     try:
-        answer = await _reports(request).ask(request, who, CHOICE)
+        answer = await upstream(request, "reports").ask(request, who, CHOICE)
     except Problem:
         return who.email
     try:
@@ -589,137 +496,16 @@ def _about_oneself(wish: ReportWish, who: Caller) -> ReportWish:
     return wish.model_copy(update={"filters": wish.filters.model_copy(update={"customer_id": who.subject})})
 
 
-class ReportCursor(Cursor):
-    """Which reports."""
-
-    status: ReportStatus | None = None
-
-
-@v1.get("/reports", response_model=Page[ReportView], tags=["reports"])
-async def list_reports(request: Request, who: CallerOf, cursor: Annotated[ReportCursor, Query()]) -> Response:
-    """Your reports, newest first; an operator sees everyone's."""
-    return passed_on(await _reports(request).ask(request, who, "/v1/reports", params=_params(cursor)))
-
-
 @v1.post("/reports/rebuild", status_code=202, responses=STARTED, dependencies=[OPERATOR], tags=["reports"])
 async def rebuild_reports(job: JobStart) -> Response:
     """Fill what reports are made from again, from the services that own it. Operators only."""
     return await job.start(RebuildReadModel(), "reports.rebuild")
 
 
-@v1.get("/reports/{report_id:id}", response_model=ReportView, tags=["reports"])
-async def show_report(report_id: IdOf, request: Request, who: CallerOf) -> Response:
-    """One report. It can be a moment after its job was accepted until it is found here."""
-    return passed_on(await _reports(request).ask(request, who, f"/v1/reports/{report_id}"))
-
-
-@v1.delete("/reports/{report_id:id}", status_code=204, tags=["reports"])
-async def remove_report(report_id: IdOf, request: Request, who: CallerOf) -> Response:
-    """Remove a report's file before its time. One that is being made is cancelled instead, by its job."""
-    return passed_on(await _reports(request).ask(request, who, f"/v1/reports/{report_id}", method="DELETE"))
-
-
-@v1.post("/reports/{report_id:id}/link", response_model=LinkView, tags=["reports"])
-async def renew_link(report_id: IdOf, request: Request, who: CallerOf) -> Response:
-    """A new link to the file that needs no token. Earlier ones, also the one in the mail, stop working."""
-    return passed_on(await _reports(request).ask(request, who, f"/v1/reports/{report_id}/link", method="POST"))
-
-
-@v1.delete("/reports/{report_id:id}/link", status_code=204, tags=["reports"])
-async def revoke_link(report_id: IdOf, request: Request, who: CallerOf) -> Response:
-    """Stop all links to the file."""
-    return passed_on(await _reports(request).ask(request, who, f"/v1/reports/{report_id}/link", method="DELETE"))
-
-
-class Link(BaseModel):
-    """What a signed link carries."""
-
-    expires: str | None = Field(default=None, description="Until when it is good, in epoch seconds.")
-    signature: str | None = Field(default=None, description="With it, no token is needed.")
-
-
-@v1.get(
-    "/reports/{report_id:id}/download",
-    response_class=Response,
-    responses=FILE,
-    tags=["reports"],
-    openapi_extra={"security": [{"HTTPBearer": []}, {}]},
-)
-async def download_report(
-    report_id: IdOf, request: Request, who: CallerOrLink, link: Annotated[Link, Query()]
-) -> Response:
-    """A report's file, by your token or by a signed link. Takes `Range`, `If-Range` and `If-None-Match`."""
-    path = f"/v1/reports/{report_id}/download"
-    answer = await _reports(request).stream(request, who, path, params=_params(link))
-    if who is None and answer.status_code == HTTPStatus.FORBIDDEN:  # whoever guesses signatures is counted
-        limits: Limits = request.state.limits
-        try:
-            await limits.count_failure(request.client.host if request.client else "")
-        except Problem:
-            await answer.close()
-            raise
-    return answer
-
-
 # -- notifications ----------------------------------------------------------------------------------------------------
 
 
-@v1.get("/notifications", response_model=NotificationPage, tags=["notifications"])
-async def list_notifications(request: Request, who: CallerOf, cursor: CursorOf) -> Response:
-    """What you were told, newest first, and how much of it is unread."""
-    return passed_on(await _reports(request).ask(request, who, "/v1/notifications", params=_params(cursor)))
-
-
-@v1.get(
-    "/notifications/events", response_class=Response, responses=EVENTS, dependencies=[OneStream], tags=["notifications"]
-)
-async def follow_notifications(
-    request: Request, who: CallerOf, last_event_id: Annotated[str | None, Header()] = None
-) -> Response:
-    """What you are told from now on: `notification` for each. `Last-Event-ID` goes on after one."""
-    return await _reports(request).stream(request, who, "/v1/notifications/events")
-
-
-@v1.post("/notifications/read", status_code=204, tags=["notifications"])
-async def read_all_notifications(request: Request, who: CallerOf) -> Response:
-    """Mark all as read."""
-    return passed_on(await _reports(request).ask(request, who, "/v1/notifications/read", method="POST"))
-
-
-@v1.post("/notifications/{notification_id}/read", response_model=NotificationView, tags=["notifications"])
-async def read_notification(notification_id: IdOf, request: Request, who: CallerOf) -> Response:
-    """Mark one as read."""
-    path = f"/v1/notifications/{notification_id}/read"
-    return passed_on(await _reports(request).ask(request, who, path, method="POST"))
-
-
-@v1.get("/me/notifications", response_model=NoticeChoice, tags=["notifications"])
-async def show_choice(request: Request, who: CallerOf) -> Response:
-    """How you want to be told."""
-    return passed_on(await _reports(request).ask(request, who, CHOICE))
-
-
-@v1.put("/me/notifications", response_model=NoticeChoice, tags=["notifications"])
-async def choose(choice: NoticeChoice, request: Request, who: CallerOf) -> Response:
-    """Choose how you want to be told when a report ends: by mail, in the application, or both."""
-    body = choice.model_dump_json()
-    return passed_on(await _reports(request).ask(request, who, CHOICE, method="PUT", body=body))
-
-
 # -- mails ------------------------------------------------------------------------------------------------------------
-
-
-class MailsWanted(Cursor):
-    """Which mails: about one order or all, in one status or any."""
-
-    order_id: UUID | None = None
-    status: MailState | None = None
-
-
-@v1.get("/mails", response_model=Page[MailSummary], tags=["mails"])
-async def list_mails(request: Request, who: CallerOf, wanted: Annotated[MailsWanted, Query()]) -> Response:
-    """Mails about your orders, newest first; an operator sees everyone's, and those to operators."""
-    return passed_on(await _mails(request).ask(request, who, "/v1/mails", params=_params(wanted)))
 
 
 @v1.post("/mails/resend", status_code=202, responses=STARTED, tags=["mails"])
@@ -729,47 +515,10 @@ async def resend_mails(wish: ResendWish, who: OperatorOf, job: JobStart) -> Resp
     return await job.start(command, "mails.resend", asked=wish)
 
 
-@v1.get("/mails/{mail_id:id}", response_model=MailView, tags=["mails"])
-async def show_mail(mail_id: IdOf, request: Request, who: CallerOf) -> Response:
-    """One mail, with its text."""
-    return passed_on(await _mails(request).ask(request, who, f"/v1/mails/{mail_id}"))
-
-
 # -- dead letters -----------------------------------------------------------------------------------------------------
 
 
-class LettersWanted(Cursor, LetterFilter):
-    """Which dead letters. Without a `state`: those that wait."""
-
-
 LETTERS = "/v1/dead-letters"
-LINES: dict[int | str, dict[str, Any]] = {
-    200: {"description": "JSON, one letter to a line.", "content": {"application/jsonl": {}}}
-}
-
-
-@v1.get("/dead-letters", response_model=Page[LetterSummary], tags=["dead letters"])
-async def list_letters(request: Request, who: OperatorOf, wanted: Annotated[LettersWanted, Query()]) -> Response:
-    """Messages that were given up, newest first. Operators only, as all that follows."""
-    return passed_on(await _letters(request).ask(request, who, LETTERS, params=_params(wanted)))
-
-
-@v1.get("/dead-letters/groups", response_model=LetterGroups, tags=["dead letters"])
-async def list_letter_groups(request: Request, who: OperatorOf, wanted: Annotated[LetterFilter, Query()]) -> Response:
-    """The same by lane, message and reason, largest group first."""
-    return passed_on(await _letters(request).ask(request, who, f"{LETTERS}/groups", params=_params(wanted)))
-
-
-@v1.get("/dead-letters/actions", response_model=Page[ActionView], tags=["dead letters"])
-async def list_letter_actions(request: Request, who: OperatorOf, cursor: CursorOf) -> Response:
-    """What was done with dead letters, by whom and when, newest first."""
-    return passed_on(await _letters(request).ask(request, who, f"{LETTERS}/actions", params=_params(cursor)))
-
-
-@v1.get("/dead-letters/export", response_class=Response, responses=LINES, tags=["dead letters"])
-async def export_letters(request: Request, who: OperatorOf, wanted: Annotated[LetterFilter, Query()]) -> Response:
-    """Dead letters with what they carry, oldest first."""
-    return await _letters(request).stream(request, who, f"{LETTERS}/export", params=_params(wanted))
 
 
 @v1.post("/dead-letters/replay", status_code=202, responses=STARTED, tags=["dead letters"])
@@ -792,12 +541,6 @@ def _selection(wish: Selection) -> Selection:
     return Selection(ids=wish.ids, filter=wish.filter, all=wish.all)
 
 
-@v1.get("/dead-letters/{letter_id:id}", response_model=LetterView, tags=["dead letters"])
-async def show_letter(letter_id: IdOf, request: Request, who: OperatorOf) -> Response:
-    """One dead letter: what it carries, why it failed, what was done with it."""
-    return passed_on(await _letters(request).ask(request, who, f"{LETTERS}/{letter_id}"))
-
-
 @v1.post("/dead-letters/{letter_id:id}/edit", status_code=202, responses=STARTED, tags=["dead letters"])
 async def edit_letter(letter_id: IdOf, wish: EditWish, request: Request, who: OperatorOf, job: JobStart) -> Response:
     """Send another message in a dead letter's place: with an id of its own, and naming the old one."""
@@ -805,7 +548,7 @@ async def edit_letter(letter_id: IdOf, wish: EditWish, request: Request, who: Op
 
 
 async def _edit(letter_id: UUID, wish: EditWish, request: Request, who: Caller) -> EditLetter:
-    answer = await _letters(request).ask(request, who, f"{LETTERS}/{letter_id}")
+    answer = await upstream(request, "deadletters").ask(request, who, f"{LETTERS}/{letter_id}")
     letter = answer.json()
     if not answer.is_success:
         raise Problem(answer.status_code, letter["code"], letter["detail"])
@@ -966,6 +709,7 @@ def _page(name: str) -> HTMLResponse:
 
 
 router.include_router(v1)
+router.include_router(proxy.routes())
 
 
 # -- below the routes -------------------------------------------------------------------------------------------------
@@ -1030,32 +774,3 @@ def _links(job_id: UUID, order_id: UUID | None, report_id: UUID | None) -> JobLi
         report=f"/v1/reports/{report_id}" if report_id else None,
         events=f"{job}/events",
     )
-
-
-def _params(cursor: BaseModel) -> dict[str, Any]:
-    return cursor.model_dump(mode="json", exclude_none=True)
-
-
-def _orders(request: Request) -> Upstream:
-    upstream: Upstream = request.state.orders
-    return upstream
-
-
-def _stock(request: Request) -> Upstream:
-    upstream: Upstream = request.state.stock
-    return upstream
-
-
-def _reports(request: Request) -> Upstream:
-    upstream: Upstream = request.state.reports
-    return upstream
-
-
-def _mails(request: Request) -> Upstream:
-    upstream: Upstream = request.state.email
-    return upstream
-
-
-def _letters(request: Request) -> Upstream:
-    upstream: Upstream = request.state.deadletters
-    return upstream

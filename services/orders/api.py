@@ -34,7 +34,7 @@ class PriceView(Contract):
 async def list_orders(
     service: Running, who: CallerOf, cursor: CursorOf, status: Annotated[OrderState | None, Query()] = None
 ) -> Page[OrderView]:
-    """The caller's orders, those placed last first; an operator sees everyone's."""
+    """Your orders, those placed last first. An operator sees everyone's."""
     owner = None if who.is_operator else who.subject
     async with service.database.reading() as session:
         newest = Order.placed_at, partial(store.placed_at, owner)
@@ -44,7 +44,7 @@ async def list_orders(
 
 @router.get("/orders/{order_id}")
 async def show_order(order_id: IdOf, service: Running, who: CallerOf) -> OrderView:
-    """One order; another customer's is not found."""
+    """One order. It can be a moment after its job was accepted until it is found here."""
     async with service.database.reading() as session:
         row = await store.order(session, order_id)
     if row is None or not who.may_see(row.customer_id):
@@ -52,9 +52,9 @@ async def show_order(order_id: IdOf, service: Running, who: CallerOf) -> OrderVi
     return _view(row)
 
 
-@router.get("/prices")
+@router.get("/prices", include_in_schema=False)
 async def list_prices(service: Running, who: OperatorOf) -> dict[str, list[PriceView]]:
-    """The whole price list, as stock last said it."""
+    """The whole price list, as stock last said it. For operators of this service: the gateway does not pass it on."""
     async with service.database.reading() as session:
         rows = await store.price_list(session)
     return {"data": [_price(row) for row in rows]}

@@ -15,7 +15,7 @@ import structlog
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from fastapi.sse import ServerSentEvent
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from contracts.http import LinkView, NoticeChoice, NotificationPage, NotificationView, ReportView
 from contracts.reports import MEDIA_TYPES, RemoveReportFiles, ReportStatus
@@ -105,7 +105,7 @@ class ReportCursor(Cursor):
 async def list_reports(
     service: Running, who: CallerOf, public_url: PublicUrl, cursor: Annotated[ReportCursor, Query()]
 ) -> Page[ReportView]:
-    """The caller's reports, newest first; an operator sees everyone's."""
+    """Your reports, newest first; an operator sees everyone's."""
     async with service.database.reading() as session:
         query = store.reports(None if who.is_operator else who.subject, cursor.status)
         rows, has_more = await paginate(session, query, Report.id, cursor)
@@ -122,13 +122,13 @@ ReportOf = Annotated[Report, Depends(_visible)]
 
 @router.get("/reports/{report_id}", tags=["reports"])
 async def show_report(report: ReportOf, public_url: PublicUrl) -> ReportView:
-    """One report."""
+    """One report. It can be a moment after its job was accepted until it is found here."""
     return _view(report, public_url)
 
 
 @router.delete("/reports/{report_id}", status_code=204, tags=["reports"])
 async def remove_report(report_id: IdOf, request: Request, service: Running, who: CallerOf) -> None:
-    """Remove a report's file before its time. Once more is as good as once."""
+    """Remove a report's file before its time. One that is being made is cancelled instead, by its job."""
     async with service.outbox.request(request.scope["traceparent"]) as unit:
         report = _theirs(await store.report(unit.session, report_id), who)
         if report.status == "RUNNING":
@@ -139,7 +139,7 @@ async def remove_report(report_id: IdOf, request: Request, service: Running, who
 
 @router.post("/reports/{report_id}/link", tags=["reports"])
 async def renew_link(report_id: IdOf, service: Running, who: CallerOf, public_url: PublicUrl) -> LinkView:
-    """A new signed link; earlier ones stop working."""
+    """A new link to the file that needs no token. Earlier ones, also the one in the mail, stop working."""
     async with service.database.transaction() as session:
         report = _ready(_theirs(await store.report(session, report_id), who))
         report.link_key = store.new_link_key()
@@ -150,7 +150,7 @@ async def renew_link(report_id: IdOf, service: Running, who: CallerOf, public_ur
 
 @router.delete("/reports/{report_id}/link", status_code=204, tags=["reports"])
 async def revoke_link(report_id: IdOf, service: Running, who: CallerOf) -> None:
-    """Stop all signed links to a report."""
+    """Stop all links to the file."""
     async with service.database.transaction() as session:
         _theirs(await store.report(session, report_id), who).link_key = None
 
@@ -161,15 +161,29 @@ async def revoke_link(report_id: IdOf, service: Running, who: CallerOf) -> None:
 class Link(BaseModel):
     """What a signed link carries, as text: whatever is wrong with it, the link is."""
 
-    expires: str = ""
-    signature: str | None = None
+    expires: str | None = Field(default=None, description="Until when it is good, in epoch seconds.")
+    signature: str | None = Field(default=None, description="With it, no token is needed.")
 
 
-@router.get("/reports/{report_id}/download", response_class=Response, tags=["reports"])
-async def download(
+FILES: dict[str, Any] = {media.partition(";")[0]: {} for media in MEDIA_TYPES.values()}
+FILE: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The file.", "content": FILES},
+    206: {"description": "The part of it that was asked for.", "content": FILES},
+    304: {"description": "You have it already."},
+}
+
+
+@router.get(
+    "/reports/{report_id}/download",
+    response_class=Response,
+    responses=FILE,
+    tags=["reports"],
+    openapi_extra={"security": [{}]},  # a link is enough
+)
+async def download_report(
     report_id: IdOf, request: Request, service: Running, who: CallerOrLink, link: Annotated[Link, Query()]
 ) -> Response:
-    """The file of a report: to whom it belongs, or to whom a signed link was given."""
+    """A report's file, by your token or by a signed link. Takes `Range`, `If-Range` and `If-None-Match`."""
     async with service.database.reading() as session:
         row = await session.get(Report, report_id)
     if who is None or link.signature is not None:
@@ -237,7 +251,7 @@ async def _demand_stored(report: Report, storage: Storage) -> None:
 
 @router.get("/notifications", tags=["notifications"])
 async def list_notifications(service: Running, who: CallerOf, cursor: CursorOf) -> NotificationPage:
-    """What the caller was told, newest first, and how much of it is unread."""
+    """What you were told, newest first, and how much of it is unread."""
     async with service.database.reading() as session:
         rows, has_more = await paginate(session, store.notifications(_reader(who)), Notification.id, cursor)
         unread = await store.unread(session, _reader(who))
@@ -245,15 +259,15 @@ async def list_notifications(service: Running, who: CallerOf, cursor: CursorOf) 
 
 
 @router.post("/notifications/read", status_code=204, tags=["notifications"])
-async def read_all(service: Running, who: CallerOf) -> None:
-    """Mark all that the caller was told as read."""
+async def read_all_notifications(service: Running, who: CallerOf) -> None:
+    """Mark all as read."""
     async with service.database.transaction() as session:
         await store.read_all(session, _reader(who))
 
 
 @router.post("/notifications/{notification_id}/read", tags=["notifications"])
-async def read_one(notification_id: IdOf, service: Running, who: CallerOf) -> NotificationView:
-    """Mark one as read. The time is that of the first time."""
+async def read_notification(notification_id: IdOf, service: Running, who: CallerOf) -> NotificationView:
+    """Mark one as read."""
     async with service.database.transaction() as session:
         row = await session.get(Notification, notification_id)
         if row is None or row.reader != _reader(who):
@@ -270,7 +284,7 @@ async def _seen(service: Running, who: CallerOf, last_event_id: Annotated[str | 
 
 @router.get("/notifications/events", response_class=Response, responses=EVENTS, tags=["notifications"])
 async def follow_notifications(service: Running, who: CallerOf, seen: Annotated[Seen, Depends(_seen)]) -> Response:
-    """What the caller is told from now on, or after the event of that id."""
+    """What you are told from now on: `notification` for each. `Last-Event-ID` goes on after one."""
     return Events(_events(service, who, seen), who.expires_at)
 
 
@@ -288,7 +302,7 @@ async def _events(service: Service, who: Caller, seen: Seen) -> AsyncIterator[Se
 
 @router.get("/me/notifications", tags=["notifications"])
 async def show_choice(service: Running, who: CallerOf) -> NoticeChoice:
-    """How the caller wants to be told; without a choice, in every way that there is."""
+    """How you want to be told."""
     async with service.database.reading() as session:
         row = await session.get(Choice, _reader(who))
     if row is None:
@@ -298,7 +312,7 @@ async def show_choice(service: Running, who: CallerOf) -> NoticeChoice:
 
 @router.put("/me/notifications", tags=["notifications"])
 async def choose(choice: NoticeChoice, service: Running, who: CallerOf) -> NoticeChoice:
-    """Choose how to be told. Mail needs an address: one that is given here, or the token's."""
+    """Choose how you want to be told when a report ends: by mail, in the application, or both."""
     if choice.mail and not (choice.email or who.email):
         raise Problem(422, "no_address", "Mail needs an address: give `email`, or a token with one.")
     async with service.database.transaction() as session:
@@ -321,7 +335,7 @@ def _theirs(report: Report | None, who: Caller) -> Report:
 
 def _linked(report: Report | None, link: Link) -> Report:
     """The report that a signed link opens. One link is as wrong as another: nothing is said of what exists."""
-    expires = int(link.expires) if _SECONDS.fullmatch(link.expires) else 0
+    expires = int(link.expires) if link.expires and _SECONDS.fullmatch(link.expires) else 0
     signature = link.signature if link.signature and link.signature.isascii() else ""
     if report is None or not expires or not domain.is_signed(report.link_key, report.id, expires, signature):
         raise Problem(403, "link_invalid", "The link is not valid: it was changed, or revoked.")

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 from uuid import NAMESPACE_URL, uuid5
 
-from fastapi import APIRouter, Header, Path, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel, Field
 from uuid_utils.compat import uuid7
 
@@ -17,7 +17,7 @@ from shared.http.auth import CallerOf, OperatorOf
 from shared.http.body import Route
 from shared.http.pages import CursorOf, Page, paginate
 from shared.http.problems import Problem
-from shared.http.protocol import idempotency_key
+from shared.http.protocol import KeyHeader, idempotency_key
 from shared.persistence.clock import moment
 from shared.service import Running
 
@@ -26,7 +26,7 @@ SkuOf = Annotated[Sku, Path()]
 
 
 class BySku(BaseModel):
-    """Which part of the catalogue."""
+    """Which part of the catalogue: `starting_after` a SKU, `ending_before` one, or what is between the two."""
 
     limit: int = Field(default=20, ge=1, le=100)
     starting_after: Sku | None = None
@@ -35,7 +35,7 @@ class BySku(BaseModel):
 
 @router.get("/products")
 async def list_products(service: Running, _: CallerOf, cursor: Annotated[BySku, Query()]) -> Page[ProductView]:
-    """The catalogue in order of the SKU."""
+    """The catalogue in order of the SKU, with what is left of each product."""
     async with service.database.reading() as session:
         rows, more = await store.products(session, cursor.limit, cursor.starting_after, cursor.ending_before)
     return Page(data=[_view(row) for row in rows], has_more=more)
@@ -43,7 +43,7 @@ async def list_products(service: Running, _: CallerOf, cursor: Annotated[BySku, 
 
 @router.get("/products/{sku}")
 async def show_product(sku: SkuOf, service: Running, _: CallerOf) -> ProductView:
-    """One product and its level."""
+    """One product and what is left of it."""
     async with service.database.reading() as session:
         row = await store.product(session, sku)
     if row is None:
@@ -53,7 +53,7 @@ async def show_product(sku: SkuOf, service: Running, _: CallerOf) -> ProductView
 
 @router.put("/products/{sku}")
 async def set_product(sku: SkuOf, wish: ProductIn, request: Request, service: Running, who: OperatorOf) -> ProductView:
-    """Set a product's name, price and threshold; a product that is new starts with no pieces."""
+    """Set a product's name and price. Operators only."""
     price: dict[str, Any] = {"name": wish.name, "price": wish.price.amount, "currency": wish.price.currency}
     async with service.outbox.request(request.scope["traceparent"]) as unit:
         row = await store.claimed(unit.session, sku)
@@ -77,15 +77,15 @@ async def set_product(sku: SkuOf, wish: ProductIn, request: Request, service: Ru
 
 
 @router.post("/products/{sku}/adjustments")
-async def adjust(
+async def adjust_stock(
     sku: SkuOf,
     wish: AdjustmentIn,
     request: Request,
     service: Running,
     who: OperatorOf,
-    key: Annotated[str | None, Header(alias="Idempotency-Key")] = None,
+    key: KeyHeader = None,
 ) -> ProductView:
-    """Add or take pieces by hand. Sent again with the same `Idempotency-Key`, it is not done again."""
+    """Add pieces that came, or take away what went. Never below what is reserved. Operators only."""
     given = idempotency_key(key)
     adjustment_id = uuid5(NAMESPACE_URL, f"{who.subject}\n{given}") if given else uuid7()
     wanted = Adjustment(id=adjustment_id, sku=sku, delta=wish.delta, reason=wish.reason, adjusted_by=who.subject)
@@ -108,7 +108,7 @@ async def adjust(
     return _view(row)
 
 
-@router.get("/reservations")
+@router.get("/reservations", include_in_schema=False)
 async def list_reservations(service: Running, _: OperatorOf, cursor: CursorOf) -> Page[ReservationView]:
     """What orders reserved, took and gave back, newest order first. Orders that could not be served are not here."""
     async with service.database.reading() as session:
@@ -116,7 +116,7 @@ async def list_reservations(service: Running, _: OperatorOf, cursor: CursorOf) -
     return Page(data=[_reservation(row) for row in rows], has_more=has_more)
 
 
-@router.get("/adjustments")
+@router.get("/adjustments", include_in_schema=False)
 async def list_adjustments(service: Running, _: OperatorOf, cursor: CursorOf) -> Page[AdjustmentView]:
     """All changes by hand, in descending order of their ids."""
     async with service.database.reading() as session:
@@ -126,7 +126,7 @@ async def list_adjustments(service: Running, _: OperatorOf, cursor: CursorOf) ->
 
 @router.get("/price-changes")
 async def list_price_changes(service: Running, _: OperatorOf, cursor: CursorOf) -> Page[PriceChangeView]:
-    """All changes of names and prices, newest first, and who made them."""
+    """All changes of products' names and prices, newest first, and who made them. Operators only."""
     async with service.database.reading() as session:
         rows, has_more = await paginate(session, store.price_changes(), PriceChange.id, cursor)
     return Page(data=[_price_change(row) for row in rows], has_more=has_more)

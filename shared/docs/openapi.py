@@ -1,13 +1,22 @@
-"""The OpenAPI document of a service, as those read it who look each reference up."""
+"""The OpenAPI document of a service, as those read it who look each reference up; and that of several as one."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from contracts import schema
+from shared.docs.messages import Document, join
+
 COMPONENTS = "#/components/schemas/"
+FOLDER = Path(schema.__file__).parent / "openapi"
+"""The committed documents, one a service."""
+PUBLIC = "/v1/"
+"""Paths of what is for clients. Each service has the others, such as `/livez`, for itself."""
 
 
 def ref(model: type[BaseModel]) -> dict[str, str]:
@@ -16,14 +25,26 @@ def ref(model: type[BaseModel]) -> dict[str, str]:
     return {"$ref": f"{COMPONENTS}{model.__name__}"}
 
 
+class PublicRouter(APIRouter):
+    """The routes of the service that clients come to: its document has those of all services, and begins with `about`.
+    `groups` are the tags of all routes and what each is about, in the order in which they are shown."""
+
+    def __init__(self, *, about: str, groups: Mapping[str, str], **more: Any) -> None:
+        super().__init__(**more)
+        self.about, self.groups = about, [{"name": name, "description": said} for name, said in groups.items()]
+
+
 class Application(FastAPI):
     """FastAPI, whose document also has the schemas that only a `ref` names, and says where no token is needed."""
 
-    def __init__(self, *, referred: Sequence[type[BaseModel]], **more: Any) -> None:
+    def __init__(self, *, service: str, router: APIRouter, referred: Sequence[type[BaseModel]], **more: Any) -> None:
+        self._is_public = isinstance(router, PublicRouter)
+        if isinstance(router, PublicRouter):
+            more |= {"description": router.about, "openapi_tags": router.groups}
         super().__init__(**more)
-        self._referred = referred
+        self._service, self._referred = service, referred
 
-    def openapi(self) -> dict[str, Any]:
+    def openapi(self) -> Document:
         if self.openapi_schema:
             return self.openapi_schema
         document = super().openapi()
@@ -33,4 +54,33 @@ class Application(FastAPI):
         components["schemas"] = dict(sorted({**found["$defs"], **components.get("schemas", {})}.items()))
         for operation in (operation for path in document["paths"].values() for operation in path.values()):
             operation.setdefault("security", [])  # said, not left out: whoever reads it knows that none is needed
+        if self._is_public:
+            merge(document, (found for name, found in committed().items() if name != self._service))
         return document
+
+
+def committed() -> dict[str, Document]:
+    """The committed documents by the names of their services."""
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.json"))}
+
+
+def written(document: Document) -> str:
+    """A document as its file has it."""
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+
+def merge(document: Document, others: Iterable[Document]) -> None:
+    """Add to a document what others say of public paths, with all that they refer to. Raises ValueError if two of them
+    say different things of the same name."""
+    for other in others:
+        for path, operations in public(other).items():
+            join(document["paths"].setdefault(path, {}), operations)
+        for kind, named in other.get("components", {}).items():
+            join(document["components"].setdefault(kind, {}), named)
+    document["paths"] = dict(sorted(document["paths"].items()))
+    document["components"]["schemas"] = dict(sorted(document["components"]["schemas"].items()))
+
+
+def public(document: Document) -> dict[str, Document]:
+    """The operations of a document that are for clients, by path."""
+    return {path: operations for path, operations in document["paths"].items() if path.startswith(PUBLIC)}

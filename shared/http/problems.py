@@ -20,6 +20,8 @@ from shared.persistence.database import is_outage
 
 log = structlog.get_logger(__name__)
 
+PROBLEM = "application/problem+json"
+"""The media type of all errors."""
 RETRY_AFTER = "2"
 FULL_RETRY_AFTER = "10"
 
@@ -69,11 +71,11 @@ class Problem(Exception):
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     "4XX": {
         "description": "What is wrong with the request.",
-        "content": {"application/problem+json": {"schema": ref(ProblemDetails)}},
+        "content": {PROBLEM: {"schema": ref(ProblemDetails)}},
     },
     "503": {
         "description": "A part is not available; `Retry-After` says when to try again.",
-        "content": {"application/problem+json": {"schema": ref(ProblemDetails)}},
+        "content": {PROBLEM: {"schema": ref(ProblemDetails)}},
     },
 }
 """The answers that every route can give, for OpenAPI."""
@@ -105,9 +107,7 @@ def problem_response(request: Request, problem: Problem) -> JSONResponse:
     """The answer to a request, whose log line then says the reason."""
     request.scope["reason"] = problem.code
     details = details_of(problem, request.url.path, request.scope.get("request_id", ""))
-    return JSONResponse(
-        details.model_dump(), problem.status, headers=problem.headers, media_type="application/problem+json"
-    )
+    return JSONResponse(details.model_dump(), problem.status, headers=problem.headers, media_type=PROBLEM)
 
 
 async def _on_problem(request: Request, error: Exception) -> JSONResponse:

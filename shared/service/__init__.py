@@ -287,6 +287,8 @@ class Service:
 
     def _application(self, router: APIRouter) -> FastAPI:
         app = Application(
+            service=self.name,
+            router=router,
             referred=(problems.ProblemDetails,),
             title=f"Malote {self.name}",
             version=VERSION,

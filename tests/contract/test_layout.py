@@ -13,7 +13,7 @@ TOP = {
 }  # fmt: skip
 IN_A_SERVICE = {
     "__init__.py", "service.toml", "handlers.py", "api.py", "domain.py", "store.py", "adapters.py",
-    "settings.py", "migrations", "templates", "static",
+    "proxy.py", "settings.py", "migrations", "templates", "static",
 }  # fmt: skip
 SERVICES = sorted(path.parent for path in (ROOT / "services").glob("*/handlers.py"))
 

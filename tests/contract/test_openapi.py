@@ -15,6 +15,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from contracts.flow import SERVICES
 from contracts.reports import MEDIA_TYPES
+from shared.docs import openapi
 from shared.http.body import Route
 from shared.service import Service
 from tests.nodejs import program
@@ -40,6 +41,28 @@ def served(service: str, router: APIRouter | None) -> dict[str, Any]:
 
 
 DOCUMENTS = {service: document(service) for service in SERVICES}
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_committed_document_is_what_the_service_answers(service: str) -> None:
+    assert openapi.committed()[service] == DOCUMENTS[service], "run `make docs`"
+
+
+def test_only_services_have_committed_documents() -> None:
+    assert set(openapi.committed()) == set(SERVICES)
+
+
+def test_the_public_document_has_all_that_services_publish() -> None:
+    for service in SERVICES:
+        for path, operations in openapi.public(DOCUMENTS[service]).items():
+            assert DOCUMENTS["gateway"]["paths"][path].items() >= operations.items()
+
+
+def test_two_services_cannot_say_different_things_of_one_name() -> None:
+    other = json.loads(json.dumps(DOCUMENTS["orders"]))
+    other["components"]["schemas"]["Money"]["description"] = "something else"
+    with pytest.raises(ValueError, match="'Money'"):
+        openapi.merge(json.loads(json.dumps(DOCUMENTS["gateway"])), [other])
 
 
 @pytest.mark.parametrize("service", SERVICES)

@@ -92,6 +92,7 @@ async def test_the_five_steps_make_a_service(broker: Broker, tmp_path: Path) -> 
 
     python("-m", "contracts.schema")  # the commands of `make schemas docs`
     python("-m", "deploy.cli.app", "topology", "export")
+    python("-m", "deploy.cli.app", "openapi", "--write")
     python("-m", "deploy.cli.app", "asyncapi", "--write")
     python("-m", "contracts.threats")
     assert (scratch / "contracts/asyncapi/loyalty.json").exists()

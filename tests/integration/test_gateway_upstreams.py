@@ -1,15 +1,21 @@
 """What the gateway passes on: orders and stock answer behind it, with the caller's own token."""
 
+import asyncio
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import pytest
+import structlog
+from structlog.testing import capture_logs
 from uuid_utils.compat import uuid7
 
 from services.orders.store import Order
-from tests.serving import NO_BROKER, Served, serving
+from tests.serving import NO_BROKER, Served, serving, token
 
+ADJUSTMENT = {"delta": 1, "reason": "count"}
 PRODUCT = {"name": "Coffee, 1 kg", "price": {"amount": 6990, "currency": "BRL"}, "low_threshold": 5}
 ANA = {"id": "ana", "name": "Ana Souza", "email": "ana@example.com", "locale": "pt-BR"}
 
@@ -54,6 +60,60 @@ async def test_the_catalogue_is_kept_through_the_gateway(fleet: tuple[Served, Se
         assert too_many.json()["request_id"] == too_many.headers["x-request-id"]
         listed = (await ana.get("/v1/products", params={"limit": 1})).json()
         assert [product["sku"] for product in listed["data"]] == ["COFFEE-1KG"]
+
+
+async def test_what_only_operators_may_do_is_refused_to_customers_and_logged_with_the_reason(
+    fleet: tuple[Served, Served],
+) -> None:
+    gateway, _ = fleet
+    async with gateway.client() as ana:
+        structlog.reset_defaults()
+        with capture_logs() as logged:
+            asked = {"/v1/products/A": ("PUT", PRODUCT), "/v1/products/A/adjustments": ("POST", ADJUSTMENT)}
+            for path, (method, body) in asked.items():
+                refused = await ana.request(method, path, json=body)
+                assert (refused.status_code, refused.json()["code"]) == (403, "operators_only")
+    lines = [line for line in logged if line["event"] == "http" and "ana" in str(line.get("subject"))]
+    assert [line["reason"] for line in lines] == ["operators_only"] * 4, "at the gateway and at stock"
+
+
+async def test_what_does_not_fit_is_refused_by_its_owner(fleet: tuple[Served, Served]) -> None:
+    gateway, _ = fleet
+    async with gateway.client("olga", "operator") as operator:
+        for delta in (0, 1_000_001, -1_000_001, 1.5, "1", None, True):
+            answer = await operator.post("/v1/products/A/adjustments", json={"delta": delta, "reason": "count"})
+            assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/delta")
+        for key in ("", '""', "x" * 256):
+            answer = await operator.post(
+                "/v1/products/A/adjustments", json=ADJUSTMENT, headers={"Idempotency-Key": key}
+            )
+            assert answer.status_code == 422
+        assert (await operator.get("/v1/products/a%00")).status_code == 422
+        assert (await operator.get("/v1/orders", params={"limit": 0})).status_code == 422
+
+
+@pytest.mark.parametrize("path", ["prices", "adjustments", "reservations"])
+async def test_what_services_ask_of_each_other_is_not_passed_on(fleet: tuple[Served, Served], path: str) -> None:
+    gateway, _ = fleet
+    answer = await asyncio.to_thread(_as_it_stands, gateway, f"/v1/{path}")
+    assert answer.startswith(b"HTTP/1.1 404")
+    assert b'"code":"not_found"' in answer
+
+
+@pytest.mark.parametrize("sku", ["..", ".", "%2e%2e", "%2E."])
+async def test_no_path_climbs_to_another_one_at_the_owner(fleet: tuple[Served, Served], sku: str) -> None:
+    gateway, _ = fleet
+    answer = await asyncio.to_thread(_as_it_stands, gateway, f"/v1/products/{sku}/adjustments", "POST")
+    assert answer.startswith(b"HTTP/1.1 404")
+
+
+def _as_it_stands(gateway: Served, path: str, method: str = "GET") -> bytes:
+    """The answer to a request whose path no client has tidied up."""
+    url = urlsplit(gateway.url)
+    asked = f"{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token('o', 'operator')}\r\n"
+    with socket.create_connection((url.hostname, url.port)) as connection:
+        connection.sendall(f"{asked}Content-Length: 0\r\nConnection: close\r\n\r\n".encode())
+        return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
 async def test_an_order_is_shown_to_its_customer_and_to_operators_only(fleet: tuple[Served, Served]) -> None:

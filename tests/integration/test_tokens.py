@@ -212,7 +212,7 @@ async def test_who_is_refused_is_logged_and_why(tmp_path: Path, how: str) -> Non
         structlog.reset_defaults()
         with capture_logs() as logged:
             async with gateway.client("ana@shop") as ana, stranger(gateway) as nobody:
-                await ana.get("/v1/dead-letters")
+                await ana.get("/v1/revocations")
                 await ana.get("/v1/jobs/01985b7e-6f4a-7c3e-9d1f-0a2b3c4d5e70")
                 await nobody.get(JOBS)
                 await ana.get(JOBS)

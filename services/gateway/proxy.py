@@ -1,0 +1,92 @@
+"""What the gateway passes on: each public route of another service, as that service's committed document has it.
+
+The owner's HTTP is the public one. Who calls, how often, and whether the token is still believed is decided here; what
+the caller may see or change, and whether the request fits, is decided by the owner.
+"""
+
+import re
+from collections.abc import AsyncIterator, Callable, Coroutine
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request, Response
+
+from services.gateway.adapters import Limits
+from shared.docs import openapi
+from shared.docs.messages import Document
+from shared.http.auth import Caller, CallerOf, caller, caller_or_link
+from shared.http.body import Route
+from shared.http.events import Events
+from shared.http.proxy import Upstream
+
+NAME = "gateway"
+JSON = "application/json"
+_ID = re.compile(r"{(\w+_id)}")
+
+
+def owners() -> dict[str, Document]:
+    """The public paths of each other service, by its name."""
+    return {
+        name: paths for name, found in openapi.committed().items() if name != NAME and (paths := openapi.public(found))
+    }
+
+
+def upstream(request: Request, service: str) -> Upstream:
+    """The service of that name."""
+    found: Upstream = request.state.upstreams[service]
+    return found
+
+
+async def _one_stream(request: Request, who: CallerOf) -> AsyncIterator[None]:
+    limits: Limits = request.state.limits
+    with limits.stream(who):
+        yield
+
+
+OneStream = Depends(_one_stream)
+"""What a route has that answers with a stream of events: a caller has not more of them than it may."""
+
+
+def routes() -> APIRouter:
+    """A route for each operation of an owner. The documents have them already."""
+    router = APIRouter(route_class=Route, include_in_schema=False)
+    for service, paths in owners().items():
+        for path, operations in paths.items():
+            for method, operation in operations.items():
+                media = _media(operation)
+                router.add_api_route(
+                    _ID.sub(r"{\1:id}", path),
+                    _streaming(service, by_link={} in operation["security"]) if media - {JSON} else _asking(service),
+                    methods=[method.upper()],
+                    dependencies=[OneStream] if Events.media_type in media else [],
+                )
+    return router
+
+
+def _media(operation: Document) -> set[str]:
+    """What an operation answers with if all is well."""
+    answers = (answer for status, answer in operation["responses"].items() if status.startswith("2"))
+    return {media for answer in answers for media in answer.get("content", ())}
+
+
+Endpoint = Callable[..., Coroutine[Any, Any, Response]]
+
+
+def _asking(service: str) -> Endpoint:
+    async def ask(request: Request, who: CallerOf) -> Response:
+        return await upstream(request, service).pass_on(request, who)
+
+    return ask
+
+
+def _streaming(service: str, *, by_link: bool) -> Endpoint:
+    who_calls = Depends(caller_or_link if by_link else caller)
+
+    async def stream(request: Request, who: Annotated[Caller | None, who_calls]) -> Response:
+        answer = await upstream(request, service).stream(request, who)
+        if who is None and answer.status_code == HTTPStatus.FORBIDDEN:  # whoever guesses signatures is counted
+            limits: Limits = request.state.limits
+            await limits.count_failure(request.client.host if request.client else "")
+        return answer
+
+    return stream
