@@ -17,7 +17,7 @@ status: .venv/stamp ## What runs, where, and whether it is ready
 demo: .venv/stamp ## Place 50 orders and watch each one to its end
 	@$(MALOTE) demo
 
-test: lint ## Lint, types, import rules and all tests, on real servers; ARGS="tests/unit -k stock" runs some
+test: $(if $(ARGS),.venv/stamp,lint) ## Lint, types, import rules and all tests, on real servers; ARGS="tests/unit -k stock" runs those alone
 	.venv/bin/pytest -n 3 --dist loadgroup $(ARGS)
 
 lint: .venv/stamp ## Style, types and import rules

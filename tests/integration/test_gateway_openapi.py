@@ -5,6 +5,7 @@ import itertools
 import re
 import tempfile
 import threading
+import zlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -117,11 +118,19 @@ schema = schemathesis.openapi.from_dict(DOCUMENT)
 def test_every_answer_is_as_documented(case: Case[Any], url: str) -> None:
     assume(set(case.query) <= {parameter.name for parameter in case.operation.query})  # passed over, by HTTP's custom
     assume(not _contradicts_itself(case))
-    for headers in ROLES.values():
+    for headers in _roles(case):
         answer = case.call(base_url=url, headers=headers, timeout=40)
         if answer.status_code == 422 and answer.json()["code"] == "idempotency_key_reused":
             continue  # the document cannot know which keys were used
         case.validate_response(answer, headers=headers)
+
+
+def _roles(case: Case[Any]) -> list[dict[str, str]]:
+    """Both for a wish, and for a request that says nothing but its path; else one, which the content decides."""
+    both = list(ROLES.values())
+    if case.path in WISHES or (not case.query and not isinstance(case.body, dict)):
+        return both
+    return [both[zlib.crc32(repr((case.path_parameters, case.query, case.body)).encode()) % 2]]
 
 
 def _contradicts_itself(case: Case[Any]) -> bool:

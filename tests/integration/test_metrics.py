@@ -257,6 +257,7 @@ async def test_time_that_a_client_asked_to_wait_is_not_the_services(broker: Brok
         job = (await ana.post("/v1/orders", json=ORDER)).json()
         began = time.monotonic()
         assert (await ana.post(f"/v1/jobs/{job['job_id']}/wait?timeout=1")).status_code == 202
-        assert time.monotonic() - began >= 1
+        took = time.monotonic() - began
+    assert took >= 1
     assert number() == 1
-    assert seconds() < 0.9
+    assert seconds() < took - 0.9
