@@ -5,7 +5,7 @@ import contextlib
 import importlib
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from types import ModuleType
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -24,7 +24,9 @@ from contracts.stock import StockReserved
 from deploy.local.rabbitmq import RabbitNode
 from shared.config.services import settings_of
 from shared.config.settings import ServiceSettings
-from shared.messaging import topology
+from shared.messaging import membership, topology
+from shared.messaging.periodic import Periodic, again_and_again
+from shared.messaging.relay import Relay
 from shared.persistence.database import migrate
 from shared.service import Service
 from tests.vhosts import Vhosts
@@ -160,6 +162,11 @@ async def running(
     async with service.running():
         await until(lambda: is_ready(service), f"{name} to be ready")
         yield service
+
+
+def beating(relay: Relay) -> Coroutine[Any, Any, None]:
+    """Its heartbeats, as the service has them."""
+    return again_and_again(Periodic("tidy", relay.tidy, membership.HEARTBEAT_SECONDS))
 
 
 async def is_ready(service: Service) -> bool:

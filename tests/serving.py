@@ -5,6 +5,7 @@ import contextlib
 import importlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import httpx
@@ -51,7 +52,8 @@ async def serving(name: str, amqp_url: str, database_url: str, **more: Any) -> A
         more = {"recipient_limit": "1000000/hour", **nobody, **more}
     handlers = importlib.import_module(f"services.{name}.handlers")
     router = importlib.import_module(f"services.{name}.api").router
-    service = Service(settings_for(name, amqp_url, database_url, **more), handlers, router)
+    periodic = importlib.import_module(f"services.{name}.periodic") if find_spec(f"services.{name}.periodic") else None
+    service = Service(settings_for(name, amqp_url, database_url, **more), handlers, router, periodic)
     server = service.server()
     server.config.timeout_graceful_shutdown = 1
     task = asyncio.create_task(server.serve(service.ports.listen()))

@@ -1,94 +1,28 @@
 """Looking at dead letters, which changes nothing; and what goes on in the background with those that are dealt with."""
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from typing import Annotated, Any, cast
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
 
 import orjson
 import structlog
-from fastapi import APIRouter, FastAPI, Query
+from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 
 from contracts.deadletters import LetterFilter
-from contracts.flow import LANES
 from contracts.http import ActionView, LetterGroup, LetterGroups, LetterSummary, LetterView
-from services.deadletters import adapters, handlers, store
-from services.deadletters.settings import DeadlettersSettings
+from services.deadletters import adapters, store
 from services.deadletters.store import Action, Content, Letter
 from shared.http.auth import OperatorOf
 from shared.http.body import Route
 from shared.http.pages import Cursor, CursorOf, Page, paginate
 from shared.http.problems import Problem
 from shared.http.protocol import IdOf
-from shared.observability import metrics
 from shared.persistence.clock import moment
-from shared.persistence.database import is_outage
 from shared.service import Running, Service
 
 log = structlog.get_logger(__name__)
 
-STEP_SECONDS = 0.25
-TELL_SECONDS = 2.0
-MEASURE_SECONDS = 5.0
-TIDY_SECONDS = 60.0
-
-
-@asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """What goes on in the background."""
-    service: Service = app.state.service
-    works = ((STEP_SECONDS, _step), (TELL_SECONDS, _tell), (MEASURE_SECONDS, _measure), (TIDY_SECONDS, _tidy))
-    async with service.background(
-        **{work.__name__.strip("_"): _every(seconds, work, service) for seconds, work in works}
-    ):
-        yield
-
-
-async def _every(seconds: float, work: Callable[..., Awaitable[None]], service: Service) -> None:
-    """Do some work again and again, for ever; what fails is tried again in its turn."""
-    while True:
-        await _try(work, service)
-        await asyncio.sleep(seconds)
-
-
-async def _try(work: Callable[..., Awaitable[None]], *arguments: Any) -> None:
-    try:
-        await work(*arguments)
-    except Exception as error:
-        if not is_outage(error):
-            log.exception("dead letters: something in the background failed", what=work.__name__)
-
-
-async def _step(service: Service) -> None:
-    async with service.database.reading() as session:
-        running = await store.running(session)
-    for action_id in running:
-        await _try(handlers.step, service.outbox, action_id, service.settings.retry_ladder)
-
-
-async def _tell(service: Service) -> None:
-    async with service.database.reading() as session:
-        if not await store.has_news(session):
-            return
-    await handlers.tell_operators(service.outbox)
-
-
-async def _measure(service: Service) -> None:
-    async with service.database.reading() as session:
-        waiting = await store.waiting(session)
-    metrics.DEAD_LETTERS.clear()  # of a lane that is there no more, as long as letters of it are
-    for lane in {*LANES, *waiting}:
-        metrics.DEAD_LETTERS.labels(lane).set(waiting.get(lane, 0))
-
-
-async def _tidy(service: Service) -> None:
-    settings = cast(DeadlettersSettings, service.settings)
-    while await store.forget(service.database, settings.keep_days):
-        pass
-
-
-router = APIRouter(prefix="/v1/dead-letters", lifespan=lifespan, tags=["dead letters"], route_class=Route)
+router = APIRouter(prefix="/v1/dead-letters", tags=["dead letters"], route_class=Route)
 
 
 class LettersWanted(Cursor, LetterFilter):

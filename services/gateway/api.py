@@ -61,7 +61,10 @@ from shared.http.problems import FieldProblem, Problem
 from shared.http.protocol import IdOf, KeyHeader, idempotency_key
 from shared.http.proxy import Upstream
 from shared.messaging.outbox import OutboxFull
+from shared.messaging.periodic import Periodic, again_and_again
+from shared.persistence.changes import POLL_SECONDS
 from shared.persistence.clock import moment
+from shared.persistence.database import Database
 from shared.service import VERSION, Running, Service
 
 log = structlog.get_logger(__name__)
@@ -110,6 +113,11 @@ SOON = {"Retry-After": "1"}
 LONGEST_CUSTOMER_ID = 64
 
 
+async def _poll(database: Database) -> None:
+    look = Periodic("poll", partial(store.changes.look, database), POLL_SECONDS)
+    await again_and_again(look)
+
+
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
     """What the routes find in `request.state`, and what goes on in the background."""
@@ -120,7 +128,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
     unfinished = store.Unfinished()
     service.concerns["jobs"] = unfinished.concern
     revoked = app.state.revoked = Revoked()
-    parts = {"poll": store.changes.poll, "forget": store.tidy, "measure": unfinished.measure, "revoked": revoked.look}
+    parts = {"poll": _poll, "forget": store.tidy, "measure": unfinished.measure, "revoked": revoked.look}
     await revoked.look_once(service.database)
     limits = app.state.limits = Limits(settings)
     try:

@@ -4,40 +4,35 @@ A file is opened by its owner's token or by a link that is signed; either way wh
 was made, or nothing.
 """
 
-import asyncio
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from email.utils import formatdate
 from typing import Annotated, Any, cast
 
 import structlog
-from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from fastapi.sse import ServerSentEvent
 from pydantic import BaseModel, Field
 
 from contracts.http import LinkView, NoticeChoice, NotificationPage, NotificationView, ReportView
-from contracts.reports import MEDIA_TYPES, RemoveReportFiles, ReportStatus
+from contracts.reports import MEDIA_TYPES, ReportStatus
 from services.reports import domain, store
 from services.reports.adapters import Exporter, Missing, NotStored, Storage
 from services.reports.domain import Unsatisfiable
 from services.reports.settings import ReportsSettings
-from services.reports.store import Choice, Notification, Report, Seen
+from services.reports.store import Choice, Notification, Report, Seen, expired
 from shared.http.auth import Caller, CallerOf, CallerOrLink
 from shared.http.body import Route
 from shared.http.events import EVENTS, Events, change_or_pause
 from shared.http.pages import Cursor, CursorOf, Page, paginate
 from shared.http.problems import Problem
 from shared.http.protocol import IdOf
-from shared.messaging.unit import UnitOfWork
 from shared.persistence.clock import moment, now
-from shared.persistence.database import is_outage
 from shared.service import Running, Service
 
 log = structlog.get_logger(__name__)
 
-TIDY_SECONDS = 60.0
 _SECONDS = re.compile(r"[1-9][0-9]{0,11}")
 FROM_HTML = (
     "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none';"
@@ -46,43 +41,7 @@ FROM_HTML = (
 """What a page of ours may do where it is shown: nothing but show itself."""
 
 
-@asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """What goes on in the background."""
-    service: Service = app.state.service
-    async with service.background(poll=store.news.poll(service.database), expire=_tidy(service)):
-        yield
-
-
-async def _tidy(service: Service) -> None:
-    """End what has been kept for its time, and forget what ended long ago, now and then, for ever."""
-    while True:
-        await asyncio.sleep(TIDY_SECONDS)
-        try:
-            while await expire(service):
-                pass
-            await store.forget(service.database, service.resources.get(ReportsSettings).keep_days)
-        except Exception as error:
-            if not is_outage(error):
-                log.exception("cannot tidy up reports")
-
-
-async def expire(service: Service) -> int:
-    """Remove the files of some reports that were kept for their time; return how many. Call again until it is none."""
-    async with service.outbox.unit() as unit:
-        overdue = await store.overdue(unit.session)
-        for report in overdue:
-            _remove(report, unit)
-    return len(overdue)
-
-
-def _remove(report: Report, unit: UnitOfWork) -> None:
-    """The link keeps its key: whoever follows it is told that the report is gone, not that the link is wrong."""
-    report.status, report.expires_at = "EXPIRED", min(report.expires_at or now(), now())
-    unit.send(RemoveReportFiles(report_id=report.id, result=True))
-
-
-router = APIRouter(prefix="/v1", lifespan=lifespan, route_class=Route)
+router = APIRouter(prefix="/v1", route_class=Route)
 
 
 # -- reports ----------------------------------------------------------------------------------------------------------
@@ -134,7 +93,7 @@ async def remove_report(report_id: IdOf, request: Request, service: Running, who
         if report.status == "RUNNING":
             raise Problem(409, "report_running", "The report is being made: cancel its job instead.")
         if report.status == "READY":
-            _remove(report, unit)
+            unit.send(expired(report))
 
 
 @router.post("/reports/{report_id}/link", tags=["reports"])

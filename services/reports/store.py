@@ -51,6 +51,7 @@ from contracts.reports import (
     ExportChunk,
     ExportStopped,
     RebuildReadModel,
+    RemoveReportFiles,
     ReportAssembled,
     ReportFailed,
     ReportReady,
@@ -534,6 +535,13 @@ async def _newest(session: AsyncSession, readers: Collection[str]) -> dict[str, 
     newest = newest.order_by(_notifications.c.id.desc()).limit(1)
     rows = await session.execute(select(asked.c.reader, newest.scalar_subquery().label("newest")))
     return {row.reader: row.newest for row in rows}
+
+
+def expired(report: Report) -> RemoveReportFiles:
+    """End a report that was ready: what removes its files. Its link keeps its key: whoever follows the link is told
+    that the report is gone, not that the link is wrong."""
+    report.status, report.expires_at = "EXPIRED", min(report.expires_at or now(), now())
+    return RemoveReportFiles(report_id=report.id, result=True)
 
 
 news = Changes(_newest)

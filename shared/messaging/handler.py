@@ -11,10 +11,11 @@ from sqlmodel import SQLModel
 from contracts.base import Message
 from contracts.flow import FLOW, NOWHERE, service_of
 from shared.messaging.resources import Resources
+from shared.messaging.scheduled import Later
 
 Loader = Callable[[AsyncSession, Sequence[Any]], Awaitable[Iterable[SQLModel]]]
 JobLoader = Callable[[AsyncSession, Collection[str]], Awaitable[Iterable[SQLModel]]]
-Replies = Message | Sequence[Message] | None
+Replies = Message | Later | Sequence[Message | Later] | None
 Handle = TypeVar("Handle", bound=Callable[..., Awaitable[Replies]])
 Collect = TypeVar("Collect", bound=Callable[..., Awaitable[None]])
 
@@ -45,7 +46,8 @@ class Handler:
 def on(
     *contracts: type[Message], loads: Loader | None = None, loads_jobs: JobLoader | None = None, concurrency: int = 0
 ) -> Callable[[Handle], Handle]:
-    """Declare a handler: `async def on_<message>(message, unit: UnitOfWork)` that returns the messages that follow.
+    """Declare a handler: `async def on_<message>(message, unit: UnitOfWork)` that returns the messages that follow,
+    each at once or as a `Later`.
 
     Further parameters are the service's resources, by their types: `mailer: Mailer`; see `Service`.
 

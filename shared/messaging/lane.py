@@ -21,6 +21,7 @@ from shared.messaging.outcomes import log_outcome
 from shared.messaging.pause import Pause
 from shared.messaging.publisher import Publisher
 from shared.messaging.retry import Failures
+from shared.messaging.scheduled import Later
 from shared.messaging.unit import UnitOfWork, Work
 from shared.observability import metrics
 
@@ -131,8 +132,11 @@ async def load(unit: UnitOfWork, deliveries: Sequence[Delivery]) -> None:
 
 def send(unit: Work, replies: Replies) -> None:
     """Send what a handler returned."""
-    if replies:
-        unit.send(*([replies] if isinstance(replies, Message) else replies))
+    for reply in [replies] if isinstance(replies, Message | Later) else replies or ():
+        if isinstance(reply, Later):
+            unit.send(reply.message, at=reply.at, name=reply.name)
+        else:
+            unit.send(reply)
 
 
 def confirm_replay(delivery: Delivery, unit: UnitOfWork) -> None:

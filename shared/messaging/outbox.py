@@ -30,7 +30,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from contracts.base import Envelope
-from shared.messaging import inbox
+from shared.messaging import inbox, scheduled
 from shared.messaging.hand import Hand
 from shared.messaging.membership import Membership
 from shared.messaging.publisher import Outgoing
@@ -95,6 +95,8 @@ class Outbox:
                 await session.flush()
                 beaten_at = await self.membership.beat(session)
                 written = await self._write(session, unit.outgoing, settled)
+                if unit.scheduled:
+                    await scheduled.write(session, unit.scheduled)
                 until_committed.enter_context(self.hand.adding(unit.outgoing))
         self.membership.committed(beaten_at)
         self._rows += written - len(settled)
@@ -108,6 +110,17 @@ class Outbox:
         """Delete what is published and show that we live, where no other transaction does it."""
         async with self.unit():
             pass
+
+    async def send_due(self) -> None:
+        """Send all messages whose time has come. Several processes can do it at a time: each takes others."""
+        number = scheduled.AT_ONCE
+        while number == scheduled.AT_ONCE:
+            async with self.reading() as session:
+                if not await scheduled.is_due(session):
+                    return
+            async with self.unit() as unit:
+                unit.outgoing += await scheduled.take_due(unit.session, self.service)
+                number = len(unit.outgoing)
 
     async def _write(self, session: AsyncSession, messages: Sequence[Outgoing], settled: list[str]) -> int:
         """Return how many rows were added."""

@@ -1,31 +1,13 @@
 """The inbox forgets, in small steps, which messages were done long ago."""
 
-import asyncio
-
-import structlog
-
 from shared.messaging import inbox
 from shared.messaging.outbox import Outbox
-from shared.persistence.database import is_outage
-
-log = structlog.get_logger(__name__)
 
 EVERY_SECONDS = 30.0
 AT_ONCE = 500
 
 
 async def purge(outbox: Outbox, keep_days: int) -> None:
-    """Every half a minute, for ever."""
-    while True:
-        try:
-            await purge_once(outbox, keep_days)
-        except Exception as error:
-            if not is_outage(error):
-                log.exception("inbox: purging failed")
-        await asyncio.sleep(EVERY_SECONDS)
-
-
-async def purge_once(outbox: Outbox, keep_days: int) -> None:
     """Forget what is old enough by the database's clock, however much that is."""
     async with outbox.reading() as session:
         before = await inbox.old_enough(session, keep_days, EVERY_SECONDS)

@@ -1,7 +1,5 @@
 """The relay publishes what the outbox has committed, reads back what is not in hand, and adopts what the dead left."""
 
-import asyncio
-import itertools
 import time
 from collections.abc import Sequence
 
@@ -35,6 +33,7 @@ class Relay:
         self._is_taken = True  # False: the broker has refused some of our rows
         self._offer_at, self._patience = 0.0, 1  # when these may be offered next, and how many heartbeats after that
         self._stopping = False
+        self._beats = 0
 
     async def publish(self) -> None:
         """Publish what is committed, until stopped. While the broker is gone nothing is lost, it waits."""
@@ -101,17 +100,12 @@ class Relay:
         self._hand.is_behind = self._hand.has_skipped or bool(self._read_to)
 
     async def tidy(self) -> None:
-        """With each heartbeat, for ever: show that we live, delete what is published, adopt what the dead left."""
-        for beat in itertools.count():
-            try:
-                await self._tidy_once()
-                if beat % MEASURE_EVERY == 0:
-                    await self.outbox.measure()
-                    await self._look_for_strays()
-            except Exception as error:
-                if not is_outage(error):
-                    log.exception("outbox: tidying failed")
-            await asyncio.sleep(membership.HEARTBEAT_SECONDS)
+        """With each heartbeat: show that we live, delete what is published, adopt what the dead left."""
+        await self._tidy_once()
+        beats, self._beats = self._beats, self._beats + 1
+        if beats % MEASURE_EVERY == 0:
+            await self.outbox.measure()
+            await self._look_for_strays()
 
     async def _tidy_once(self) -> None:
         await self.outbox.settle()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
+from datetime import datetime
 from typing import Any, TypeVar
 
 from sqlalchemy import inspect
@@ -11,7 +12,9 @@ from sqlalchemy.orm.attributes import flag_modified
 from sqlmodel import SQLModel
 
 from contracts.base import Envelope, Message
+from shared.messaging import scheduled
 from shared.messaging.publisher import Outgoing, outgoing
+from shared.messaging.scheduled import Scheduled, due_at
 
 Row = TypeVar("Row", bound=SQLModel)
 Demand = Callable[[], Awaitable[None]]
@@ -25,6 +28,7 @@ class Work:
         self.cause: Envelope | None = None
         """The envelope of the message in hand; None in a request over HTTP."""
         self.outgoing: list[Outgoing] = []
+        self.scheduled: list[Scheduled] = []
         self._service, self._traceparent = service, traceparent
         self._rows: Rows = {}
 
@@ -42,11 +46,20 @@ class Work:
         """The rows of a table that were loaded for this batch or added in it."""
         return [row for (of, _), row in self._rows.items() if of is table]  # type: ignore[misc]
 
-    def send(self, *messages: Message) -> Envelope:
-        """Publish messages once this transaction is committed; return the last one's envelope."""
+    def send(self, *messages: Message, at: datetime | None = None, name: str | None = None) -> Envelope:
+        """Publish messages once this transaction is committed; return the last one's envelope.
+
+        With `at`, which has a zone, each is published at that time, or at once if it is past. With `name`, at most 255
+        characters, `UnitOfWork.withdraw` can take it back until then, and it takes the place of that which waits under
+        the same name in this service. Raises ValueError.
+        """
         for message in messages:
-            self.outgoing.append(outgoing(message, self._service, self.cause, self._traceparent))
-        return self.outgoing[-1].envelope
+            sent = outgoing(message, self._service, self.cause, self._traceparent)
+            if at is None:
+                self.outgoing.append(sent)
+            else:
+                self.scheduled.append(Scheduled(sent, due_at(at), name))
+        return sent.envelope
 
 
 class OutsideWork(Work):
@@ -92,6 +105,13 @@ class UnitOfWork(Work):
         self._rows[type(row), getattr(row, key)] = row
         self.session.add(row)
 
+    async def withdraw(self, name: str) -> bool:
+        """Take back what waits to be sent under a name. Whether it never comes: no if it was taken to be sent before,
+        or if none waits. Decided once this transaction is committed."""
+        kept = [one for one in self.scheduled if one.name != name]
+        was_here, self.scheduled = len(kept) < len(self.scheduled), kept
+        return await scheduled.withdraw(self.session, name) or was_here
+
     def outside(self, cause: Envelope, demand_ours: Demand) -> OutsideWork:
         """Work on one of the batch's messages, with the same rows, once this transaction is committed."""
         return OutsideWork(self._service, self._rows, cause, demand_ours)
@@ -104,6 +124,7 @@ class UnitOfWork(Work):
                 setattr(row, name, value)
                 flag_modified(row, name)
         self.outgoing += work.outgoing
+        self.scheduled += work.scheduled
         self.cause = work.cause
 
 

@@ -10,7 +10,7 @@ import structlog
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from shared.persistence.database import Database, is_outage
+from shared.persistence.database import Database
 
 log = structlog.get_logger(__name__)
 
@@ -31,6 +31,8 @@ class Changes(Generic[Key]):
     def __init__(self, revisions: Revisions[Key]) -> None:
         self._revisions = revisions
         self._waiting: dict[Key, set[asyncio.Event]] = {}
+        self._seen: Mapping[Key, Any] = {}
+        self._not_before = 0.0  # by the monotonic clock
 
     @contextmanager
     def of(self, key: Key) -> Iterator[asyncio.Event]:
@@ -56,26 +58,20 @@ class Changes(Generic[Key]):
             for changed in self._waiting.get(key, ()):
                 changed.set()
 
-    async def poll(self, database: Database) -> None:
-        """See what other processes changed, for ever: one query for a thousand who wait, none while nobody does."""
-        seen: Mapping[Key, Any] = {}
-        took = 0.0
-        while True:
-            await asyncio.sleep(max(POLL_SECONDS, took / POLL_SHARE))
-            if not (waiting := list(self._waiting)):
-                continue
-            began = time.monotonic()
-            found: dict[Key, Any] = {}
-            try:
-                async with database.reading() as session:
-                    for start in range(0, len(waiting), KEYS_AT_ONCE):
-                        found |= await self._revisions(session, waiting[start : start + KEYS_AT_ONCE])
-            except Exception as error:
-                if not is_outage(error):
-                    log.exception("cannot look for changes")
-                continue
-            took = time.monotonic() - began
-            for key, revision in found.items():
-                if seen.get(key) != revision:
-                    self._wake([key])
-            seen = found
+    async def look(self, database: Database) -> None:
+        """See what other processes changed: one query for a thousand who wait, none while nobody does.
+
+        To be called every `POLL_SECONDS`; where looking takes long, some calls do nothing.
+        """
+        if not (waiting := list(self._waiting)) or (began := time.monotonic()) < self._not_before:
+            return
+        found: dict[Key, Any] = {}
+        async with database.reading() as session:
+            for start in range(0, len(waiting), KEYS_AT_ONCE):
+                found |= await self._revisions(session, waiting[start : start + KEYS_AT_ONCE])
+        took = time.monotonic() - began
+        self._not_before = time.monotonic() + took / POLL_SHARE
+        for key, revision in found.items():
+            if self._seen.get(key) != revision:
+                self._wake([key])
+        self._seen = found

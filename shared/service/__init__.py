@@ -32,7 +32,7 @@ from shared.http.ports import Ports
 from shared.http.protection import Identities
 from shared.http.room import Room
 from shared.http.stopping import Stopping
-from shared.messaging import topology
+from shared.messaging import membership, scheduled, topology
 from shared.messaging.batch import Batch
 from shared.messaging.causes import cause_of
 from shared.messaging.collect import Collect, Keep
@@ -43,8 +43,9 @@ from shared.messaging.intake import Intake
 from shared.messaging.lane import Lane
 from shared.messaging.outbox import Outbox
 from shared.messaging.pause import Pause
+from shared.messaging.periodic import Periodic, again_and_again, periodic_of
 from shared.messaging.publisher import BROKER_GONE, Publisher, address, gone_is_outage
-from shared.messaging.purge import purge
+from shared.messaging.purge import EVERY_SECONDS, purge
 from shared.messaging.relay import Relay
 from shared.messaging.resources import Resources, Watched
 from shared.messaging.retry import Failures
@@ -70,7 +71,8 @@ ENDED = "has ended: this process has to be started again"
 class Service:
     """A service: its lanes run, and its routes are served, from `run()` until SIGTERM.
 
-    `handlers` is the module with its `@on` functions; `router` has its HTTP routes, if it has more than health.
+    `handlers` is the module with its `@on` functions; `router` has its HTTP routes, if it has more than health;
+    `periodic` is the module with its `@every` functions.
     A handler names further objects by their types, such as the settings, the database, or a `Mailer`: `resources` are
     those that exist already, and the others are made, see `Resources`.
     """
@@ -80,6 +82,7 @@ class Service:
         settings: ServiceSettings,
         handlers: ModuleType,
         router: APIRouter | None = None,
+        periodic: ModuleType | None = None,
         resources: Sequence[object] = (),
     ) -> None:
         self.settings, self.name = settings, settings.name
@@ -89,9 +92,11 @@ class Service:
         self.publisher = Publisher(settings.amqp_url.get_secret_value(), self.name, settings.tls)
         self.outbox = Outbox(self.name, self.database, settings.outbox_limit)
         self.relay = Relay(self.outbox, self.database, self.publisher)
-        self.resources = Resources(settings, self.database, *resources)
+        self.resources = Resources(*resources, settings, self.database, self.outbox, self)
         self.lanes = [self._lane(lane, found) for lane, found in lanes_of(self.name, handlers).items()]
         self.lanes += self._collectors(handlers)
+        own = periodic_of(periodic) if periodic else []
+        self._periodic = [*self._kernels(), *(one.with_resources(self.resources) for one in own)]
         self._subscriptions = [Subscription(lane) for lane in self.lanes]
         self.broker = self._declared_broker()
         self.stopping = Stopping()
@@ -196,9 +201,7 @@ class Service:
         """Everything but HTTP: lanes and outbox work inside the block, and are drained at its end."""
         lanes = [self._task(lane.run(), f"lane {lane.name}") for lane in self.lanes]
         publishing = self.watch("publish", self.relay.publish())
-        purging = purge(self.outbox, self.settings.inbox_keep_days)
-        parts = {"tidy": self.relay.tidy(), "purge": purging, "look after lanes": self._look_after_lanes()}
-        watching = [self.watch(name, work) for name, work in parts.items()]
+        watching = [self.watch(one.name, again_and_again(one)) for one in self._periodic]
         connecting = asyncio.create_task(self._connect())
         try:
             yield
@@ -217,12 +220,19 @@ class Service:
             await self.tracing.stop()
             log.info("stopped")
 
+    def _kernels(self) -> list[Periodic]:
+        """What every service does by itself."""
+        return [
+            Periodic("tidy", self.relay.tidy, membership.HEARTBEAT_SECONDS),
+            Periodic("purge", partial(purge, self.outbox, self.settings.inbox_keep_days), EVERY_SECONDS),
+            Periodic("scheduled", self.outbox.send_due, scheduled.LOOK_SECONDS),
+            Periodic("look after lanes", self._look_after_lanes, LOOK_SECONDS),
+        ]
+
     async def _look_after_lanes(self) -> None:
-        while True:
-            self.watchdog.tick()
-            for lane in self.lanes:
-                lane.look_after()
-            await asyncio.sleep(LOOK_SECONDS)
+        self.watchdog.tick()
+        for lane in self.lanes:
+            lane.look_after()
 
     def watch(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Start a part that runs as long as the process. If it ends all the same, readiness and a metric say so."""

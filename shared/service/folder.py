@@ -1,7 +1,7 @@
 """A service is a folder: what is in services/<name>/ becomes a runnable service.
 
-It has `handlers.py`, and where it has something of its own to say, `api.py` with a `router` and `settings.py` with its
-settings.
+It has `handlers.py`, and where it has something of its own to say, `api.py` with a `router`, `periodic.py` with its
+`@every` functions, and `settings.py` with its settings.
 """
 
 import importlib
@@ -23,4 +23,5 @@ def service_in(name: str) -> Service:
     home = f"services.{name}"
     settings = load(settings_of(name))
     router = importlib.import_module(f"{home}.api").router if find_spec(f"{home}.api") else None
-    return Service(settings, importlib.import_module(f"{home}.handlers"), router)
+    periodic = importlib.import_module(f"{home}.periodic") if find_spec(f"{home}.periodic") else None
+    return Service(settings, importlib.import_module(f"{home}.handlers"), router, periodic)

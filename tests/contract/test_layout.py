@@ -12,7 +12,7 @@ TOP = {
     "README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml", "uv.lock",
 }  # fmt: skip
 IN_A_SERVICE = {
-    "__init__.py", "service.toml", "handlers.py", "api.py", "domain.py", "store.py", "adapters.py",
+    "__init__.py", "service.toml", "handlers.py", "periodic.py", "api.py", "domain.py", "store.py", "adapters.py",
     "proxy.py", "settings.py", "migrations", "templates", "static",
 }  # fmt: skip
 SERVICES = sorted(path.parent for path in (ROOT / "services").glob("*/handlers.py"))

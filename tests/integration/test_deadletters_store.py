@@ -11,7 +11,7 @@ from sqlalchemy import text
 from uuid_utils.compat import uuid7
 
 from contracts.deadletters import CancelReplay, LetterFilter, ReplayCancelRefused
-from services.deadletters import api, handlers, store
+from services.deadletters import api, handlers, periodic, store
 from services.deadletters.store import Action, Group, Letter
 from shared.persistence.clock import now
 from shared.persistence.database import Database, migrate
@@ -180,11 +180,11 @@ async def test_letters_of_a_lane_that_is_there_no_more_are_measured_as_long_as_t
         letter = a_letter(lane="old.lane")
         async with served.service.database.transaction() as session:
             session.add(letter)
-        await api._measure(served.service)
+        await periodic.measure(served.service.database)
         assert (measured("old.lane"), measured("stock")) == (1, 0)
         async with served.service.database.transaction() as session:
             await store.remove(session, [letter.id])
-        await api._measure(served.service)
+        await periodic.measure(served.service.database)
         assert (measured("old.lane"), measured("stock")) == (None, 0)
 
 

@@ -22,7 +22,7 @@ from shared.messaging.relay import Relay
 from shared.messaging.unit import UnitOfWork
 from shared.persistence.database import Database, Outage
 from tests.integration.reserving import on_order_placed
-from tests.running import Broker, an_order, is_ready, module_of, reserved, running, until
+from tests.running import Broker, an_order, beating, is_ready, module_of, reserved, running, until
 from tests.serving import NO_BROKER, serving
 
 STOCK = {"service": "stock", "lane": "stock"}
@@ -137,7 +137,7 @@ async def test_the_outbox_says_what_the_whole_table_holds(database_url: str, mon
     async with dead.outbox.unit() as unit:
         unit.send(*(reserved(an_order().order_id) for _ in range(3)))
         unit.outgoing[0] = _older(unit.outgoing[0], seconds=90)
-    tasks = [asyncio.create_task(living.tidy()), asyncio.create_task(living.publish())]
+    tasks = [asyncio.create_task(beating(living)), asyncio.create_task(living.publish())]
     await at_least(lambda: value("malote_outbox_oldest_seconds", service="stock"), 90)  # one that nothing else leaves
     assert value("malote_outbox_oldest_seconds", service="stock") < 120
     assert value("malote_outbox_messages", service="stock") == 3

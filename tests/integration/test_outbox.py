@@ -22,7 +22,7 @@ from shared.messaging.outbox import Outbox, outbox
 from shared.messaging.publisher import Outgoing, Publisher
 from shared.messaging.relay import Relay
 from shared.persistence.database import Database, Outage
-from tests.running import reserved, until
+from tests.running import beating, reserved, until
 
 
 class Wire:
@@ -58,7 +58,7 @@ def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 @contextlib.asynccontextmanager
 async def at_work(database: Database, wire: Any, *, tidies: bool = True) -> AsyncIterator[Relay]:
     box = Relay(Outbox("stock", database), database, wire)
-    work = [box.publish(), box.tidy()] if tidies else [box.publish()]
+    work = [box.publish(), beating(box)] if tidies else [box.publish()]
     tasks = [asyncio.create_task(coroutine) for coroutine in work]
     yield box
     for task in tasks:
@@ -421,7 +421,7 @@ async def test_a_process_that_was_away_for_too_long_leaves_alone_what_others_hav
         left = await say(stopped, 5)
         await until(lambda: _was_sent(wire, 5), "the adoption")
         silent.down = False
-        going_on = asyncio.create_task(stopped.tidy())
+        going_on = asyncio.create_task(beating(stopped))
         own = await say(stopped, 3)
         await until(lambda: _none_left(database), "the table to be empty")
         going_on.cancel()

@@ -22,7 +22,7 @@ async def test_old_ids_are_forgotten_in_small_steps_and_new_ones_kept(
                 text("INSERT INTO inbox (message_id, lane, received_at) VALUES (:id, 'stock', :at)"),
                 {"id": f"m{number}", "at": at},
             )
-    await purge.purge_once(Outbox("stock", database), keep_days=14)
+    await purge.purge(Outbox("stock", database), keep_days=14)
     async with database.reading() as session:
         assert (await session.scalars(select(inbox.c.message_id))).all() == ["m0"]
     await database.dispose()

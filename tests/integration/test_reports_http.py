@@ -14,7 +14,7 @@ from uuid_utils.compat import uuid7
 from contracts.base import JobState
 from contracts.reports import ReportReady
 from services.gateway.store import Job
-from services.reports import api, store
+from services.reports import api, periodic, store
 from services.reports.store import Notification, Report
 from shared.messaging.outbox import outbox
 from shared.persistence.clock import now
@@ -302,7 +302,7 @@ async def test_what_was_kept_for_its_time_is_removed_and_nothing_else(
     over = [a_report(expires_at=now() - 1) for _ in range(3)]
     kept = [a_report(), a_report(status="RUNNING", expires_at=None), a_report(status="FAILED", expires_at=now() - 1)]
     await served.knows(*over, *kept)
-    assert [await api.expire(served.reports.service) for _ in range(3)] == [2, 1, 0]
+    assert [await periodic.expire(served.reports.service.outbox) for _ in range(3)] == [2, 1, 0]
     assert {(await served.row(report)).status for report in over} == {"EXPIRED"}
     assert [(await served.row(report)).status for report in kept] == ["READY", "RUNNING", "FAILED"]
     removed = {body["report_id"] for key, body in await said(served.reports) if body["result"]}

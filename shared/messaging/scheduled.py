@@ -1,0 +1,145 @@
+"""Messages for later: rows of the service's own database, moved to the outbox when they are due.
+
+A scheduled message is committed with the transaction that sends it, for any time, years ahead. Whoever moves it deletes
+its row and writes the outbox in one transaction: so it is sent once, whichever process dies, and a message that is
+withdrawn first never comes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Index,
+    LargeBinary,
+    String,
+    Table,
+    delete,
+    func,
+    insert,
+    select,
+)
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from contracts.base import Envelope, Message
+from shared.messaging import inbox
+from shared.messaging.publisher import Outgoing
+from shared.persistence import clock
+from shared.persistence.database import among, kernel_metadata
+
+AT_ONCE = 1_000
+"""Messages that one transaction moves."""
+LOOK_SECONDS = 0.5
+"""How often each process looks for messages that are due: none is sent later than a second."""
+NAME_LENGTH = 255
+
+scheduled = Table(
+    "scheduled",
+    kernel_metadata,
+    Column("message_id", String(36), primary_key=True),
+    Column("name", String(NAME_LENGTH)),
+    Column("due_at", BigInteger, nullable=False),
+    Column("exchange", String(64), nullable=False),
+    Column("key", String(128), nullable=False),
+    Column("correlation_id", String(inbox.ID_LENGTH), nullable=False),
+    Column("causation_id", String(inbox.ID_LENGTH)),
+    Column("traceparent", String(64)),
+    Column("mandatory", Boolean, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Index("ix_scheduled_due_at", "due_at", "message_id"),
+    Index("ix_scheduled_name", "name", unique=True),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """A message that a handler returns to be sent at a time, which has a zone. See `Work.send` for `name`."""
+
+    message: Message
+    at: datetime
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scheduled:
+    """A message as it is written down, with the time in epoch milliseconds."""
+
+    outgoing: Outgoing
+    due_at: int
+    name: str | None
+
+
+def due_at(at: datetime) -> int:
+    """A time as the table has it. Raises ValueError for one without a zone."""
+    if at.tzinfo is None:
+        raise ValueError(f"{at.isoformat()} has no time zone: when a message is to be sent needs one")
+    return int(at.timestamp() * 1000)
+
+
+async def write(session: AsyncSession, messages: Sequence[Scheduled]) -> None:
+    """Write messages down; one takes the place of that which waits under its name."""
+    named = [message.name for message in messages if message.name]
+    if named:
+        await session.execute(delete(scheduled).where(among(session, scheduled.c.name, named)))
+    latest = {message.name or message.outgoing.envelope.message_id: message for message in messages}
+    await session.execute(insert(scheduled), [_to_row(message) for message in latest.values()])
+
+
+async def withdraw(session: AsyncSession, name: str) -> bool:
+    """Whether a message waited under a name and now never comes; no if it was moved before, or never was there.
+
+    While another transaction moves it, this one waits for the end of that.
+    """
+    found = await session.execute(delete(scheduled).where(scheduled.c.name == name))
+    return bool(found.rowcount)  # type: ignore[attr-defined]
+
+
+async def is_due(session: AsyncSession) -> bool:
+    """Whether a message is due by the database's clock."""
+    earliest = await session.scalar(select(func.min(scheduled.c.due_at) - clock.of_database(session)))
+    return earliest is not None and earliest <= 0
+
+
+async def take_due(session: AsyncSession, service: str) -> list[Outgoing]:
+    """Delete some messages that are due by the database's clock, and return them, to be sent in this transaction."""
+    due = select(scheduled.c.message_id).where(scheduled.c.due_at <= clock.of_database(session))
+    some = due.order_by(scheduled.c.due_at, scheduled.c.message_id).limit(AT_ONCE).with_for_update(skip_locked=True)
+    ids = (await session.scalars(some)).all()
+    if not ids:
+        return []
+    taken = delete(scheduled).where(among(session, scheduled.c.message_id, ids)).returning(*scheduled.c)
+    rows = (await session.execute(taken)).all()
+    return [_from_row(row, service) for row in sorted(rows, key=lambda row: (row.due_at, row.message_id))]
+
+
+def _to_row(message: Scheduled) -> dict[str, object]:
+    outgoing, envelope = message.outgoing, message.outgoing.envelope
+    return {
+        "message_id": envelope.message_id,
+        "name": message.name,
+        "due_at": message.due_at,
+        "exchange": outgoing.exchange,
+        "key": envelope.key,
+        "correlation_id": envelope.correlation_id,
+        "causation_id": envelope.causation_id,
+        "traceparent": envelope.traceparent,
+        "mandatory": outgoing.mandatory,
+        "body": outgoing.body,
+    }
+
+
+def _from_row(row: Any, service: str) -> Outgoing:
+    envelope = Envelope(
+        message_id=row.message_id,
+        correlation_id=row.correlation_id,
+        causation_id=row.causation_id,
+        key=row.key,
+        sender=service,
+        sent_at=datetime.now(UTC),
+        traceparent=row.traceparent,
+    )
+    return Outgoing(envelope, row.exchange, row.body, row.mandatory)
