@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import importlib
 import json
 import time
@@ -162,6 +163,11 @@ async def running(
     async with service.running():
         await until(lambda: is_ready(service), f"{name} to be ready")
         yield service
+
+
+def hurry(monkeypatch: pytest.MonkeyPatch, part: Any, seconds: float) -> None:
+    """Let services that are made from now on run one of their periodic parts so often."""
+    monkeypatch.setattr(part, "periodic", dataclasses.replace(part.periodic, seconds=seconds))
 
 
 def beating(relay: Relay) -> Coroutine[Any, Any, None]:

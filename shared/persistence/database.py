@@ -25,6 +25,7 @@ from shared.config.urls import database_address
 from shared.observability import tracing
 from shared.outages import Trouble, said, trouble
 from shared.persistence import versions
+from shared.persistence.sqlite import connect
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -212,7 +213,9 @@ def _open_anew(failure: Any) -> None:
 
 def sqlite_engine(url: URL, begin: str, pool_size: int) -> AsyncEngine:
     """SQLite as we want it: what is committed is on disk, and a transaction is begun by `begin` and by nothing else."""
-    engine = create_async_engine(url, pool_size=pool_size, max_overflow=0, hide_parameters=True)
+    engine = create_async_engine(
+        url, pool_size=pool_size, max_overflow=0, hide_parameters=True, connect_args={"async_creator_fn": connect}
+    )
     patience = ASK_MILLISECONDS if begin == "BEGIN IMMEDIATE" else LOCKED_SECONDS * 1000
 
     @event.listens_for(engine.sync_engine, "connect")

@@ -10,13 +10,13 @@ from sqlalchemy import select, update
 from uuid_utils.compat import uuid7
 
 from contracts.email import DeliverMail, MailDigest
-from services.deadletters import api, domain, handlers, store
+from services.deadletters import domain, handlers, periodic, store
 from services.deadletters.store import Digest, Group, Letter
 from shared.messaging.outbox import Outbox, outbox
 from shared.persistence.database import Database
 from tests.deadlettering import shop_on
 from tests.integration.test_deadletters_store import a_letter
-from tests.running import Broker
+from tests.running import Broker, hurry
 
 GROUP = Group(id="0" * 12, lane="stock", message="order.placed.v1", reason="r")
 
@@ -131,7 +131,7 @@ async def test_poison_is_told_of_without_anybody_asking(
     broker: Broker, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(domain, "GATHER_MILLISECONDS", 1_000)
-    monkeypatch.setattr(api, "TELL_SECONDS", 0.1)
+    hurry(monkeypatch, periodic.tell, 0.1)
     spied = await broker.spy(("commands", MailDigest.key))
     async with shop_on(broker, database_url, tmp_path) as shop:
         await shop.fails("A", "A", "A")

@@ -234,7 +234,7 @@ async def test_a_change_by_another_process_is_noticed(
 ) -> None:
     job = await placed(ana)
     waiting = asyncio.create_task(ended(ana, job))
-    for subscriber in gateway.service._subscribers:
+    for subscriber in gateway.service._subscriptions:
         await subscriber.stop()
     async with serving("gateway", broker.url, database_url):
         await say(broker, confirmation(job), job)

@@ -14,12 +14,12 @@ from uuid_utils.compat import uuid7
 from contracts.base import JobState
 from contracts.reports import ReportReady
 from services.gateway.store import Job
-from services.reports import api, periodic, store
+from services.reports import periodic, store
 from services.reports.store import Notification, Report
 from shared.messaging.outbox import outbox
 from shared.persistence.clock import now
 from tests.integration.reporting import HOUR, NOBODY, Fleet, a_report, check, fleet, link_of, mail_of
-from tests.running import Broker, until
+from tests.running import Broker, hurry, until
 from tests.serving import NO_BROKER, Served, serving
 
 ORDERS = {"kind": "orders", "format": "csv"}
@@ -336,7 +336,7 @@ async def test_what_ended_a_month_ago_is_forgotten_in_steps(served: Fleet, monke
 async def test_the_service_tidies_up_by_itself(
     tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api, "TIDY_SECONDS", 0.05)
+    hurry(monkeypatch, periodic.tidy, 0.05)
     async with fleet(tmp_path, database_url) as served:
         report = await served.holds(expires_at=now() - 1)
 
