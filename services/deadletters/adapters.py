@@ -19,7 +19,7 @@ from services.deadletters import domain
 from services.deadletters.store import Content, Group, Letter
 from shared.messaging.copies import sendable
 from shared.messaging.decode import SENT_BY, replay_in, user_of
-from shared.messaging.intake import Raw
+from shared.messaging.intake import IncomingMessage
 from shared.messaging.publisher import Outgoing
 from shared.observability.metrics import UNREADABLE
 from shared.persistence.clock import now
@@ -40,7 +40,7 @@ class Found:
     replay: tuple[UUID, int] | None
 
 
-def read(raw: Raw, lane: str) -> Found:
+def read(raw: IncomingMessage, lane: str) -> Found:
     """Whatever came: nothing in it can keep it from being stored."""
     headers = _plain(raw.headers)
     if domain.is_first_hand(raw.headers):
@@ -82,14 +82,14 @@ def read(raw: Raw, lane: str) -> Found:
     return Found(_key(raw, lane), letter, content, group, replay_in(raw.headers) if is_second_hand else None)
 
 
-def lane_of(raw: Raw, lane: str) -> str:
+def lane_of(raw: IncomingMessage, lane: str) -> str:
     """The lane that a letter is of: its routing key, which its sender may use. With further keys of its own, a sender
     gets it into other lanes' queues, too."""
     key = raw.routing_key or ""
     return key if key in LANES else lane
 
 
-def _properties(raw: Raw, message: str, *, first_hand: bool) -> dict[str, Any]:
+def _properties(raw: IncomingMessage, message: str, *, first_hand: bool) -> dict[str, Any]:
     """What it is sent again with. A shop's own word for the job that it belongs to counts for nothing."""
     contract = BY_KEY.get(message)
     is_shops = contract is not None and SHOP in FLOW[contract].senders
@@ -103,7 +103,7 @@ def _properties(raw: Raw, message: str, *, first_hand: bool) -> dict[str, Any]:
     }
 
 
-def _key(raw: Raw, lane: str) -> str:
+def _key(raw: IncomingMessage, lane: str) -> str:
     mark = domain.brokers_mark(raw.headers)
     told = [lane, raw.message_id, raw.headers.get("failure_last_at"), raw.headers.get("replay")]
     framed = [*(str(part) for part in (*told, mark.get("time"), mark.get("count"))), ""]

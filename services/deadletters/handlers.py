@@ -32,8 +32,8 @@ from services.deadletters import adapters, domain, store
 from services.deadletters.adapters import Found
 from services.deadletters.store import REMOVED_AT_ONCE, Action, Content, Letter, touched
 from shared.messaging import inbox
-from shared.messaging.handler import NotYet, on, on_dead_letters
-from shared.messaging.intake import Raw
+from shared.messaging.handler import RetryLater, on, on_dead_letters
+from shared.messaging.intake import IncomingMessage
 from shared.messaging.outbox import Outbox
 from shared.messaging.unit import UnitOfWork
 from shared.persistence.clock import moment, now
@@ -45,7 +45,7 @@ TOLD = 10
 
 
 @on_dead_letters
-async def collect(raws: Sequence[Raw], queue: str, unit: UnitOfWork) -> None:
+async def collect(raws: Sequence[IncomingMessage], queue: str, unit: UnitOfWork) -> None:
     """Store what is new. What comes a second time, such as after a crash, is known by its key."""
     lane = queue.removesuffix(".dlq")
     found = {one.key: one for one in (adapters.read(raw, adapters.lane_of(raw, lane)) for raw in raws)}
@@ -138,7 +138,7 @@ async def on_cancel_replay(command: CancelReplay, unit: UnitOfWork) -> ReplayCan
     """Send no more."""
     replay = unit.get(Action, command.replay_id)
     if replay is None:
-        raise NotYet(f"replay {command.replay_id} has not begun")
+        raise RetryLater(f"replay {command.replay_id} has not begun")
     action = _action(command, unit)
     unit.add(action)
     if replay.ended_at is not None or replay.kind != "replay":

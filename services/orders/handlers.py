@@ -18,7 +18,7 @@ from contracts.stock import ProductPriced, StockRejected, StockReserved
 from services.orders import domain
 from services.orders.domain import State
 from services.orders.store import ListPrice, Order, listed, new_order, theirs, wanted
-from shared.messaging.handler import NotYet, on
+from shared.messaging.handler import RetryLater, on
 from shared.messaging.unit import UnitOfWork
 from shared.persistence.clock import moment, now
 
@@ -85,7 +85,7 @@ async def on_product_priced(event: ProductPriced, unit: UnitOfWork) -> None:
 def _known(order_id: object, unit: UnitOfWork) -> Order:
     order = unit.get(Order, order_id)
     if order is None:
-        raise NotYet(f"order {order_id} is not placed yet")
+        raise RetryLater(f"order {order_id} is not placed yet")
     return order
 
 

@@ -45,7 +45,7 @@ from services.reports.store import (
     theirs,
     touched,
 )
-from shared.messaging.handler import NotYet, on
+from shared.messaging.handler import RetryLater, on
 from shared.messaging.unit import OutsideWork, UnitOfWork
 from shared.persistence.clock import moment, now
 
@@ -215,7 +215,7 @@ async def on_cancel_report(command: CancelReport, unit: UnitOfWork) -> list[Mess
     """Cancel what is not finished; always answer, because a job waits for it."""
     report = unit.get(Report, command.report_id)
     if report is None:
-        raise NotYet(f"report {command.report_id} is not asked for yet")
+        raise RetryLater(f"report {command.report_id} is not asked for yet")
     if report.status != "RUNNING":
         return [ReportCancelRefused(report_id=report.id, reason=f"already_{report.status.lower()}")]
     report.status, report.ended_at = "CANCELLED", now()

@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from shared.messaging import inbox, suspects
 from shared.messaging.copies import Copy
 from shared.messaging.decode import Delivery
-from shared.messaging.intake import Lost, Raw
+from shared.messaging.intake import IncomingMessage, Lost
 from shared.messaging.lane import Lane, TooLong, confirm_replay, load, send
 from shared.messaging.outcomes import log_outcome
 from shared.observability import metrics, tracing
@@ -47,7 +47,7 @@ class Batch:
     def warnings(self) -> list[str]:
         return list(filter(None, [self._failures.warning()]))
 
-    async def work(self, raws: Sequence[Raw]) -> None:
+    async def work(self, raws: Sequence[IncomingMessage]) -> None:
         """Give each delivery of a batch its outcome, and acknowledge it at once: it does not come again if what follows
         is cut short, or begun again. The good ones are done before the bad ones are sent away."""
         started = time.perf_counter()
@@ -59,8 +59,11 @@ class Batch:
         metrics.of(metrics.BATCH_SECONDS, *self._lane.labels).observe(time.perf_counter() - started)
 
     async def _run(self, deliveries: Sequence[Delivery]) -> list[Copy]:
-        """Commit a batch; return what is to be sent on instead. What fails among others is tried by itself, and if no
-        handler failed, the batch is halved: what fails by itself counts an attempt, and nothing else does."""
+        """Commit a batch; return the copies to send on of those that failed.
+
+        A message whose handler failed is tried by itself; if no handler failed, the batch is halved. Only a message
+        that fails by itself counts an attempt.
+        """
         try:
             with tracing.together(
                 f"batch {self._lane.name}", [delivery.envelope.traceparent for delivery in deliveries]

@@ -4,13 +4,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 
 from contracts.flow import COLLECTOR
-from shared.messaging.intake import Intake, Lost, Raw, is_lost
+from shared.messaging.intake import IncomingMessage, Intake, Lost, is_lost
 from shared.messaging.outbox import Outbox
 from shared.messaging.pause import Pause
 from shared.messaging.unit import UnitOfWork
 from shared.observability import metrics
 
-Keep = Callable[[Sequence[Raw], str, UnitOfWork], Awaitable[None]]
+Keep = Callable[[Sequence[IncomingMessage], str, UnitOfWork], Awaitable[None]]
 
 
 class Collect:
@@ -26,13 +26,13 @@ class Collect:
     async def room(self) -> int:
         return self._at_once
 
-    async def work(self, raws: Sequence[Raw]) -> None:
+    async def work(self, raws: Sequence[IncomingMessage]) -> None:
         if any(map(is_lost, raws)):
             raise Lost
         await self._pause.wait_out(raws[0], self._commit, raws)
         await self._intake.acknowledge(raws)
 
-    async def _commit(self, raws: Sequence[Raw]) -> None:
+    async def _commit(self, raws: Sequence[IncomingMessage]) -> None:
         async with self._outbox.unit() as unit:
             await self._keep(raws, self._queue, unit)
 

@@ -22,7 +22,7 @@ from shared.messaging import inbox, suspects
 from shared.messaging.circuit import Circuit
 from shared.messaging.decode import Delivery
 from shared.messaging.handler import Poison, Replies
-from shared.messaging.intake import Lost, Raw, is_lost
+from shared.messaging.intake import IncomingMessage, Lost, is_lost
 from shared.messaging.lane import Lane, TooLong, confirm_replay, load, send
 from shared.messaging.ownership import Ownership
 from shared.messaging.pause import uncancelled
@@ -62,7 +62,7 @@ class Concurrent:
     def __init__(self, lane: Lane, at_once: int) -> None:
         self._lane, self._at_once = lane, at_once
         self._outbox, self._intake, self._wait_out = lane.outbox, lane.intake, lane.pause.wait_out
-        self._in_flight: dict[str, list[Raw]] = {}  # each with the copies of it that came meanwhile
+        self._in_flight: dict[str, list[IncomingMessage]] = {}  # each with the copies of it that came meanwhile
         # Those whose process died, each with how many of them may be tried at a time: they are in flight, too.
         self._suspects: deque[tuple[int, Delivery]] = deque()  # these wait for their turn
         self._on_trial: dict[str, int] = {}  # and these have it
@@ -120,7 +120,7 @@ class Concurrent:
         self._has_room.clear()
         await self._has_room.wait()
 
-    async def work(self, raws: Sequence[Raw]) -> None:
+    async def work(self, raws: Sequence[IncomingMessage]) -> None:
         readable, copies = self._lane.read(raws)
         begun: list[Delivery] = []
         for delivery in readable:
@@ -192,8 +192,8 @@ class Concurrent:
         return found
 
     async def _demand_ours(self, delivery: Delivery) -> None:
-        """Raises `Busy` if another process has taken a message over: one that was frozen, or cut off from the database
-        and the broker, was waited for and is no longer expected. Waits out an outage; raises `Lost` as `_steadily`."""
+        """Raises `Busy` if another process has taken the message over, because this one was frozen or cut off for so
+        long that it seemed dead. Waits out an outage; raises `Lost` as `Pause.wait_out` does."""
         if not await self._wait_out(delivery.raw, self._ownership.holds, delivery.envelope.message_id):
             raise Busy("another process has taken it over")
 
@@ -226,7 +226,7 @@ class Concurrent:
                     self._group.create_task(self._fail(finished.delivery, finished.outcome))
 
     def _learn(self, finished: Finished) -> None:
-        """Open or close the circuit: whatever the server said to a message, it is there. Of some it was not asked."""
+        """Open or close the circuit. Any answer of the server closes it; some messages fail before the server is asked."""
         if isinstance(finished.outcome, Outage):
             self._circuit.open(str(finished.outcome))
         elif self._circuit.why and finished.work and not isinstance(finished.outcome, Poison | Busy | Lost | TooLong):
@@ -297,8 +297,8 @@ class Concurrent:
             await self._intake.acknowledge([delivery.raw])
         self._leave(delivery)
 
-    def _leave(self, delivery: Delivery, *again: Raw) -> None:
-        """Make room, and take again what came meanwhile of the same message, to find out that it is done."""
+    def _leave(self, delivery: Delivery, *again: IncomingMessage) -> None:
+        """Make room. Copies of the message that came meanwhile are taken again, and found to be done."""
         message_id = delivery.envelope.message_id
         _, *copies = self._in_flight.pop(message_id)
         self._circuit.end(message_id)
@@ -309,8 +309,8 @@ class Concurrent:
             self._try_suspects()
 
     def _try_suspects(self) -> None:
-        """So few at a time that the one that kills is the only one in the end that is tried when it does. Those that
-        the broker has taken back, and all of them when the process ends, are left to it."""
+        """Begin as many suspects as may be tried together, so that in the end a killer is tried alone. Suspects that
+        the broker has taken back, and all of them when the process ends, go back to the broker."""
         turn: list[Delivery] = []
         while self._suspects:
             most, following = self._suspects[0]

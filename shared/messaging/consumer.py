@@ -14,7 +14,7 @@ import structlog
 from shared.messaging.causes import cause_of
 from shared.messaging.decode import key_of
 from shared.messaging.handler import Handler
-from shared.messaging.intake import Intake, Lost, Raw, is_lost
+from shared.messaging.intake import IncomingMessage, Intake, Lost, is_lost
 from shared.messaging.pause import Pause
 from shared.observability import metrics
 from shared.persistence.database import Backoff
@@ -33,7 +33,7 @@ class Processor(Protocol):
     async def room(self) -> int:
         """How many deliveries may be worked on now; waits until it is at least one."""
 
-    async def work(self, raws: Sequence[Raw]) -> None:
+    async def work(self, raws: Sequence[IncomingMessage]) -> None:
         """Give each delivery of a batch its outcome.
 
         Raises `Lost`. After any other error, which is the kernel's own, what is still at work in the intake is begun

@@ -16,7 +16,7 @@ from contracts.base import Envelope, Message
 from shared.messaging.amqp.incoming import PROBLEM, Oversized
 from shared.messaging.decode import SENT_BY, comes_back, is_shops, key_of, reason_of, replay_of, user_of
 from shared.messaging.handler import Poison
-from shared.messaging.intake import Raw
+from shared.messaging.intake import IncomingMessage
 from shared.messaging.publisher import Properties
 
 TRACEBACK_LINES = 20
@@ -38,7 +38,7 @@ class Copy:
     what the message's job is told, caused by the envelope `cause`.
     """
 
-    raw: Raw
+    raw: IncomingMessage
     envelope: Envelope | None
     exchange: str
     headers: dict[str, Any]
@@ -59,7 +59,9 @@ class Copy:
         return copied(self.raw, self.envelope, self.headers)
 
 
-def copied(raw: Raw, envelope: Envelope | None = None, more: Mapping[str, Any] = MappingProxyType({})) -> Properties:
+def copied(
+    raw: IncomingMessage, envelope: Envelope | None = None, more: Mapping[str, Any] = MappingProxyType({})
+) -> Properties:
     """The properties of a message's copy on its way back to its lane: what can be believed of its own, and more
     headers. It has no envelope if it was not read."""
     return Properties(
@@ -74,7 +76,7 @@ def copied(raw: Raw, envelope: Envelope | None = None, more: Mapping[str, Any] =
     )
 
 
-def without_claims(raw: Raw) -> dict[str, Any]:
+def without_claims(raw: IncomingMessage) -> dict[str, Any]:
     """A message's headers, without those by which a sender makes it look like one that failed before or was sent again,
     and without what kept us from reading it: the copy's properties are ours."""
     left = {PROBLEM, SENT_BY} if replay_of(raw) else {PROBLEM, SENT_BY, "replay"}
@@ -84,7 +86,7 @@ def without_claims(raw: Raw) -> dict[str, Any]:
     return {name: value for name, value in raw.headers.items() if name not in left} | own
 
 
-def job_of(raw: Raw) -> str | None:
+def job_of(raw: IncomingMessage) -> str | None:
     """The job that a message belongs to that cannot be read, as if it could."""
     return raw.message_id if is_shops(raw) else raw.correlation_id
 

@@ -15,7 +15,7 @@ from contracts.broker import RETURNS, routes_to
 from contracts.flow import BY_KEY, FLOW, SHOP
 from shared.messaging.amqp.incoming import MESSAGE_LIMIT, PROBLEM, Oversized, Unreadable
 from shared.messaging.handler import Handler, Poison
-from shared.messaging.intake import Raw
+from shared.messaging.intake import IncomingMessage
 
 SENT_BY = "sent_by"
 """The header in which the kernel keeps the user who sent a message, when it sends a copy of it to its lane again."""
@@ -26,7 +26,7 @@ _REPLAY = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})/([1-9][0-9]
 class Delivery:
     """A message as it was delivered, read and matched with its handler."""
 
-    raw: Raw
+    raw: IncomingMessage
     envelope: Envelope
     message: Message
     handler: Handler
@@ -38,7 +38,7 @@ class Delivery:
         return {name: str(value) for name, value in self.message if isinstance(value, UUID)}
 
 
-def decode(raw: Raw, lane: str, handlers: Mapping[str, Handler]) -> Delivery:
+def decode(raw: IncomingMessage, lane: str, handlers: Mapping[str, Handler]) -> Delivery:
     """Read a delivery and find its handler. Raises `Poison` with what is wrong, for people."""
     if isinstance(problem := raw.headers.get(PROBLEM), Unreadable):
         raise Poison(f"its properties or headers cannot be read: {problem!s}")
@@ -101,26 +101,26 @@ def reason_of(error: BaseException) -> str:
     return said or type(error).__name__
 
 
-def key_of(raw: Raw) -> str:
+def key_of(raw: IncomingMessage) -> str:
     """The message's name. What its sender published is named by its routing key, which the broker's permissions bind;
     what comes back was named by the kernel, in `type`."""
     return (raw.type if comes_back(raw) else raw.routing_key) or ""
 
 
-def comes_back(raw: Raw) -> bool:
+def comes_back(raw: IncomingMessage) -> bool:
     """Whether a message was met before, and sent to its lane again: from a retry queue, or by an administrator. No
     other user may publish to these exchanges, so what the kernel wrote on the message can be believed."""
     return raw.exchange in ("", None, RETURNS)
 
 
-def is_shops(raw: Raw) -> bool:
+def is_shops(raw: IncomingMessage) -> bool:
     """Whether a shop may have sent it. It cannot speak for a job that is not its own: what it sends starts one."""
     contract = None if comes_back(raw) else BY_KEY.get(key_of(raw))
     return contract is not None and SHOP in FLOW[contract].senders
 
 
-def replay_of(raw: Raw) -> tuple[UUID, int] | None:
-    """Which dead letter a message is that was sent again, and the how many-eth time. Only what comes back can be one:
+def replay_of(raw: IncomingMessage) -> tuple[UUID, int] | None:
+    """Of a dead letter that was sent again: its id, and how often it was sent. Only what comes back can be one:
     anybody may put the header on a message of its own."""
     return replay_in(raw.headers) if comes_back(raw) else None
 
@@ -132,7 +132,7 @@ def replay_in(headers: Mapping[str, object]) -> tuple[UUID, int] | None:
     return (UUID(found[1]), int(found[2])) if found else None
 
 
-def sent_at(raw: Raw) -> datetime:
+def sent_at(raw: IncomingMessage) -> datetime:
     """When a message was sent. AMQP's own timestamp has whole seconds; ours rides in CloudEvents' attribute."""
     with contextlib.suppress(ValueError, TypeError, OverflowError):
         exact = datetime.fromisoformat(str(raw.headers.get("cloudEvents_time")))
@@ -141,12 +141,12 @@ def sent_at(raw: Raw) -> datetime:
     return raw.timestamp or datetime.now(UTC)
 
 
-def _attempt_of(raw: Raw) -> int:
+def _attempt_of(raw: IncomingMessage) -> int:
     attempt = raw.headers.get("attempt") if comes_back(raw) else 1
     return attempt if isinstance(attempt, int) and attempt > 0 else 1
 
 
-def user_of(raw: Raw) -> str | None:
+def user_of(raw: IncomingMessage) -> str | None:
     """The broker's user that sent a message; see `Envelope.user`."""
     if comes_back(raw):
         kept = raw.headers.get(SENT_BY)

@@ -24,7 +24,7 @@ class Poison(Exception):
     """Raised for a message that no retry can help: it goes to the dead letters at once."""
 
 
-class NotYet(Exception):
+class RetryLater(Exception):
     """Raised by a handler that meets a message before what it builds on: it is retried."""
 
 
@@ -62,7 +62,7 @@ def on(
     Such a handler raises `shared.persistence.database.Outage` where there is no server to do its work at: that counts
     no attempt, and the lane tries with one message at a time until the server is back.
 
-    Any may raise `NotYet` (tried again later), `Poison` (dead-lettered at once); anything else is tried again.
+    Any may raise `RetryLater` (tried again later), `Poison` (dead-lettered at once); anything else is tried again.
     """
 
     def declare(call: Handle) -> Handle:

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Sequence
 
 import aio_pika
 
-Raw = aio_pika.abc.AbstractIncomingMessage
+IncomingMessage = aio_pika.abc.AbstractIncomingMessage
 
 
 class Lost(Exception):
     """The channel of a delivery is gone: it can no longer be acknowledged, and the broker delivers it again."""
 
 
-def is_lost(raw: Raw) -> bool:
+def is_lost(raw: IncomingMessage) -> bool:
     """Whether the channel that a message came through is gone: the broker will deliver it again."""
     try:
         return bool(raw.channel.is_closed)
@@ -26,39 +26,41 @@ class Intake:
     """The deliveries of one lane from their arrival to their acknowledgement."""
 
     def __init__(self) -> None:
-        self.waiting: deque[Raw] = deque()
+        self.waiting: deque[IncomingMessage] = deque()
         """Delivered and not begun."""
-        self.at_work: list[Raw] = []
+        self.at_work: list[IncomingMessage] = []
         """Of the batch in hand: what has no outcome yet and is begun again if the batch fails as a whole."""
         self.arrived = asyncio.Event()
         """Set when something may be waiting."""
-        self._unanswered: dict[int, tuple[Raw, float]] = {}  # by identity, in order of arrival; when it arrived
+        self._unanswered: dict[
+            int, tuple[IncomingMessage, float]
+        ] = {}  # by identity, in order of arrival; when it arrived
 
-    async def take(self, raw: Raw) -> None:
+    async def take(self, raw: IncomingMessage) -> None:
         """Receive a delivery. It is acknowledged when its outcome is committed."""
         self._unanswered[id(raw)] = raw, time.monotonic()
         self.waiting.append(raw)
         self.arrived.set()
 
-    def begin(self, most: int) -> list[Raw]:
+    def begin(self, most: int) -> list[IncomingMessage]:
         """Up to `most` deliveries to work on; they are `at_work` from now on."""
         self.at_work = [self.waiting.popleft() for _ in range(min(len(self.waiting), most))]
         if not self.waiting:
             self.arrived.clear()
         return list(self.at_work)
 
-    def begin_again(self, raws: Iterable[Raw]) -> None:
+    def begin_again(self, raws: Iterable[IncomingMessage]) -> None:
         """Put deliveries back in front of what waits."""
         self.waiting.extendleft(reversed(list(raws)))
         self.at_work = []
         self.arrived.set()
 
-    def unanswered(self) -> list[tuple[Raw, float]]:
+    def unanswered(self) -> list[tuple[IncomingMessage, float]]:
         """What was delivered and is not acknowledged, and when each arrived, by the monotonic clock."""
         self._unanswered = {key: found for key, found in self._unanswered.items() if not is_lost(found[0])}
         return list(self._unanswered.values())
 
-    async def acknowledge(self, raws: Sequence[Raw]) -> None:
+    async def acknowledge(self, raws: Sequence[IncomingMessage]) -> None:
         """Acknowledge what has an outcome, in one frame where no other delivery before the last of them is unanswered.
 
         Raises `Lost`: what cannot be acknowledged is delivered again, and found in the inbox.
@@ -78,11 +80,11 @@ class Intake:
             await _acknowledge(raw)
 
 
-def _tag(raw: Raw) -> int:
+def _tag(raw: IncomingMessage) -> int:
     return raw.delivery_tag or 0
 
 
-async def _acknowledge(raw: Raw, *, multiple: bool = False) -> None:
+async def _acknowledge(raw: IncomingMessage, *, multiple: bool = False) -> None:
     try:
         await raw.channel.basic_ack(_tag(raw), multiple=multiple, wait=False)
     except (aio_pika.exceptions.AMQPError, ConnectionError, RuntimeError) as error:

@@ -15,7 +15,7 @@ from shared.messaging.copies import Copy
 from shared.messaging.decode import Delivery, decode, replay_of, sent_at
 from shared.messaging.forwarding import CUT_SECONDS, Forwarding
 from shared.messaging.handler import Handler, JobLoader, Loader, Poison, Replies
-from shared.messaging.intake import Intake, Lost, Raw, is_lost
+from shared.messaging.intake import IncomingMessage, Intake, Lost, is_lost
 from shared.messaging.outbox import Outbox
 from shared.messaging.outcomes import log_outcome
 from shared.messaging.pause import Pause
@@ -51,7 +51,7 @@ class Lane:
         self.intake, self.pause = Intake(), Pause(name)
         self.forwarding = Forwarding(name, outbox, publisher, failures, self.intake, self.pause)
 
-    def read(self, raws: Sequence[Raw]) -> tuple[list[Delivery], list[Copy]]:
+    def read(self, raws: Sequence[IncomingMessage]) -> tuple[list[Delivery], list[Copy]]:
         """Read deliveries; what nobody can read is to be sent to the dead letters. Raises `Lost`."""
         if any(map(is_lost, raws)):
             raise Lost

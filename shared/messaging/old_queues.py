@@ -29,7 +29,7 @@ from shared.messaging.amqp.confirms import Publish
 from shared.messaging.amqp.incoming import MESSAGE_LIMIT, Oversized
 from shared.messaging.copies import copied
 from shared.messaging.decode import SENT_BY, is_shops, key_of
-from shared.messaging.intake import Raw
+from shared.messaging.intake import IncomingMessage
 from shared.messaging.publisher import CONFIRM_SECONDS
 
 AT_ONCE = 500
@@ -46,7 +46,7 @@ class Old:
     arguments that it was declared with it is told from somebody else's queue of that name."""
 
     name: str
-    route: Callable[[Raw], tuple[str, str, Any]]
+    route: Callable[[IncomingMessage], tuple[str, str, Any]]
     arguments: Mapping[str, str]
 
     def is_it(self, queue: Mapping[str, Any]) -> bool:
@@ -74,7 +74,7 @@ def _believed(properties: Any) -> Any:
     return properties
 
 
-def _named(raw: Raw, properties: Any) -> Any:
+def _named(raw: IncomingMessage, properties: Any) -> Any:
     """One that came without an id gets that of its content, and so its job: it may be moved twice, and is one."""
     contract = BY_KEY.get(key_of(raw))
     if contract and not raw.message_id:
@@ -143,7 +143,7 @@ class OldQueues:
         return moved
 
     async def _move(self, old: Sequence[Old], channel: Any, large: Counter[str]) -> int:
-        arrived: asyncio.Queue[tuple[Old, Raw]] = asyncio.Queue()
+        arrived: asyncio.Queue[tuple[Old, IncomingMessage]] = asyncio.Queue()
         takes = {one.name: partial(_take, arrived, large, one) for one in old}
         tags = {name: (await channel.basic_consume(name, take)).consumer_tag for name, take in takes.items()}
         moved, left, quiet = 0, list(old), time.monotonic()
@@ -183,7 +183,10 @@ class OldQueues:
 
 
 async def _take(
-    arrived: "asyncio.Queue[tuple[Old, Raw]]", large: Counter[str], old: Old, delivered: aiormq.abc.DeliveredMessage
+    arrived: "asyncio.Queue[tuple[Old, IncomingMessage]]",
+    large: Counter[str],
+    old: Old,
+    delivered: aiormq.abc.DeliveredMessage,
 ) -> None:
     """What is too large is kept in hand, and so goes back at the end: only what stands for it could be sent on."""
     if isinstance(delivered.body, Oversized):
@@ -200,7 +203,9 @@ def _stay(large: Mapping[str, int]) -> str:
     )
 
 
-async def _send_on(channel: Any, some: list[tuple[Old, Raw]], arrived: "asyncio.Queue[tuple[Old, Raw]]") -> int:
+async def _send_on(
+    channel: Any, some: list[tuple[Old, IncomingMessage]], arrived: "asyncio.Queue[tuple[Old, IncomingMessage]]"
+) -> int:
     """Send on what has arrived; what the broker has is acknowledged. Raises what it says against one."""
     while len(some) < AT_ONCE and not arrived.empty():
         some.append(arrived.get_nowait())

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import structlog
 
 from shared.messaging.causes import cause_of
-from shared.messaging.intake import Lost, Raw, is_lost
+from shared.messaging.intake import IncomingMessage, Lost, is_lost
 from shared.messaging.publisher import is_cancelled
 from shared.persistence.database import Backoff, is_outage
 
@@ -34,7 +34,7 @@ class Pause:
             log.info("lane: resumed", lane=self._lane)
         self.why = None
 
-    async def wait_out(self, raw: Raw | None, step: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+    async def wait_out(self, raw: IncomingMessage | None, step: Callable[..., Awaitable[T]], *arguments: Any) -> T:
         """Do a step; while the database or the broker is gone, pause and do the step again.
 
         Raises `Lost` once the broker has taken the delivery `raw` back. Without `raw`, goes on until the step is done.

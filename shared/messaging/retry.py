@@ -18,7 +18,7 @@ from shared.config.settings import seconds
 from shared.messaging.copies import Copy, failure_headers, job_of, without_claims
 from shared.messaging.decode import Delivery, key_of, reason_of, sent_at, user_of
 from shared.messaging.handler import Poison
-from shared.messaging.intake import Raw
+from shared.messaging.intake import IncomingMessage
 from shared.messaging.outcomes import log_outcome
 
 RETRIES_SECONDS = 120.0
@@ -71,7 +71,7 @@ class Failures:
         about |= {"retry_in": step}
         return Copy(delivery.raw, envelope, retry_exchange(step), headers, "retried", about, cause, report)
 
-    def unreadable(self, raw: Raw, reason: str, error: BaseException) -> Copy:
+    def unreadable(self, raw: IncomingMessage, reason: str, error: BaseException) -> Copy:
         """What to send to the dead letters of a message that nobody can read. A job that it would have moved fails."""
         headers = self._headers(raw, None, reason, error)
         ids = {"message_id": raw.message_id, "correlation_id": job_of(raw)}
@@ -93,7 +93,9 @@ class Failures:
         if copy.outcome:
             log_outcome(self._lane, copy.outcome, copy.envelope, **copy.about)
 
-    def _headers(self, raw: Raw, envelope: Envelope | None, reason: str, error: BaseException) -> dict[str, Any]:
+    def _headers(
+        self, raw: IncomingMessage, envelope: Envelope | None, reason: str, error: BaseException
+    ) -> dict[str, Any]:
         attempt = envelope.attempt if envelope else 1
         return failure_headers(without_claims(raw), reason, error, attempt, service_of(self._lane), self._version)
 
@@ -103,7 +105,7 @@ def job_failed(why: str, error: BaseException) -> JobFailed:
     return JobFailed(reason="dead_lettered", detail=_one_line(why) or type(error).__name__)
 
 
-def _cause_of(raw: Raw) -> Envelope | None:
+def _cause_of(raw: IncomingMessage) -> Envelope | None:
     """The envelope of a message that cannot be read, if a job stands or falls with it; jobs have UUIDs."""
     contract, message_id, job = BY_KEY.get(key_of(raw)), raw.message_id or "", job_of(raw) or ""
     is_known = contract and (_starts_job(contract, message_id, job, user_of(raw)) or contract.carries_job)
@@ -120,7 +122,7 @@ def _starts_job(contract: type[Message], message_id: str, job: str, user: str | 
     return SHOP not in FLOW[contract].senders or user not in ("", SHOP)
 
 
-def _order_in(raw: Raw) -> dict[str, str]:
+def _order_in(raw: IncomingMessage) -> dict[str, str]:
     """The order that a body names, also one that does not fit its schema: by it people look for the log line."""
     with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return {"order_id": str(UUID(json.loads(raw.body)["order_id"]))}

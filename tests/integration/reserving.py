@@ -8,7 +8,7 @@ from sqlalchemy import func, select
 from contracts.orders import OrderPlaced
 from contracts.stock import StockReserved
 from services.stock.store import Reservation
-from shared.messaging.handler import NotYet, Poison, on
+from shared.messaging.handler import Poison, RetryLater, on
 from shared.messaging.unit import UnitOfWork
 from shared.service import Service
 from tests.running import reserved
@@ -25,7 +25,7 @@ async def on_order_placed(order: OrderPlaced, unit: UnitOfWork) -> StockReserved
         if line.sku == "POISON":
             raise Poison("nobody can reserve this")
         if line.sku == "LATER":
-            raise NotYet("come back")
+            raise RetryLater("come back")
         if line.sku == "KILLER":
             os._exit(1)
     unit.add(Reservation(order_id=order.order_id, state="RESERVED", lines={}))

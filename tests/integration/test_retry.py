@@ -11,7 +11,7 @@ from uuid_utils.compat import uuid7
 from contracts.email import DeliverMail
 from contracts.orders import Customer, OrderLine, OrderPlaced, PlaceOrder
 from contracts.stock import StockReserved
-from shared.messaging.handler import NotYet, Poison, on
+from shared.messaging.handler import Poison, RetryLater, on
 from shared.messaging.unit import UnitOfWork
 from tests.integration.reserving import RESERVED, on_order_placed
 from tests.running import Broker, an_order, module_of, reserved, running, until
@@ -25,7 +25,7 @@ async def test_a_message_that_comes_too_early_is_tried_again_until_its_time(brok
         assert unit.cause
         attempts.append(unit.cause.attempt)
         if len(attempts) < 3:
-            raise NotYet("wait for it")
+            raise RetryLater("wait for it")
         return reserved(order.order_id)
 
     spy = await broker.spy(RESERVED)
@@ -212,7 +212,7 @@ async def test_a_sender_that_claims_to_be_a_dead_letters_replay_is_not_believed(
     async def on_order_placed(order: OrderPlaced, unit: UnitOfWork) -> StockReserved:
         attempts.append(1)
         if len(attempts) == 2 or order.lines[0].sku == "FAIL":
-            raise NotYet("come again")
+            raise RetryLater("come again")
         return reserved(order.order_id)
 
     settled, said = await broker.spy(("jobs", "letter.settled.v1")), await broker.spy(RESERVED)
