@@ -1,4 +1,4 @@
-"""What the README says is done here, letter by letter: its commands, its Python, its five steps to a service."""
+"""What the README says is done here, letter by letter: its commands, its Python, its three steps to a service."""
 
 import json
 import os
@@ -8,11 +8,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from contracts.orders import OrderConfirmed
 from tests.e2e.conftest import ROOT, Fleet
 from tests.e2e.test_cli import is_confirmed
 from tests.running import LADDER, Broker, an_order
 
+SCALES = "test_every_lane_scales_its_service_by_what_waits_and_what_is_being_worked_on"
+WRITTEN = (
+    "contracts/schemas/", "contracts/asyncapi/", "contracts/openapi/", "deploy/rabbitmq/", "docs/security.md",
+    "docs/running.md", "docker-compose.yml", ".env.example", "deploy/Dockerfile", "deploy/k8s/", "deploy/prometheus/",
+    "deploy/grafana/dashboards/",
+)  # fmt: skip
+"""What `make deploy` writes."""
 README = (ROOT / "README.md").read_text()
 
 
@@ -59,9 +68,11 @@ def test_an_order_published_from_python_is_confirmed(fleet: Fleet) -> None:
     is_confirmed(fleet, order_id)
 
 
-async def test_the_five_steps_make_a_service(broker: Broker, tmp_path: Path) -> None:
+@pytest.mark.timeout(400)
+async def test_three_steps_make_a_service_and_nothing_else_is_edited_by_hand(broker: Broker, tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
     _copy(scratch)
+    (scratch / ".venv").symlink_to(ROOT / ".venv")
     contract, handlers = (block for block in blocks("python") if "PointsEarned" in block)
     (scratch / "contracts/loyalty.py").write_text(contract)
     flow = scratch / "contracts/flow.py"
@@ -76,6 +87,10 @@ async def test_the_five_steps_make_a_service(broker: Broker, tmp_path: Path) -> 
     own.mkdir()
     (own / "handlers.py").write_text(handlers)
     (own / "service.toml").write_text("port = 8006\n")
+    written = _changed(scratch)
+    assert written == {f"contracts/{name}.py" for name in ("flow", "loyalty")} | {
+        f"services/loyalty/{name}" for name in ("handlers.py", "service.toml")
+    }
     environment = {
         **os.environ,
         "PYTHONPATH": str(scratch),
@@ -84,20 +99,23 @@ async def test_the_five_steps_make_a_service(broker: Broker, tmp_path: Path) -> 
         "LOYALTY_PORT": "0",
     }
 
-    def python(*arguments: str) -> None:
-        done = subprocess.run(
-            [sys.executable, *arguments], cwd=scratch, env=environment, capture_output=True, text=True, timeout=100
-        )
+    def run(*command: str) -> None:
+        done = subprocess.run(command, cwd=scratch, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stdout + done.stderr
 
-    python("-m", "contracts.schema")  # the commands of `make schemas docs`
-    python("-m", "deploy.cli.app", "topology", "export")
-    python("-m", "deploy.cli.app", "openapi", "--write")
-    python("-m", "deploy.cli.app", "asyncapi", "--write")
-    python("-m", "contracts.threats")
-    assert (scratch / "contracts/asyncapi/loyalty.json").exists()
-    held = ("test_flow.py", "test_layout.py", "test_openapi.py", "test_threats.py", "test_asyncapi.py")
-    tests = [f"tests/contract/{name}" for name in held]
+    def python(*arguments: str) -> None:
+        run(sys.executable, *arguments)
+
+    run("make", "--assume-old=.venv/stamp", "--assume-old=.venv/dev", "deploy")
+    for path in _changed(scratch) - written:
+        assert path.startswith(WRITTEN), f"{path} is not among what `make deploy` is said to write"
+    assert {"deploy/k8s/overlays/production/loyalty/kustomization.yaml", "docker-compose.yml", ".env.example"} <= (
+        _changed(scratch)
+    )
+    held = ("flow", "layout", "openapi", "threats", "asyncapi", "render", "settings", "running")
+    tests = [*(f"tests/contract/test_{name}.py" for name in held), "tests/deploy/test_compose.py"]
+    tests += [f"tests/deploy/test_k8s.py::{name}" for name in ("test_every_service_has_its_folder", SCALES)]
+    tests += ["tests/deploy/test_prometheus.py::test_each_service_is_scraped"]
     python("-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not redoclys and not own_parser", *tests)
     declare = f"asyncio.run(topology.declare({broker.url!r}, {LADDER!r}))"
     python("-c", f"import asyncio; from shared.messaging import topology; {declare}")
@@ -115,6 +133,13 @@ async def test_the_five_steps_make_a_service(broker: Broker, tmp_path: Path) -> 
         service.wait(30)
 
 
+def _changed(scratch: Path) -> set[str]:
+    """What git sees as new or changed."""
+    command = ["git", "status", "--porcelain", "--untracked-files=all"]
+    done = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=True)
+    return {line[3:] for line in done.stdout.splitlines()}
+
+
 def _copy(scratch: Path) -> None:
     """The checkout's files, as a clone would have them."""
     listed = subprocess.run(
@@ -125,4 +150,6 @@ def _copy(scratch: Path) -> None:
         if (ROOT / name).exists():
             (scratch / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, scratch / name)
-    subprocess.run(["git", "init", "-q"], cwd=scratch, check=True)
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@malote.example"]
+    for command in (["init", "-q"], ["add", "--all"], ["commit", "-qm", "as cloned"]):
+        subprocess.run([*git, *command], cwd=scratch, check=True)
