@@ -17,24 +17,24 @@ status: .venv/stamp ## What runs, where, and whether it is ready
 demo: .venv/stamp ## Place 50 orders and watch each one to its end
 	@$(MALOTE) demo
 
-test: $(if $(ARGS),.venv/stamp,lint) ## Lint, types, import rules and all tests, on real servers; ARGS="tests/unit -k stock" runs those alone
+test: $(if $(ARGS),.venv/dev,lint) ## Lint, types, import rules and all tests, on real servers; ARGS="tests/unit -k stock" runs those alone
 	.venv/bin/pytest -n 3 --dist loadgroup $(ARGS)
 
-lint: .venv/stamp ## Style, types and import rules
+lint: .venv/dev ## Style, types and import rules
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/bandit -q -c pyproject.toml -r contracts shared services deploy
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
-audit: .venv/stamp ## Ask whether anything we bring along is known to be vulnerable
+audit: .venv/dev ## Ask whether anything we bring along is known to be vulnerable
 	@.venv/bin/python -m tests.audit
 
-bench: .venv/stamp ## Measure; a table, and .data/bench.json; ARGS="--only whole --scale 0.1"
+bench: .venv/dev ## Measure; a table, and .data/bench.json; ARGS="--only whole --scale 0.1"
 	@PYTHON="$(PYTHON)" sh deploy/local/bootstrap.sh --group bench
 	@.venv/bin/python -m tests.bench $(ARGS)
 
-chaos: .venv/stamp ## Break a whole fleet in ways drawn from a seed, and check what is promised; ARGS="--seed 7 --runs 3"
+chaos: .venv/dev ## Break a whole fleet in ways drawn from a seed, and check what is promised; ARGS="--seed 7 --runs 3"
 	@.venv/bin/python -m tests.chaos $(ARGS)
 
 schemas: .venv/stamp ## Write contracts/schemas and deploy/rabbitmq/definitions.json from the code
@@ -53,6 +53,11 @@ clean: ## Stop everything, remove .venv and .data
 	@if [ -x .venv/bin/malote ]; then $(MALOTE) down || true; fi
 	rm -rf .venv .data tests/node/node_modules
 
+# What running needs. What tests need as well stays where it is installed already: `--inexact`.
 .venv/stamp: pyproject.toml uv.lock deploy/local/bootstrap.sh
+	@PYTHON="$(PYTHON)" sh deploy/local/bootstrap.sh --no-dev --inexact
+	@touch $@
+
+.venv/dev: .venv/stamp
 	@PYTHON="$(PYTHON)" sh deploy/local/bootstrap.sh
 	@touch $@

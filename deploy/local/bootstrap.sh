@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes .venv with exactly what uv.lock says. Needs Python 3.11 to 3.13; PYTHON names one. Arguments are uv's, such as
-# `--group bench`.
+# Makes .venv with what uv.lock says. Needs Python 3.11 to 3.13; PYTHON names one. Arguments are uv's: `--no-dev
+# --inexact` for what running needs, `--group bench` for what benchmarks need as well.
 set -eu
 cd "$(dirname "$0")/../.."
 
@@ -51,8 +51,8 @@ certificates=
 if [ -s /etc/ssl/certs/ca-certificates.crt ]; then certificates=--system-certs; fi
 
 # uv draws its progress where it has a terminal. Elsewhere, as in a log, we say every few seconds how far it is.
-packages=$(grep -c '^\[\[package\]\]' uv.lock)
-echo "installing Python packages into .venv and compiling them, up to $packages; the first time takes a minute or two"
+case " $* " in *" --no-dev "*) what="what running needs" ;; *) what="what tests need" ;; esac
+echo "installing $what into .venv, and compiling it; the first time takes a minute or two"
 quiet= ticker=
 if [ ! -t 2 ]; then
     quiet=--quiet

@@ -43,10 +43,7 @@ def test_it_says_what_is_being_installed_and_how_far_it_is(checkout: Path) -> No
     started = bootstrap(checkout)
     assert started.stdout
     first, second = started.stdout.readline(), started.stdout.readline()
-    assert (
-        first
-        == "installing Python packages into .venv and compiling them, up to 2; the first time takes a minute or two\n"
-    )
+    assert first == "installing what tests need into .venv, and compiling it; the first time takes a minute or two\n"
     assert second == "  1 s, 1 are there\n"
     (checkout / "done").write_text("")
     started.communicate(timeout=30)
