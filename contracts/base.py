@@ -151,9 +151,27 @@ class Event(Message):
 
 
 class Command(Message):
-    """A wish, sent to the one exchange `commands`; its one consumer may refuse it."""
+    """A wish, sent to the one exchange `commands`; its one consumer may refuse it. One with a
+    `job_kind` can be started over HTTP, and its consumer works on the job."""
 
     exchange: ClassVar[str] = "commands"
+    job_kind: ClassVar[JobKind | None] = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobKind:
+    """What a client starts by a POST to `path`, and how its jobs are called.
+
+    `resource` is what the job is about, such as an order, whose id messages have as `order_id`; the job makes it if it
+    `is_creation`. `cancelled_by` is the command that cancels the job: its first field is the id of the resource, or of
+    the job where there is none.
+    """
+
+    name: str
+    path: str
+    resource: str | None = None
+    is_creation: bool = False
+    cancelled_by: type[Command] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +204,7 @@ __all__ = [
     "Envelope",
     "Event",
     "IsoCurrency",
+    "JobKind",
     "JobState",
     "Locale",
     "Message",

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Field, JsonValue, StrictBool, StringConstraints, model_validator
 
-from contracts.base import UUID, Command, Contract, Event, JobState, text
+from contracts.base import UUID, Command, Contract, Event, JobKind, JobState, text
 
 LetterState = Literal["WAITING", "SENT", "DONE", "REPLACED"]
 """WAITING for somebody to decide; SENT again, with no outcome yet; DONE by that; REPLACED by an edited one."""
@@ -54,22 +54,26 @@ class Selection(Contract):
         return self
 
 
-class ReplayLetters(Command):
-    """Send dead letters to the lanes that failed: first one, and when that went well, the rest."""
-
-    key: ClassVar[str] = "letters.replay.v1"
-
-    selection: Selection
-    rate: Rate
-    by: Subject
-
-
 class CancelReplay(Command):
     """Send no more. What was not sent waits on."""
 
     key: ClassVar[str] = "replay.cancel.v1"
+    job_kind: ClassVar[JobKind | None] = JobKind("dead_letters.cancel", "/v1/jobs/{job_id}/cancel")
 
     replay_id: UUID
+    by: Subject
+
+
+class ReplayLetters(Command):
+    """Send dead letters to the lanes that failed: first one, and when that went well, the rest."""
+
+    key: ClassVar[str] = "letters.replay.v1"
+    job_kind: ClassVar[JobKind | None] = JobKind(
+        "dead_letters.replay", "/v1/dead-letters/replay", cancelled_by=CancelReplay
+    )
+
+    selection: Selection
+    rate: Rate
     by: Subject
 
 
@@ -77,6 +81,7 @@ class EditLetter(Command):
     """Send another message in a dead letter's place."""
 
     key: ClassVar[str] = "letter.edit.v1"
+    job_kind: ClassVar[JobKind | None] = JobKind("dead_letters.edit", "/v1/dead-letters/{letter_id}/edit")
 
     letter_id: UUID
     message: Key
@@ -88,6 +93,7 @@ class PurgeLetters(Command):
     """Remove dead letters for good."""
 
     key: ClassVar[str] = "letters.purge.v1"
+    job_kind: ClassVar[JobKind | None] = JobKind("dead_letters.purge", "/v1/dead-letters/purge")
 
     selection: Selection
     by: Subject

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from contracts.base import UUID, AwareDatetime, Command, Contract, Email, Event, JobState, Locale, text
+from contracts.base import UUID, AwareDatetime, Command, Contract, Email, Event, JobKind, JobState, Locale, text
 from contracts.reports import ReportFormat, ReportKind
 
 
@@ -67,6 +67,7 @@ class ResendMails(Command):
 
     key: ClassVar[str] = "mail.resend.v1"
     carries_job: ClassVar[bool] = True
+    job_kind: ClassVar[JobKind | None] = JobKind("mails.resend", "/v1/mails/resend")
 
     ids: Annotated[tuple[UUID, ...], Field(max_length=1_000)] = ()
     failed_since: AwareDatetime | None = None

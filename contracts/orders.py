@@ -13,6 +13,7 @@ from contracts.base import (
     Email,
     Event,
     Integral,
+    JobKind,
     JobState,
     Locale,
     Money,
@@ -71,6 +72,15 @@ class RejectedLine(Contract):
     available: int | None = Field(default=None, ge=0, examples=[0])
 
 
+class CancelOrder(Command):
+    """Cancel an order. Answered by `OrderCancelled` or `OrderCancelRefused`."""
+
+    key: ClassVar[str] = "order.cancel.v1"
+    job_kind: ClassVar[JobKind | None] = JobKind("order.cancel", "/v1/orders/{order_id}/cancel", "order")
+
+    order_id: UUID
+
+
 class PlaceOrder(Command):
     """Place an order. Any shop's own system may send it to exchange `commands` with key `order.place.v1`.
 
@@ -79,6 +89,9 @@ class PlaceOrder(Command):
     """
 
     key: ClassVar[str] = "order.place.v1"
+    job_kind: ClassVar[JobKind | None] = JobKind(
+        "order.place", "/v1/orders", "order", is_creation=True, cancelled_by=CancelOrder
+    )
 
     order_id: UUID
     customer: Customer
@@ -87,14 +100,6 @@ class PlaceOrder(Command):
 
     def identity(self) -> str | None:
         return str(self.order_id)
-
-
-class CancelOrder(Command):
-    """Cancel an order. Answered by `OrderCancelled` or `OrderCancelRefused`."""
-
-    key: ClassVar[str] = "order.cancel.v1"
-
-    order_id: UUID
 
 
 class OrderPlaced(Event):

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import ConfigDict, Field, StrictBool, ValidationInfo, field_validator
 
-from contracts.base import UUID, AwareDatetime, Command, Contract, Email, Event, JobState, Locale, Sku, text
+from contracts.base import UUID, AwareDatetime, Command, Contract, Email, Event, JobKind, JobState, Locale, Sku, text
 from contracts.orders import OrderState
 
 ReportKind = Literal["orders", "order-lines", "stock-movements", "sales-summary"]
@@ -27,6 +27,7 @@ DEFAULT_TIMEZONE = "America/Sao_Paulo"
 PAGES: tuple[str, ...] = ("pdf", "html")
 """The formats for people, with charts."""
 
+LONGEST_CUSTOMER_ID = 64
 FILTERS: dict[str, tuple[str, ...]] = {
     "orders": ("status", "sku", "customer_id"),
     "order-lines": ("status", "sku", "customer_id"),
@@ -47,7 +48,7 @@ class Filters(Contract):
 
     status: OrderState | None = None
     sku: Sku | None = None
-    customer_id: Annotated[str, text(64)] | None = None
+    customer_id: Annotated[str, text(LONGEST_CUSTOMER_ID)] | None = None
 
 
 class Options(Contract):
@@ -135,6 +136,31 @@ class ReportWish(Contract):
         return value
 
 
+OF_CUSTOMERS: tuple[ReportKind, ...] = ("orders", "order-lines")
+"""The kinds that a customer may have."""
+
+
+class NotForCustomers(Exception):
+    """A customer asked for a report that is not about its own orders: `code` is for programs, the text for people."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
+
+
+def about_customer(wish: ReportWish, customer: str) -> ReportWish:
+    """A customer's wish, narrowed down to its own orders. Raises `NotForCustomers` if it is about anything else."""
+    if wish.kind not in OF_CUSTOMERS:
+        raise NotForCustomers("operators_only", f"Only an operator may have a report of kind {wish.kind}.")
+    if wish.filters.customer_id not in (None, customer):
+        detail = "A customer has reports of its own orders: leave customer_id out."
+        raise NotForCustomers("not_your_orders", detail)
+    if len(customer) > LONGEST_CUSTOMER_ID:
+        detail = "Your token's subject is too long to be a customer's id: you have no orders."
+        raise NotForCustomers("no_customer", detail)
+    return wish.model_copy(update={"filters": wish.filters.model_copy(update={"customer_id": customer})})
+
+
 # -- columns ----------------------------------------------------------------------------------------------------------
 
 ColumnType = Literal["text", "integer", "money", "time", "day", "share"]
@@ -211,11 +237,23 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
 # -- messages ---------------------------------------------------------------------------------------------------------
 
 
+class CancelReport(Command):
+    """Cancel a report that is being made. Answered by `ReportCancelled` or `ReportCancelRefused`."""
+
+    key: ClassVar[str] = "report.cancel.v1"
+    job_kind: ClassVar[JobKind | None] = JobKind("report.cancel", "/v1/jobs/{job_id}/cancel", "report")
+
+    report_id: UUID
+
+
 class CreateReport(Command):
     """Make a report. It shows what the read model holds when this is handled, and nothing that comes later."""
 
     key: ClassVar[str] = "report.create.v1"
     carries_job: ClassVar[bool] = True
+    job_kind: ClassVar[JobKind | None] = JobKind(
+        "report.create", "/v1/reports", "report", is_creation=True, cancelled_by=CancelReport
+    )
 
     report_id: UUID
     owner: Annotated[str, text(255)] = Field(examples=["ana"])
@@ -224,14 +262,6 @@ class CreateReport(Command):
         default=None, description="Where to write when it ends. An operator's own choice comes before it."
     )
     wish: ReportWish
-
-
-class CancelReport(Command):
-    """Cancel a report that is being made. Answered by `ReportCancelled` or `ReportCancelRefused`."""
-
-    key: ClassVar[str] = "report.cancel.v1"
-
-    report_id: UUID
 
 
 class ExportChunk(Command):
@@ -359,6 +389,7 @@ class RebuildReadModel(Command):
 
     key: ClassVar[str] = "report.rebuild.v1"
     carries_job: ClassVar[bool] = True
+    job_kind: ClassVar[JobKind | None] = JobKind("reports.rebuild", "/v1/reports/rebuild")
 
 
 class FetchPage(Command):

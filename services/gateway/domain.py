@@ -1,18 +1,14 @@
 """What a message means for a job, and what a client's wishes mean for us."""
 
 import hashlib
-import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from pydantic import ValidationError
-
-from contracts.base import JobState, Message, complaint
+from contracts.base import Command, JobKind, JobState, Message
 from contracts.broker import is_from
-from contracts.flow import BY_KEY, FLOW
+from contracts.flow import FLOW, service_of
 from contracts.jobs import JobProgressed
 
 LONGEST_WAIT = 30
@@ -20,16 +16,11 @@ LONGEST_WAIT = 30
 
 _WAIT = re.compile(r'(?:^|[,;\s])wait\s*=\s*"?(\d{1,9})"?\s*(?:$|[,;])', re.IGNORECASE)
 _EVENT_ID = re.compile(r"(\d{1,9})\.(\d{1,9})")
-_RESOURCES = ("order", "report")
-_WORKERS = {
-    "order": "orders",
-    "report": "reports",
-    "reports": "reports",
-    "dead_letters": "deadletters",
-    "mails": "email",
+STARTED_BY: dict[str, type[Command]] = {
+    message.job_kind.name: message for message in FLOW if issubclass(message, Command) and message.job_kind
 }
-"""The service that works on a kind of job, by the kind's first word."""
-_CANCELLABLE = ("order.place", "report.create", "dead_letters.replay")
+"""The command by which a kind of job is started."""
+RESOURCES = {kind.resource for command in STARTED_BY.values() if (kind := command.job_kind) and kind.resource}
 GIVEN_UP = "dead_lettered"
 """The error of a job whose message is among the dead letters: sent again from there, it may end well after all."""
 
@@ -75,47 +66,43 @@ def mailbox(email: str) -> str:
     return f"{local.partition('+')[0]}@{host}"
 
 
+def kind_of(command: type[Command]) -> JobKind:
+    """The kind of job that a command starts."""
+    assert command.job_kind, f"{command.__name__} starts no job"
+    return command.job_kind
+
+
 def resource(kind: str) -> str | None:
     """What a kind of job is about: `order.place` an order; None for one such as `reports.rebuild`."""
-    first = kind.partition(".")[0]
-    return first if first in _RESOURCES else None
+    return kind_of(STARTED_BY[kind]).resource if kind in STARTED_BY else None
+
+
+def is_creation(kind: str) -> bool:
+    """Whether a kind of job makes what it is about."""
+    return kind in STARTED_BY and kind_of(STARTED_BY[kind]).is_creation
 
 
 def may_tell(kind: str, user: str | None) -> bool:
     """Whether a broker's user may say what every service can say of a job: only the service that works on it may."""
-    return is_from(user, _WORKERS.get(kind.partition(".")[0], ""))
+    command = STARTED_BY.get(kind)
+    return is_from(user, service_of(FLOW[command].lanes[0]) if command else "")
 
 
 def is_about(kind: str, resource_id: UUID | None, message: Message) -> bool:
     """Whether a message is not about another order or report than the job is."""
-    named = {(name, found) for name in _RESOURCES if (found := getattr(message, f"{name}_id", None))}
+    named = {(name, found) for name in RESOURCES if (found := getattr(message, f"{name}_id", None))}
     return named <= {(resource(kind), resource_id)}
 
 
-def refusal_to_cancel(kind: str, status: JobState) -> str | None:
-    """Why a job cannot be cancelled; None if it can."""
-    if kind not in _CANCELLABLE:
-        return f"A job of kind {kind} cannot be cancelled."
-    if status.is_final:
-        return f"The job has ended: {status}."
-    return None
+def cancelled_by(kind: str) -> type[Command] | None:
+    """The command that cancels jobs of a kind; None where nothing does."""
+    return kind_of(STARTED_BY[kind]).cancelled_by if kind in STARTED_BY else None
 
 
-def problems(lane: str, message: str, body: object) -> list[tuple[str, str, str]]:
-    """What keeps a lane from reading a message: where (a JSON pointer), what kind of, and in words."""
-    contract = BY_KEY.get(message)
-    if contract is None or lane not in FLOW[contract].lanes:
-        known = ", ".join(sorted(key for key, found in BY_KEY.items() if lane in FLOW[found].lanes))
-        return [("/message", "unknown_message", f"{message!r} is not for the lane {lane}; that reads {known}")]
-    try:
-        contract.read(json.dumps(body).encode())
-    except ValidationError as error:
-        return [(_pointer(p["loc"]), p["type"], complaint(p)) for p in error.errors(include_url=False)[:20]]
-    return []
-
-
-def _pointer(location: Sequence[str | int]) -> str:
-    return "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in ("body", *location))
+def cancellation(command: type[Command], target: UUID, by: str) -> Command:
+    """A command that cancels a job: `target` is what the job is about, or the job itself."""
+    said = {next(iter(command.model_fields)): target, "by": by}
+    return command(**{name: value for name, value in said.items() if name in command.model_fields})
 
 
 def preferred_wait(prefer: str) -> int | None:

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Union
 from contracts.base import JobState, Message
 from contracts.flow import FLOW
 from contracts.jobs import JobFailed
-from services.gateway import domain, store
-from services.gateway.store import Job, jobs
+from services.gateway import domain
+from services.gateway.store import jobs
+from services.gateway.store.jobs import Job
 from shared.messaging.handler import Poison, on
 from shared.messaging.unit import UnitOfWork
 
@@ -17,12 +18,12 @@ else:
     JobMessage = Union[JOB_MESSAGES]  # noqa: UP007 - for the AsyncAPI document
 
 
-@on(*JOB_MESSAGES, loads_jobs=jobs)
+@on(*JOB_MESSAGES, loads_jobs=jobs.jobs)
 async def on_job_message(message: JobMessage, unit: UnitOfWork) -> None:
     """Move the jobs that a message speaks of. One that is not ours was started by a shop's own system."""
     assert unit.cause
     for job_id, said in message.job_states(unit.job_id).items():
-        job = unit.get(Job, store.as_uuid(job_id))
+        job = unit.get(Job, jobs.as_uuid(job_id))
         if job is None or not domain.is_about(job.kind, job.resource_id, message):
             continue  # not ours, or about somebody else's order under a stolen id
         if message.exchange == JobFailed.exchange and not domain.may_tell(job.kind, unit.cause.user):
@@ -30,7 +31,7 @@ async def on_job_message(message: JobMessage, unit: UnitOfWork) -> None:
         done, error = (job.progress or {}).get("done", 0), (job.error or {}).get("code")
         if move := domain.move(JobState(job.status), said, message, done, error):
             is_first_end = move.status.is_final and job.ended_at is None
-            store.apply(job, move, unit.cause)
-            store.changes.announce(unit.session, job.id)
+            jobs.apply(job, move, unit.cause)
+            jobs.changes.announce(unit.session, job.id)
             if is_first_end:
-                store.tell_end(unit.session, job)
+                jobs.tell_end(unit.session, job)

@@ -4,24 +4,23 @@ The owner's HTTP is the public one. Who calls, how often, and whether the token 
 the caller may see or change, and whether the request fits, is decided by the owner.
 """
 
-import re
 from collections.abc import AsyncIterator, Callable, Coroutine
 from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from services.gateway.adapters import Limits
+from services.gateway.limits import Limits
 from shared.docs import openapi
 from shared.docs.messages import Document
 from shared.http.auth import Caller, CallerOf, caller, caller_or_link
 from shared.http.body import Route
 from shared.http.events import Events
+from shared.http.protocol import with_ids
 from shared.http.proxy import Upstream
 
 NAME = "gateway"
 JSON = "application/json"
-_ID = re.compile(r"{(\w+_id)}")
 
 
 def owners() -> dict[str, Document]:
@@ -55,7 +54,7 @@ def routes() -> APIRouter:
             for method, operation in operations.items():
                 media = _media(operation)
                 router.add_api_route(
-                    _ID.sub(r"{\1:id}", path),
+                    with_ids(path),
                     _streaming(service, by_link={} in operation["security"]) if media - {JSON} else _asking(service),
                     methods=[method.upper()],
                     dependencies=[OneStream] if Events.media_type in media else [],

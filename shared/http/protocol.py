@@ -11,6 +11,7 @@ from starlette.convertors import StringConvertor, register_url_convertor
 from shared.http.problems import Problem
 
 LONGEST_KEY = 255
+_NAMED = re.compile(r"{(\w+_id)}")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 KeyHeader = Annotated[
@@ -49,3 +50,8 @@ class _IdConvertor(StringConvertor):
 
 register_url_convertor("id", _IdConvertor())
 """`{report_id:id}` in a route leaves a path such as `/v1/reports/rebuild` to its own route, and its methods."""
+
+
+def with_ids(path: str) -> str:
+    """A path as documents have it, such as `/v1/orders/{order_id}`, as that of a route that takes nothing but ids."""
+    return _NAMED.sub(r"{\1:id}", path)

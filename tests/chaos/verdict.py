@@ -14,7 +14,7 @@ from contracts.orders import OrderCancelled, OrderCancelRefused, OrderConfirmed,
 from services.deadletters.store import Content, Letter
 from services.email.adapters import CONNECTIONS
 from services.email.store import Mail, MailStatus
-from services.gateway.store import Job
+from services.gateway.store.jobs import Job
 from services.orders.store import ListPrice, Order
 from services.reports.store import Order as ReportedOrder
 from services.stock.store import Product, Reservation

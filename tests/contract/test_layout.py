@@ -13,8 +13,12 @@ TOP = {
 }  # fmt: skip
 IN_A_SERVICE = {
     "__init__.py", "service.toml", "handlers.py", "periodic.py", "api.py", "domain.py", "store.py", "adapters.py",
-    "proxy.py", "settings.py", "migrations", "templates", "static",
+    "settings.py", "migrations", "templates", "static",
 }  # fmt: skip
+IN_THE_GATEWAY = {"jobs", "starts", "proxy.py", "limits.py"}
+"""What only the service has that clients come to."""
+LONGEST_IN_THE_GATEWAY = 250
+"""Lines of a file: what the gateway does for others, it does in few words."""
 SERVICES = sorted(path.parent for path in (ROOT / "services").glob("*/handlers.py"))
 
 
@@ -37,7 +41,14 @@ def test_a_service_has_only_the_names_that_all_have(service: Path) -> None:
         for path in tracked()
         if path.parts[:2] == ("services", service.name)
     }
-    assert names - IN_A_SERVICE == set()
+    cut = {name.removesuffix(".py") for name in IN_A_SERVICE if name.endswith(".py")}  # a file, or a package of slices
+    assert names - IN_A_SERVICE - cut - (IN_THE_GATEWAY if service.name == "gateway" else set()) == set()
+    assert not {name for name in cut if {name, f"{name}.py"} <= names}, "a file and a package of the same name"
+
+
+def test_no_file_of_the_gateway_is_long() -> None:
+    lengths = {path: len(path.read_text().splitlines()) for path in (ROOT / "services/gateway").rglob("*.py")}
+    assert {str(path): lines for path, lines in lengths.items() if lines > LONGEST_IN_THE_GATEWAY} == {}
 
 
 @pytest.mark.parametrize("service", SERVICES, ids=lambda path: path.name)

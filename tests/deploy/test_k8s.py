@@ -15,7 +15,7 @@ from kubernetes_validate import utils  # type: ignore[import-untyped]
 
 from contracts.broker import queue_of
 from contracts.flow import LANES, MONITOR, SERVICES, SHOP, service_of
-from services.gateway import api
+from services.gateway.api import pages
 from shared.config.settings import ServiceSettings
 from tests.contract.test_settings import CLASSES
 from tests.deploy.dockerfile import DOCKERFILE, stages
@@ -415,7 +415,7 @@ def test_with_tls_nobody_speaks_to_the_broker_in_the_clear(tmp_path: Path) -> No
 def test_the_manual_lets_customers_reach_all_that_is_for_them_and_nothing_of_the_operators() -> None:
     [said] = re.findall(r"Let that pass\s(.*?)\son to the Service", (ROOT / "docs/running.md").read_text(), re.DOTALL)
     passed = set(re.findall(r"`(\S+?)`", said))
-    documents = {"/" + route.path.split("/")[1] for route in api.router.routes if isinstance(route, APIRoute)}
+    documents = {"/" + route.path.split("/")[1] for route in pages.router.routes if isinstance(route, APIRoute)}
     assert documents
     assert passed == {"/v1", "/openapi.json", *documents}
 

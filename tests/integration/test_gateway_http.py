@@ -15,8 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils.compat import uuid7
 
 from contracts.base import JobState
-from services.gateway import store
-from services.gateway.store import Job
+from services.gateway.store import jobs, keys
+from services.gateway.store.jobs import Job
 from shared.docs import asyncapi
 from shared.http.edge import BODY_LIMIT
 from tests.running import SECRET, until
@@ -361,15 +361,15 @@ async def tidying(gateway: Served, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
     async def are(number: int) -> bool:
         return len(passes) >= number
 
-    original = store.forget_old_keys
-    monkeypatch.setattr(store, "forget_old_keys", forget)
-    monkeypatch.setattr(store, "PURGE_SECONDS", 0.02)
+    original = keys.forget_old_keys
+    monkeypatch.setattr(keys, "forget_old_keys", forget)
+    monkeypatch.setattr(keys, "PURGE_SECONDS", 0.02)
 
     async def once() -> None:
         number = len(passes) + 2
         await until(lambda: are(number), "a pass")
 
-    task = asyncio.create_task(store.tidy(gateway.service.database))
+    task = asyncio.create_task(keys.tidy(gateway.service.database))
     try:
         yield once
     finally:
@@ -386,7 +386,7 @@ async def test_old_keys_are_forgotten_and_young_ones_kept(
     async with tidying(gateway, monkeypatch) as once:
         await once()
         assert await job_of_key() == first
-        monkeypatch.setattr(store, "KEEP_KEYS_HOURS", -1)
+        monkeypatch.setattr(keys, "KEEP_KEYS_HOURS", -1)
         await once()
         await once()
         assert await job_of_key() != first
@@ -445,7 +445,7 @@ async def test_an_order_placed_here_is_cancelled_without_asking_anyone(
 async def test_a_job_that_has_ended_cannot_be_cancelled(gateway: Served, ana: httpx.AsyncClient) -> None:
     job = (await ana.post("/v1/orders", json=ORDER)).json()
     async with gateway.service.database.transaction() as session:
-        row = await session.get_one(Job, store.as_uuid(job["job_id"]))
+        row = await session.get_one(Job, jobs.as_uuid(job["job_id"]))
         row.status = JobState.SUCCESS
     check(await ana.post(f"{job['links']['job']}/cancel"), 409, "not_cancellable")
 

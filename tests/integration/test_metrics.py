@@ -13,7 +13,7 @@ from prometheus_client import REGISTRY
 
 from contracts.jobs import JobRetrying
 from contracts.orders import OrderCancelled, OrderConfirmed, OrderPlaced
-from services.gateway import store
+from services.gateway.store import unfinished
 from shared.messaging import membership, relay
 from shared.messaging.handler import on
 from shared.messaging.outbox import Outbox
@@ -174,8 +174,8 @@ def _older(message: Outgoing, seconds: float) -> Outgoing:
 async def test_jobs_that_nobody_begins_are_named_with_the_oldest_and_what_to_do_until_they_go_on(
     broker: Broker, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "MEASURE_SECONDS", 0.05)
-    monkeypatch.setattr(store, "MEASURE_SHARE", 1.0)
+    monkeypatch.setattr(unfinished, "MEASURE_SECONDS", 0.05)
+    monkeypatch.setattr(unfinished, "MEASURE_SHARE", 1.0)
     async with serving("gateway", broker.url, database_url) as gateway, gateway.client("ana") as ana:
         first, second = [(await ana.post("/v1/orders", json=ORDER)).json()["job_id"] for _ in range(2)]
 
@@ -185,7 +185,7 @@ async def test_jobs_that_nobody_begins_are_named_with_the_oldest_and_what_to_do_
 
         await at_least(lambda: value("malote_jobs", kind="order.place", state="PENDING"), 2)
         assert await said() == "", "they are young"
-        monkeypatch.setattr(store, "STUCK_MINUTES", -1)  # younger than now by any clock
+        monkeypatch.setattr(unfinished, "STUCK_MINUTES", -1)  # younger than now by any clock
         stuck = await until(said, "the jobs to be named")
         assert stuck.startswith("2 PENDING for more than ")
         assert f", the oldest since {datetime.now(UTC):%Y-%m-%d} " in stuck
@@ -202,8 +202,8 @@ async def test_jobs_that_nobody_begins_are_named_with_the_oldest_and_what_to_do_
 async def test_jobs_are_counted_from_their_beginning_to_their_end(
     broker: Broker, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "MEASURE_SECONDS", 0.05)
-    monkeypatch.setattr(store, "MEASURE_SHARE", 1.0)
+    monkeypatch.setattr(unfinished, "MEASURE_SECONDS", 0.05)
+    monkeypatch.setattr(unfinished, "MEASURE_SHARE", 1.0)
     started = since("malote_jobs_started_total", kind="order.place")
     ends = {
         state: since("malote_jobs_ended_total", kind="order.place", state=state) for state in ("SUCCESS", "CANCELLED")

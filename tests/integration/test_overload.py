@@ -20,7 +20,7 @@ import pytest
 from sqlalchemy import func, select, update
 
 from deploy.local.ports import free_port
-from services.gateway.store import Job
+from services.gateway.store.jobs import Job
 from shared.messaging.outbox import outbox
 from shared.persistence.database import Database, migrate
 from shared.service import Service

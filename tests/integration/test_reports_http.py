@@ -13,7 +13,7 @@ from uuid_utils.compat import uuid7
 
 from contracts.base import JobState
 from contracts.reports import ReportReady
-from services.gateway.store import Job
+from services.gateway.store.jobs import Job
 from services.reports import periodic, store
 from services.reports.store import Notification, Report
 from shared.messaging.outbox import outbox

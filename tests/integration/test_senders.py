@@ -1,6 +1,5 @@
 """Who sent a message, and which way it came: what a sender writes on it gains it nothing."""
 
-import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -14,11 +13,10 @@ from pamqp.commands import Basic
 from uuid_utils.compat import uuid7
 
 from contracts.base import Message
-from contracts.flow import SERVICES, SHOP
+from contracts.flow import FLOW, SERVICES, SHOP, service_of
 from contracts.jobs import JobFailed
 from contracts.orders import CancelOrder
 from deploy.local.rabbitmq import RabbitNode
-from services.gateway import api as gateway
 from services.gateway import domain
 from shared.messaging.decode import PROBLEM
 from shared.messaging.publisher import Publisher, outgoing
@@ -118,13 +116,9 @@ async def test_a_header_of_the_kernels_own_is_not_believed_from_a_shop(
 
 def test_each_kind_of_job_has_a_service_that_works_on_it() -> None:
     """Or what that service says of a failure would be one more dead letter, and the job would never end."""
-    started = re.findall(r'\.start\(.*?"([a-z_]+\.[a-z_]+)"', Path(gateway.__file__).read_text())
-    workers = {"order": "orders", "report": "reports", "reports": "reports", "mails": "email"}
-    workers |= {"dead_letters": "deadletters"}
-    kinds = {*started, "report.create", "report.cancel"}
-    assert {kind.partition(".")[0] for kind in kinds} == set(workers)
-    for kind in kinds:
-        service = workers[kind.partition(".")[0]]
+    workers = {kind: service_of(FLOW[command].lanes[0]) for kind, command in domain.STARTED_BY.items()}
+    assert set(workers.values()) == {"orders", "reports", "email", "deadletters"}
+    for kind, service in workers.items():
         assert domain.may_tell(kind, service)
         assert not any(domain.may_tell(kind, other) for other in {*SERVICES, SHOP, ""} - {service})
         assert domain.may_tell(kind, "an administrator")

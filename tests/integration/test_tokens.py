@@ -13,7 +13,7 @@ import structlog
 from limits import parse
 from structlog.testing import capture_logs
 
-from services.gateway.store import Revocation
+from services.gateway.store.revocations import Revocation
 from shared.http.tokens import issue_token
 from tests.integration import reporting
 from tests.integration.reporting import Fleet, check, link_of, stranger

@@ -4,6 +4,7 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from contracts.base import JobState, Message
+from contracts.flow import FLOW
 from contracts.jobs import JobFailed, JobProgressed, JobRetrying
 from contracts.orders import OrderCancelRefused, OrderRejected, RejectedLine
 from services.gateway import domain
@@ -84,20 +85,38 @@ def test_a_retry_is_not_final(message: Message, said: JobState) -> None:
     assert domain.move(JobState.PENDING, said, message) == Move(JobState.RETRY)
 
 
-def test_only_running_jobs_that_make_something_can_be_cancelled() -> None:
-    for kind in ("order.place", "report.create", "dead_letters.replay"):
-        assert domain.refusal_to_cancel(kind, JobState.PENDING) is None
-        assert domain.refusal_to_cancel(kind, JobState.SUCCESS)
-    for kind in ("order.cancel", "report.cancel", "reports.rebuild", "dead_letters.purge"):
-        assert domain.refusal_to_cancel(kind, JobState.PENDING)
+def test_only_jobs_that_make_something_can_be_cancelled() -> None:
+    cancellable = {kind for kind in domain.STARTED_BY if domain.cancelled_by(kind)}
+    assert cancellable == {"order.place", "report.create", "dead_letters.replay"}
+    assert domain.cancelled_by("a kind of long ago") is None
+
+
+@pytest.mark.parametrize("kind", [kind for kind in domain.STARTED_BY if domain.cancelled_by(kind)])
+def test_a_cancellation_names_what_it_is_about_and_starts_a_job_about_the_same(kind: str) -> None:
+    command, target = domain.cancelled_by(kind), uuid7()
+    assert command
+    made = domain.cancellation(command, target, "olga")
+    assert target in made.model_dump().values()
+    assert getattr(made, "by", "olga") == "olga"
+    assert domain.kind_of(command).resource == domain.resource(kind)
 
 
 @pytest.mark.parametrize(
     ("kind", "resource"),
-    [("order.place", "order"), ("order.cancel", "order"), ("report.create", "report"), ("reports.rebuild", None)],
+    [
+        *(("order.place", "order"), ("order.cancel", "order"), ("report.create", "report")),
+        *(("reports.rebuild", None), ("a kind of long ago", None)),
+    ],
 )
-def test_the_first_part_of_a_kind_says_what_a_job_is_about(kind: str, resource: str | None) -> None:
+def test_a_kind_says_what_its_jobs_are_about(kind: str, resource: str | None) -> None:
     assert domain.resource(kind) == resource
+
+
+def test_each_kind_is_started_by_one_command_and_at_one_path() -> None:
+    kinds = [domain.kind_of(command) for command in domain.STARTED_BY.values()]
+    assert len(kinds) == sum(1 for message in FLOW if getattr(message, "job_kind", None))
+    paths = [kind.path for kind in kinds if not kind.path.startswith("/v1/jobs/")]
+    assert len(paths) == len(set(paths))
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ from uuid_utils.compat import uuid7
 from contracts.jobs import JobFailed, JobProgressed, JobRetrying
 from contracts.orders import OrderConfirmed
 from contracts.reports import ReadModelRebuilt, ReportCancelled, ReportReady
-from services.gateway import handlers, store
-from services.gateway.store import Job
+from services.gateway import handlers
+from services.gateway.store import jobs
+from services.gateway.store.jobs import Job
 from shared.persistence.clock import now
 from shared.testing import Harness
 from tests.running import an_order
@@ -125,7 +126,7 @@ async def test_a_job_has_one_end_for_the_metrics_however_often_it_is_given_up(
     gateway: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
-    monkeypatch.setattr(store, "tell_end", lambda session, job: told.append(job.status))
+    monkeypatch.setattr(jobs, "tell_end", lambda session, job: told.append(job.status))
     job = a_job(uuid7())
     await gateway.given(job)
     given_up = JobFailed(reason="dead_lettered", detail="no such table")

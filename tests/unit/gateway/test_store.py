@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils.compat import uuid7
 
-from services.gateway import store
-from services.gateway.store import Job
+from services.gateway.store import jobs
+from services.gateway.store.jobs import Job
 from shared.http.stopping import Stopping
 from shared.persistence.clock import now
 from shared.persistence.database import Database
@@ -23,13 +23,13 @@ async def test_an_end_that_comes_while_the_job_is_looked_at_is_seen_without_a_po
 
     async def job(_: AsyncSession, job_id: UUID) -> Job:
         found = Job(id=job_id, kind="order.place", owner="ana", status=next(states), created_at=now(), updated_at=now())
-        store.changes._wake([job_id])
+        jobs.changes._wake([job_id])
         return found
 
-    monkeypatch.setattr(store, "job", job)
+    monkeypatch.setattr(jobs, "job", job)
     database = Database(f"sqlite:///{tmp_path}/jobs.db")
     async with asyncio.timeout(10):
-        found = await store.ended(database, uuid7(), 60, Stopping())
+        found = await jobs.ended(database, uuid7(), 60, Stopping())
     await database.dispose()
     assert found
     assert found.status == "SUCCESS"
@@ -39,7 +39,7 @@ async def test_who_begins_to_wait_before_the_commit_is_woken_by_it(tmp_path: Pat
     database, job_id = Database(f"sqlite:///{tmp_path}/jobs.db"), uuid7()
     with contextlib.ExitStack() as waiting:
         async with database.transaction() as session:
-            store.changes.announce(session, job_id)
-            changed = waiting.enter_context(store.changes.of(job_id))
+            jobs.changes.announce(session, job_id)
+            changed = waiting.enter_context(jobs.changes.of(job_id))
         assert changed.is_set()
     await database.dispose()

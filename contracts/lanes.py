@@ -1,0 +1,29 @@
+"""What a lane can read: asked before a message is sent to it in another one's place."""
+
+import json
+from collections.abc import Sequence
+
+from pydantic import ValidationError
+
+from contracts.base import complaint
+from contracts.flow import BY_KEY, FLOW
+
+Complaint = tuple[str, str, str]
+"""Where (a JSON Pointer), what kind of, and in words."""
+
+
+def complaints(lane: str, message: str, body: object) -> list[Complaint]:
+    """What keeps a lane from reading a body as a message of that name; empty if nothing does."""
+    contract = BY_KEY.get(message)
+    if contract is None or lane not in FLOW[contract].lanes:
+        known = ", ".join(sorted(key for key, found in BY_KEY.items() if lane in FLOW[found].lanes))
+        return [("/message", "unknown_message", f"{message!r} is not for the lane {lane}; that reads {known}")]
+    try:
+        contract.read(json.dumps(body).encode())
+    except ValidationError as error:
+        return [(_pointer(p["loc"]), p["type"], complaint(p)) for p in error.errors(include_url=False)[:20]]
+    return []
+
+
+def _pointer(location: Sequence[str | int]) -> str:
+    return "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in ("body", *location))

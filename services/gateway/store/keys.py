@@ -1,0 +1,91 @@
+"""Idempotency keys: what was answered to each, for two days."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import structlog
+from sqlalchemy import BigInteger, delete, select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import Field
+
+from services.gateway.domain import Key
+from services.gateway.store import Base
+from shared.http.problems import Problem
+from shared.persistence import clock
+from shared.persistence.database import Database, Outage, is_outage, load
+
+log = structlog.get_logger(__name__)
+
+KEEP_KEYS_HOURS = 48
+"""An idempotency key is good for at least 24 hours; nobody is hurt if it is for longer."""
+PURGE_SECONDS = 60.0
+PURGE_STEP = 500
+
+
+class IdempotencyKey(Base, table=True):
+    """What was answered to a key. `id` and `payload` are digests: see `domain.Key`."""
+
+    __tablename__ = "idempotency_keys"
+
+    id: str = Field(primary_key=True, max_length=64)
+    payload: str = Field(max_length=64)
+    job_id: UUID
+    resource_id: UUID | None = None
+    created_at: int = Field(sa_type=BigInteger)
+
+
+table: Any = IdempotencyKey.__table__  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The job that a wish became, or had become when it came before under the same key."""
+
+    job_id: UUID
+    resource_id: UUID | None
+    is_replay: bool = False
+
+
+def again(key: Key, earlier: dict[str, Any] | None) -> Receipt | Exception:
+    """What becomes of a request whose key came before, with that row."""
+    if earlier is None:
+        return Outage("the idempotency key was being forgotten just now")
+    if earlier["payload"] != key.payload:
+        return Problem(422, "idempotency_key_reused", "This Idempotency-Key came with another request before.")
+    return Receipt(earlier["job_id"], earlier["resource_id"], is_replay=True)
+
+
+async def earlier(database: Database, key: Key) -> Receipt | None:
+    """What was answered to a key, if it came before. Raises `Problem` 422 if that was with another payload."""
+    async with database.reading() as session:
+        found = await load(session, IdempotencyKey, [key.id])
+    outcome = again(key, found[0].model_dump()) if found else None
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+async def forget_old_keys(session: AsyncSession, before: int) -> int:
+    """Delete some idempotency keys from before that time; return how many. Call again while it returns `PURGE_STEP`."""
+    old = select(table.c.id).where(table.c.created_at < before).limit(PURGE_STEP)
+    ids = (await session.scalars(old.with_for_update(skip_locked=True))).all()  # not what another process is at
+    await session.execute(delete(table).where(table.c.id.in_(ids)))
+    return len(ids)
+
+
+async def tidy(database: Database) -> None:
+    """Forget old idempotency keys, now and then, for ever."""
+    while True:
+        await asyncio.sleep(PURGE_SECONDS)
+        try:
+            async with database.reading() as session:
+                before = await clock.old_enough(session, table.c.created_at, KEEP_KEYS_HOURS * 3600, PURGE_SECONDS)
+            deleted = PURGE_STEP
+            while deleted == PURGE_STEP:
+                async with database.transaction() as session:
+                    deleted = await forget_old_keys(session, before)
+        except Exception as error:
+            if not is_outage(error):
+                log.exception("cannot forget old idempotency keys")
