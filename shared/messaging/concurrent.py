@@ -226,7 +226,7 @@ class Concurrent:
                     self._group.create_task(self._fail(finished.delivery, finished.outcome))
 
     def _learn(self, finished: Finished) -> None:
-        """Open or close the circuit. Any answer of the server closes it; some messages fail before the server is asked."""
+        """Open or close the circuit. Any answer of the server closes it; some messages fail before it is asked."""
         if isinstance(finished.outcome, Outage):
             self._circuit.open(str(finished.outcome))
         elif self._circuit.why and finished.work and not isinstance(finished.outcome, Poison | Busy | Lost | TooLong):
