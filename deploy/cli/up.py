@@ -77,15 +77,7 @@ def _start_daemon(here: "Environment") -> None:
 
 
 def _join(here: "Environment") -> None:
-    """A fleet is there: if a part is missing, have the supervisor look again. It cannot take in a new service: its
-    process, the gateway's and the dead letters' have the flow that they started with."""
-    new = set(here.services) - {entry["name"] for entry in here.state().get("services", [])}
-    if new and here.state().get("phase") in ("ready", "incomplete"):
-        what = (
-            f"{', '.join(sorted(new))}: new since this fleet was started; `malote down`, then `malote up`, takes it in"
-        )
-        typer.echo(what, err=True)
-        raise typer.Exit(1)
+    """A fleet is there: if a part is missing, or a service is new, have the supervisor look again."""
     if not status.all_ready(here, status.look(here)):
         log = here.logs / "supervisor.log"
         said = log.stat().st_size

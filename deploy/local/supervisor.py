@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 from collections import deque
@@ -58,7 +59,7 @@ class Child:
         self._ended: deque[float] = deque(maxlen=10)
         self.since = datetime.now(UTC)
         self.status: int | None = None
-        self._environment = environment
+        self.environment = environment
         self._said_before = 0
         self._process: asyncio.subprocess.Process | None = None
 
@@ -76,7 +77,7 @@ class Child:
                 "-m",
                 *self.module.split(),
                 cwd=ROOT,
-                env=self._environment,
+                env=self.environment,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -177,13 +178,17 @@ class Supervisor:
         here.make_folders()
         self._enter("starting")
         new = [service for service in here.services if service not in self._children]
+        earlier = [child for name, child in self._children.items() if name not in _HELPERS] if new else []
         if "reports" in new and not await asyncio.to_thread(install.pango):
             self._say("Pango is missing, so there are no reports as pdf; `malote doctor` says what to install")
-        await self._migrate(new)
-        await self._start_mail()
-        await self._start_broker()
-        async with self._step("applying the topology", "topology applied"):
-            await self._apply_topology()
+        if earlier:
+            await self._take_in(new, earlier)
+        else:
+            await self._migrate(new)
+            await self._start_mail()
+            await self._start_broker()
+            async with self._step("applying the topology", "topology applied"):
+                await self._apply_topology()
         async with self._step("starting the services", "services ready"):
             for service in new:
                 module = f"shared.service {service}"
@@ -192,6 +197,27 @@ class Supervisor:
         await self._seed()
         await self._start_watch()
         self._enter("ready")
+
+    async def _take_in(self, new: list[str], earlier: list[Child]) -> None:
+        """Make room for new services: what runs, and this process, have the contracts that they started with. So other
+        processes prepare database and broker, and the services that run are started again, one after the other."""
+        for arguments in (*(("migrate", service) for service in new), ("topology", "apply")):
+            command = f"malote {' '.join(arguments)}"
+            async with self._step(command, f"{command} done"):
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable, "-m", "deploy.cli.app", *arguments,
+                    cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                )  # fmt: skip
+                said, _ = await process.communicate()
+                if process.returncode:
+                    raise Failed(f"{command}: {said.decode(errors='replace').strip()}")
+        for child in earlier:
+            async with self._step(f"starting {child.name} again", f"{child.name} ready"):
+                child.environment = self._here.environment_of(child.name)
+                await child.stop()  # its keeper starts it again
+                await self._all_ready(child)
+        if watch := self._children.get(_WATCH):
+            await watch.stop()
 
     async def _start_broker(self) -> None:
         if self._broker and not self._broker.pid:
@@ -272,13 +298,17 @@ class Supervisor:
                 self._say(str(error))
                 await asyncio.sleep(_LONGEST_WAIT)
 
-    async def _all_ready(self) -> None:
-        """Raises Failed for the first that refuses its settings, crashes again and again, or is late."""
-        waiting = [child for child in self._children.values() if child.name not in _HELPERS]
+    async def _all_ready(self, *some: Child) -> None:
+        """Wait for some, or all. Raises Failed for the first that refuses its settings, crashes again and again, or is
+        late."""
+        waiting = list(some) or [child for child in self._children.values() if child.name not in _HELPERS]
+        before = {child: child.restarts for child in waiting}
         deadline = time.monotonic() + _READY_TIMEOUT
         async with httpx.AsyncClient(trust_env=False, timeout=5) as http:
             while waiting := [child for child in waiting if not await _is_ready(http, child)]:
-                hopeless = [child for child in waiting if child.status == _EX_CONFIG or child.restarts >= 3]
+                hopeless = [
+                    child for child in waiting if child.status == _EX_CONFIG or child.restarts - before[child] >= 3
+                ]
                 if hopeless or time.monotonic() > deadline:
                     bad = (hopeless or waiting)[0]
                     raise Failed(f"{bad.name} does not become ready; the end of {bad.log}:\n{bad.tail()}")

@@ -71,22 +71,9 @@ def test_an_order_published_from_python_is_confirmed(fleet: Fleet) -> None:
 @pytest.mark.timeout(400)
 async def test_three_steps_make_a_service_and_nothing_else_is_edited_by_hand(broker: Broker, tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
-    _copy(scratch)
+    copy_checkout(scratch)
     (scratch / ".venv").symlink_to(ROOT / ".venv")
-    contract, handlers = (block for block in blocks("python") if "PointsEarned" in block)
-    (scratch / "contracts/loyalty.py").write_text(contract)
-    flow = scratch / "contracts/flow.py"
-    rows = flow.read_text().replace("email, jobs, orders", "email, jobs, loyalty, orders")
-    edited = rows.replace(
-        ' gateway",\n    orders.OrderRejected:',
-        ' gateway loyalty",\n    loyalty.PointsEarned: "loyalty ->",\n    orders.OrderRejected:',
-    )
-    assert edited != rows
-    flow.write_text(edited)
-    own = scratch / "services/loyalty"
-    own.mkdir()
-    (own / "handlers.py").write_text(handlers)
-    (own / "service.toml").write_text("port = 8006\n")
+    write_loyalty(scratch)
     written = _changed(scratch)
     assert written == {f"contracts/{name}.py" for name in ("flow", "loyalty")} | {
         f"services/loyalty/{name}" for name in ("handlers.py", "service.toml")
@@ -133,6 +120,24 @@ async def test_three_steps_make_a_service_and_nothing_else_is_edited_by_hand(bro
         service.wait(30)
 
 
+def write_loyalty(scratch: Path) -> None:
+    """The first two steps."""
+    contract, handlers = (block for block in blocks("python") if "PointsEarned" in block)
+    (scratch / "contracts/loyalty.py").write_text(contract)
+    flow = scratch / "contracts/flow.py"
+    rows = flow.read_text().replace("email, jobs, orders", "email, jobs, loyalty, orders")
+    edited = rows.replace(
+        ' gateway",\n    orders.OrderRejected:',
+        ' gateway loyalty",\n    loyalty.PointsEarned: "loyalty ->",\n    orders.OrderRejected:',
+    )
+    assert edited != rows
+    flow.write_text(edited)
+    own = scratch / "services/loyalty"
+    own.mkdir()
+    (own / "handlers.py").write_text(handlers)
+    (own / "service.toml").write_text("port = 8006\n")
+
+
 def _changed(scratch: Path) -> set[str]:
     """What git sees as new or changed."""
     command = ["git", "status", "--porcelain", "--untracked-files=all"]
@@ -140,7 +145,7 @@ def _changed(scratch: Path) -> set[str]:
     return {line[3:] for line in done.stdout.splitlines()}
 
 
-def _copy(scratch: Path) -> None:
+def copy_checkout(scratch: Path) -> None:
     """The checkout's files, as a clone would have them."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],

@@ -9,9 +9,7 @@ from pathlib import Path
 import pytest
 from aio_pika.exceptions import ChannelPreconditionFailed
 
-from contracts.flow import SERVICES
 from deploy.cli import app
-from deploy.local.files import write_private
 
 Run = Callable[..., int]
 
@@ -101,16 +99,6 @@ def test_a_queue_with_other_arguments_is_said_to_be_one(
     assert "'email'" in said
     assert "other arguments" in said
     assert "administrator" not in said
-
-
-def test_a_service_that_is_new_since_the_start_needs_another_start(
-    malote: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    state = {"phase": "ready", "services": [{"name": name} for name in SERVICES if name != "stock"]}
-    write_private(tmp_path / "run/state.json", json.dumps(state))
-    monkeypatch.setattr("deploy.local.fleet.running", lambda _: 1)
-    assert malote("up", "--detach") == 1
-    assert capsys.readouterr().err.startswith("stock: new since this fleet was started; `malote down`")
 
 
 def test_what_takes_long_is_said_before_it_is_done(
