@@ -4,14 +4,12 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import jwt
 import pytest
-from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils.compat import uuid7
 
 from contracts.base import JobState
@@ -19,7 +17,7 @@ from services.gateway.store import jobs, keys
 from services.gateway.store.jobs import Job
 from shared.docs import asyncapi
 from shared.http.edge import BODY_LIMIT
-from tests.running import SECRET, until
+from tests.running import SECRET
 from tests.serving import NO_BROKER, Served, serving, token
 
 ANA = {"id": "ana", "name": "Ana Souza", "email": "ana@example.com", "locale": "pt-BR"}
@@ -349,33 +347,6 @@ async def test_another_payload_under_the_same_key_is_refused_also_at_once(ana: h
     assert len((await ana.get("/v1/jobs")).json()["data"]) == 1
 
 
-@asynccontextmanager
-async def tidying(gateway: Served, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    """A gateway that forgets old keys all the time, and a wait for a whole pass of that."""
-    passes: list[int] = []
-
-    async def forget(session: AsyncSession, before: int) -> int:
-        passes.append(before)
-        return await original(session, before)
-
-    async def are(number: int) -> bool:
-        return len(passes) >= number
-
-    original = keys.forget_old_keys
-    monkeypatch.setattr(keys, "forget_old_keys", forget)
-    monkeypatch.setattr(keys, "PURGE_SECONDS", 0.02)
-
-    async def once() -> None:
-        number = len(passes) + 2
-        await until(lambda: are(number), "a pass")
-
-    task = asyncio.create_task(keys.tidy(gateway.service.database))
-    try:
-        yield once
-    finally:
-        task.cancel()
-
-
 async def test_old_keys_are_forgotten_and_young_ones_kept(
     gateway: Served, ana: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -383,13 +354,11 @@ async def test_old_keys_are_forgotten_and_young_ones_kept(
         return str((await ana.post("/v1/orders", json=ORDER, headers={"Idempotency-Key": "k"})).json()["job_id"])
 
     first = await job_of_key()
-    async with tidying(gateway, monkeypatch) as once:
-        await once()
-        assert await job_of_key() == first
-        monkeypatch.setattr(keys, "KEEP_KEYS_HOURS", -1)
-        await once()
-        await once()
-        assert await job_of_key() != first
+    await keys.forget(gateway.service.database)
+    assert await job_of_key() == first
+    monkeypatch.setattr(keys, "KEEP_KEYS_HOURS", -1)
+    await keys.forget(gateway.service.database)
+    assert await job_of_key() != first
 
 
 @pytest.mark.parametrize("days", [3, -3], ids=["ahead", "behind"])
@@ -399,12 +368,11 @@ async def test_a_gateway_whose_clock_is_wrong_by_days_forgets_no_key(
     """Neither another's nor its own, once its clock or another's is right: the same key is the same order."""
     real = time.time_ns
     first = await ana.post("/v1/orders", json=ORDER, headers={"Idempotency-Key": "k1"})
-    async with tidying(gateway, monkeypatch) as once:
-        monkeypatch.setattr(time, "time_ns", lambda: real() + days * 86_400 * 10**9)
-        second = await ana.post("/v1/orders", json=ORDER, headers={"Idempotency-Key": "k2"})
-        await once()
-        monkeypatch.setattr(time, "time_ns", real)
-        await once()
+    monkeypatch.setattr(time, "time_ns", lambda: real() + days * 86_400 * 10**9)
+    second = await ana.post("/v1/orders", json=ORDER, headers={"Idempotency-Key": "k2"})
+    await keys.forget(gateway.service.database)
+    monkeypatch.setattr(time, "time_ns", real)
+    await keys.forget(gateway.service.database)
     for key, before in (("k1", first), ("k2", second)):
         again = await ana.post("/v1/orders", json=ORDER, headers={"Idempotency-Key": key})
         assert again.json()["job_id"] == before.json()["job_id"]

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any, cast
 
 from fastapi import FastAPI
@@ -13,16 +12,11 @@ from services.gateway.limits import Limits
 from services.gateway.settings import GatewaySettings
 from services.gateway.starts import deadletters, email, orders, reports
 from services.gateway.store.intake import Intake
-from services.gateway.store.jobs import changes
-from services.gateway.store.keys import tidy
 from services.gateway.store.revocations import Revoked
 from services.gateway.store.unfinished import Unfinished
 from shared.docs.openapi import PublicRouter
 from shared.http.body import Route
 from shared.http.proxy import Upstream
-from shared.messaging.periodic import Periodic, again_and_again
-from shared.persistence.changes import POLL_SECONDS
-from shared.persistence.database import Database
 from shared.service import Service
 
 ABOUT = """\
@@ -46,11 +40,6 @@ GROUPS = {
 """In the order in which /docs shows them."""
 
 
-async def _poll(database: Database) -> None:
-    look = Periodic("poll", partial(changes.look, database), POLL_SECONDS)
-    await again_and_again(look)
-
-
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
     """What the routes find in `request.state`, and what goes on in the background."""
@@ -61,7 +50,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
     unfinished = Unfinished()
     service.concerns["jobs"] = unfinished.concern
     revoked = app.state.revoked = Revoked()
-    parts = {"poll": _poll, "forget": tidy, "measure": unfinished.measure, "revoked": revoked.look}
+    parts = {"measure": unfinished.measure, "revoked": revoked.look}
     await revoked.look_once(service.database)
     limits = app.state.limits = Limits(settings)
     try:

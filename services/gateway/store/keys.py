@@ -1,11 +1,9 @@
 """Idempotency keys: what was answered to each, for two days."""
 
-import asyncio
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-import structlog
 from sqlalchemy import BigInteger, delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import Field
@@ -14,9 +12,7 @@ from services.gateway.domain import Key
 from services.gateway.store import Base
 from shared.http.problems import Problem
 from shared.persistence import clock
-from shared.persistence.database import Database, Outage, is_outage, load
-
-log = structlog.get_logger(__name__)
+from shared.persistence.database import Database, Outage, load
 
 KEEP_KEYS_HOURS = 48
 """An idempotency key is good for at least 24 hours; nobody is hurt if it is for longer."""
@@ -75,17 +71,11 @@ async def forget_old_keys(session: AsyncSession, before: int) -> int:
     return len(ids)
 
 
-async def tidy(database: Database) -> None:
-    """Forget old idempotency keys, now and then, for ever."""
-    while True:
-        await asyncio.sleep(PURGE_SECONDS)
-        try:
-            async with database.reading() as session:
-                before = await clock.old_enough(session, table.c.created_at, KEEP_KEYS_HOURS * 3600, PURGE_SECONDS)
-            deleted = PURGE_STEP
-            while deleted == PURGE_STEP:
-                async with database.transaction() as session:
-                    deleted = await forget_old_keys(session, before)
-        except Exception as error:
-            if not is_outage(error):
-                log.exception("cannot forget old idempotency keys")
+async def forget(database: Database) -> None:
+    """Forget all idempotency keys that were kept for their time. To be called every `PURGE_SECONDS`."""
+    async with database.reading() as session:
+        before = await clock.old_enough(session, table.c.created_at, KEEP_KEYS_HOURS * 3600, PURGE_SECONDS)
+    deleted = PURGE_STEP
+    while deleted == PURGE_STEP:
+        async with database.transaction() as session:
+            deleted = await forget_old_keys(session, before)
