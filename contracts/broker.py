@@ -11,6 +11,9 @@ from contracts.base import Command, Message
 from contracts.flow import FLOW, MONITOR, SERVICES, SHOP
 
 COMMANDS = "commands"
+CONTROL = "control"
+"""The exchange by which processes are told what to do: a `contracts.processes.Control` under `all`, a service's name or
+a process's id."""
 DEAD_LETTERS = "dead-letters"
 """The exchange of dead letters; the routing key is the lane that gave them up."""
 RETURNS = "lanes"
@@ -25,6 +28,11 @@ def queue_of(lane: str) -> str:
 def dead_letters_of(lane: str) -> str:
     """The queue that a lane's dead letters come into."""
     return queue_of(f"{lane}.dlq")
+
+
+def control_queue(service: str, process: str) -> str:
+    """The queue of one process for what it is told. It ends with its connection."""
+    return f"control.{service}.{process}"
 
 
 def retry_exchange(step: str) -> str:

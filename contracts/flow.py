@@ -8,7 +8,7 @@ A lane is a queue and its consumer, named after its service (`orders`), with a s
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from contracts import deadletters, email, jobs, orders, reports, stock
+from contracts import deadletters, email, jobs, orders, processes, reports, stock
 from contracts.base import Message
 
 SHOP = "shop"
@@ -118,6 +118,8 @@ FLOW = read({
     jobs.JobRetrying:                "any -> gateway",
     jobs.JobFailed:                  "any -> gateway reports",
     jobs.JobProgressed:              "any -> gateway",
+    # and of its processes
+    processes.ProcessSeen:           "any ->",
 })
 # fmt: on
 

@@ -21,6 +21,7 @@ from deploy.cli import (
     openapi,
     orders,
     populate,
+    processes,
     products,
     reports,
     restart,
@@ -56,6 +57,7 @@ app.add_typer(reports.app, name="reports", help="Exports of orders, lines and mo
 app.add_typer(notifications.app, name="notifications", help="What became of reports, and how to be told.")
 app.add_typer(products.app, name="products", help="The catalogue.")
 app.add_typer(products.stock, name="stock", help="The levels.")
+app.add_typer(processes.app, name="processes", help="Which processes of services live, and how fast each answers.")
 app.add_typer(dlq.app, name="dlq", help="Dead letters: look, send again, edit, purge, export.")
 app.add_typer(token.app, name="token", help="A token for this machine; `revoke` believes one no more.")
 app.add_typer(mail.app, name="mail", help="The local mailbox.")

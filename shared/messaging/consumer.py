@@ -11,11 +11,14 @@ from typing import Protocol
 
 import structlog
 
+from contracts.processes import LaneSeen
 from shared.messaging.causes import cause_of
 from shared.messaging.decode import key_of
 from shared.messaging.handler import Handler
 from shared.messaging.intake import IncomingMessage, Intake, Lost, is_lost
+from shared.messaging.pace import Pace
 from shared.messaging.pause import Pause
+from shared.messaging.tally import Tally
 from shared.observability import metrics
 from shared.persistence.database import Backoff
 
@@ -65,11 +68,16 @@ class Consumer:
         pause: Pause,
         prefetch: int,
         handler_seconds: float,
+        tally: Tally | None = None,
     ) -> None:
         self.name, self.handlers, self.processor, self.prefetch = name, handlers, processor, prefetch
         self.intake, self.pause = intake, pause
         self.take = intake.take
+        self.tally = tally or Tally()
         self._handler_seconds = handler_seconds
+        self.pace = Pace()
+        self.held: str | None = None
+        """Why the lane takes nothing new though it could; None while it does."""
         self._stopping = False
         self._is_slow = False
 
@@ -81,7 +89,8 @@ class Consumer:
     @property
     def warning(self) -> str | None:
         """Why somebody should look at the lane, though it works; None if all is well."""
-        return "; ".join(filter(None, [*self.processor.warnings(), self._slow()])) or None
+        rate = f"at most {self.pace.rate:g} messages a second, as told" if self.pace.rate else None
+        return "; ".join(filter(None, [self.held, rate, *self.processor.warnings(), self._slow()])) or None
 
     def look_after(self) -> None:
         """Say once in the log that a message is in hand for long. To be called every few seconds."""
@@ -100,9 +109,23 @@ class Consumer:
             return None
         return f"{key_of(raw) or metrics.UNREADABLE} {raw.message_id} has been in hand for {age:.0f} s"
 
+    def seen(self) -> LaneSeen:
+        """What is to be said of the lane in this process."""
+        tally = self.tally
+        return LaneSeen(
+            name=self.name,
+            in_hand=len(self.intake.unanswered()),
+            done=tally.done,
+            failed=tally.failed,
+            busy_seconds=tally.busy_seconds,
+            mean_seconds=tally.mean_seconds,
+            rate=self.pace.rate,
+            paused=(self.held or self.paused or "")[:500] or None,
+        )
+
     def stop(self) -> None:
         """Let `run` return once all that was taken has an outcome."""
-        self._stopping = True
+        self._stopping = self.pace.stopping = True
         self.processor.stop()
         self.intake.arrived.set()
 
@@ -122,7 +145,8 @@ class Consumer:
         while self.intake.waiting or not self._stopping:
             await self.intake.arrived.wait()
             room = await self.processor.room()
-            raws = self.intake.begin(room)
+            raws = self.intake.begin(await self.pace.room(room))
+            self.pace.begun(len(raws))
             try:
                 if raws:
                     await self.processor.work(raws)

@@ -48,6 +48,7 @@ class Lane:
         self.handler_seconds = handler_seconds
         """How long a handler may take before its attempt fails."""
         self.labels = service_of(name), name
+        self.tally = failures.tally
         self.intake, self.pause = Intake(), Pause(name)
         self.forwarding = Forwarding(name, outbox, publisher, failures, self.intake, self.pause)
 
@@ -81,12 +82,14 @@ class Lane:
             raise
         finally:
             took = time.perf_counter() - started
+            self.tally.handled(took)
             metrics.of(metrics.HANDLING_SECONDS, *self.labels, delivery.envelope.key).observe(took)
 
     def log_done(self, delivery: Delivery, began: float, *, is_new: bool) -> None:
         """Log the outcome of a message that was begun at a time, in seconds since 1970, or was done before."""
         envelope = delivery.envelope
         log_outcome(self.name, "done" if is_new else "duplicate", envelope, **delivery.subject())
+        self.tally.done += is_new
         if is_new:  # clocks may differ: a message is not handled before it was sent
             waited = max(0.0, began - envelope.sent_at.timestamp())
             metrics.of(metrics.WAITING_SECONDS, *self.labels, envelope.key).observe(waited)

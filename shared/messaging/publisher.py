@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -83,6 +83,10 @@ class Outgoing:
     @property
     def routing_key(self) -> str:
         return self.lane or self.envelope.key
+
+    def belonging_to(self, correlation_id: str) -> "Outgoing":
+        """The same in another job, or in answer to a question of that id."""
+        return replace(self, envelope=replace(self.envelope, correlation_id=correlation_id))
 
     def marked(self) -> Properties:
         """Its AMQP properties."""

@@ -20,6 +20,7 @@ from shared.messaging.decode import Delivery, key_of, reason_of, sent_at, user_o
 from shared.messaging.handler import Poison
 from shared.messaging.intake import IncomingMessage
 from shared.messaging.outcomes import log_outcome
+from shared.messaging.tally import Tally
 
 RETRIES_SECONDS = 120.0
 """How long a retry is spoken of: longer than most steps of a ladder, so that what goes on failing stays in sight."""
@@ -34,6 +35,7 @@ class Failures:
 
     def __init__(self, lane: str, ladder: Sequence[str], version: str) -> None:
         self._lane, self._ladder, self._version = lane, ladder, version
+        self.tally = Tally()
         self._retried: deque[float] = deque(maxlen=1_000)  # when, by the monotonic clock
         self._why = ""
         self._waiting: Counter[int] = Counter()  # by the second of that clock in which their wait ends
@@ -91,6 +93,7 @@ class Failures:
             self._waiting[math.ceil(time.monotonic() + seconds(copy.about["retry_in"]))] += 1
             self._why = _ADDRESS.sub("<address>", _one_line(copy.about["error"])) or copy.headers["failure_exception"]
         if copy.outcome:
+            self.tally.failed += 1
             log_outcome(self._lane, copy.outcome, copy.envelope, **copy.about)
 
     def _headers(

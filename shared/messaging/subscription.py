@@ -17,28 +17,49 @@ class Subscription:
     """Lets the broker deliver to a consumer. aio-pika restores it after the connection was lost."""
 
     def __init__(self, consumer: Consumer) -> None:
-        self._consumer = consumer
+        self.consumer = consumer
         self._queue: AbstractRobustQueue | None = None
-        self._tag = ""
+        self._tag: str | None = None
+        self._turn = asyncio.Lock()
 
     async def start(self, connection: AbstractRobustConnection) -> None:
         """Subscribe, on a channel of its own: its prefetch and its acknowledgements are no other consumer's."""
         channel = await connection.channel(publisher_confirms=False)
-        await channel.set_qos(prefetch_count=self._consumer.prefetch)
+        await channel.set_qos(prefetch_count=self.consumer.prefetch)
         # Found, not declared: a service has no permission to.
-        name = queue_of(self._consumer.name)
-        queue = await channel.declare_queue(name, durable=True, passive=True, timeout=TIMEOUT_SECONDS)
-        self._tag = await queue.consume(self._consumer.take, timeout=TIMEOUT_SECONDS)
-        self._queue = queue
+        name = queue_of(self.consumer.name)
+        self._queue, self._tag = await channel.declare_queue(name, durable=True, passive=True, timeout=10), None
+        await self.reconcile()
+
+    async def pause(self, why: str) -> None:
+        """Take nothing new until `resume`; what was taken is finished."""
+        self.consumer.held = why
+        await self.reconcile()
+
+    async def resume(self) -> None:
+        """Take what comes, again."""
+        self.consumer.held = None
+        await self.reconcile()
+
+    async def reconcile(self) -> None:
+        """Make the subscription what it should be. To be called again now and then: the broker may be away."""
+        if self._queue is None or bool(self._tag) is (self.consumer.held is None):
+            return
+        async with self._turn, asyncio.timeout(TIMEOUT_SECONDS):
+            if self.consumer.held is None and not self._tag:
+                self._tag = await self._queue.consume(self.consumer.take)
+            elif self.consumer.held is not None and self._tag:
+                await self._queue.cancel(self._tag)
+                self._tag = None
 
     async def stop(self) -> None:
         """Take no more. What was taken can still be acknowledged."""
-        if self._queue:
+        if self._queue and self._tag:
             async with asyncio.timeout(CHECK_SECONDS):
                 await self._queue.cancel(self._tag)
 
     async def is_active(self) -> bool:
-        """Whether the broker delivers to this consumer: a living connection says nothing about it."""
+        """Whether the broker delivers to this consumer, or is not to: a living connection says nothing about it."""
         if self._queue is None:
             return False
         try:
@@ -46,4 +67,6 @@ class Subscription:
                 channel = await self._queue.channel.get_underlay_channel()
         except BROKER_GONE:
             return False
+        if self._tag is None:
+            return self.consumer.held is not None and not channel.is_closed
         return has_consumer(channel, self._tag)

@@ -17,8 +17,10 @@ from faststream.rabbit import QueueType, RabbitExchange, RabbitQueue
 from contracts.base import Message
 from contracts.broker import (
     COMMANDS,
+    CONTROL,
     DEAD_LETTERS,
     RETURNS,
+    control_queue,
     dead_letters_of,
     gate_of,
     gated,
@@ -77,7 +79,14 @@ def _lane_arguments(lane: str) -> dict[str, Any]:
 def exchanges(ladder: Sequence[str] = DEFAULT_LADDER) -> list[str]:
     """All topic exchanges: the owners' with their gates, the commands', the retry queues' and the dead letters'."""
     owners = {message.exchange for message in FLOW}
-    return [*sorted(owners), *map(gate_of, sorted(gated())), *map(retry_exchange, ladder), RETURNS, DEAD_LETTERS]
+    return [
+        *sorted(owners),
+        *map(gate_of, sorted(gated())),
+        *map(retry_exchange, ladder),
+        RETURNS,
+        DEAD_LETTERS,
+        CONTROL,
+    ]
 
 
 def queues(ladder: Sequence[str] = DEFAULT_LADDER) -> dict[str, dict[str, Any]]:
@@ -117,7 +126,8 @@ def gates() -> list[tuple[str, str, str]]:
 def permissions(user: str, ladder: Sequence[str] = DEFAULT_LADDER) -> dict[str, str]:
     """What a user may configure, write and read: exact names, as RabbitMQ's regular expressions.
 
-    To bind a queue takes the right to write to it and to read the exchange: no service has both.
+    To bind a queue takes the right to write to it and to read the exchange. A service has both only for the queues by
+    which its own processes are told what to do, and the exchange `control`.
     """
     read = [queue_of(lane) for lane in LANES if service_of(lane) == user]
     if user == COLLECTOR:
@@ -128,7 +138,8 @@ def permissions(user: str, ladder: Sequence[str] = DEFAULT_LADDER) -> dict[str, 
         return {"configure": NOTHING, "write": _any(commands), "read": NOTHING}
     # Past the gate, too: processes of the version before gates publish there until they are replaced.
     write = [*sorted(own), *map(gate_of, sorted(own)), *commands, DEAD_LETTERS, *map(retry_exchange, ladder)]
-    return {"configure": NOTHING, "write": _any(write), "read": _any(read)}
+    told = re.escape(control_queue(user, ""))
+    return {"configure": _any([], told), "write": _any(write, told), "read": _any([*read, CONTROL], told)}
 
 
 def team_permissions(team: str, *owners: str) -> dict[str, str]:
@@ -148,8 +159,10 @@ def topic_permissions(user: str, ladder: Sequence[str] = DEFAULT_LADDER) -> dict
     return found
 
 
-def _any(names: Sequence[str]) -> str:
-    return rf"^({'|'.join(map(re.escape, names))})\z" if names else NOTHING
+def _any(names: Sequence[str], *prefixes: str) -> str:
+    """A pattern for these names, and for all that begin with a prefix, which is a pattern itself."""
+    each = [*map(re.escape, names), *(f"{prefix}.+" for prefix in prefixes)]
+    return rf"^({'|'.join(each)})\z" if each else NOTHING
 
 
 def definitions(ladder: Sequence[str] = DEFAULT_LADDER, vhost: str = "/") -> dict[str, Any]:

@@ -38,6 +38,7 @@ from shared.messaging.causes import cause_of
 from shared.messaging.collect import Collect, Keep
 from shared.messaging.concurrent import Concurrent
 from shared.messaging.consumer import Consumer, Processor
+from shared.messaging.control import SEEN_SECONDS, Controlled, listen
 from shared.messaging.handler import Handler, collector_of, lanes_of
 from shared.messaging.intake import Intake
 from shared.messaging.lane import Lane
@@ -95,9 +96,10 @@ class Service:
         self.resources = Resources(*resources, settings, self.database, self.outbox, self)
         self.lanes = [self._lane(lane, found) for lane, found in lanes_of(self.name, handlers).items()]
         self.lanes += self._collectors(handlers)
+        self._subscriptions = [Subscription(lane) for lane in self.lanes]
+        self.controlled = Controlled(self.name, VERSION, self._subscriptions, self.publisher)
         own = periodic_of(periodic) if periodic else []
         self._periodic = [*self._kernels(), *(one.with_resources(self.resources) for one in own)]
-        self._subscriptions = [Subscription(lane) for lane in self.lanes]
         self.broker = self._declared_broker()
         self.stopping = Stopping()
         self.ports = Ports(settings)
@@ -122,7 +124,7 @@ class Service:
         seconds = self.settings.handler_seconds(name, outside=bool(concurrency))
         lane = Lane(name, handlers, self.outbox, self.publisher, failures, seconds)
         processor: Processor = Concurrent(lane, at_once) if concurrency else Batch(lane, at_once)
-        return Consumer(name, handlers, processor, lane.intake, lane.pause, 2 * at_once, seconds)
+        return Consumer(name, handlers, processor, lane.intake, lane.pause, 2 * at_once, seconds, lane.tally)
 
     def _collectors(self, handlers: ModuleType) -> list[Consumer]:
         if not (keep := collector_of(handlers)):
@@ -202,6 +204,8 @@ class Service:
         lanes = [self._task(lane.run(), f"lane {lane.name}") for lane in self.lanes]
         publishing = self.watch("publish", self.relay.publish())
         watching = [self.watch(one.name, again_and_again(one)) for one in self._periodic]
+        url = self.settings.amqp_url.get_secret_value()
+        watching.append(self.watch("control", listen(url, self.name, self.controlled, self.settings.tls)))
         connecting = asyncio.create_task(self._connect())
         try:
             yield
@@ -227,12 +231,15 @@ class Service:
             Periodic("purge", partial(purge, self.outbox, self.settings.inbox_keep_days), EVERY_SECONDS),
             Periodic("scheduled", self.outbox.send_due, scheduled.LOOK_SECONDS),
             Periodic("look after lanes", self._look_after_lanes, LOOK_SECONDS),
+            Periodic("process seen", self.controlled.say_seen, SEEN_SECONDS),
         ]
 
     async def _look_after_lanes(self) -> None:
         self.watchdog.tick()
-        for lane in self.lanes:
-            lane.look_after()
+        for subscription in self._subscriptions:
+            subscription.consumer.look_after()
+            with contextlib.suppress(*BROKER_GONE, Exception):
+                await subscription.reconcile()
 
     def watch(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Start a part that runs as long as the process. If it ends all the same, readiness and a metric say so."""

@@ -55,7 +55,7 @@ def test_a_command_has_one_consumer_and_an_event_is_sent_by_its_owner() -> None:
         if issubclass(message, Command):
             assert len(route.lanes) == 1
         else:
-            assert route.senders == (SERVICES if message.exchange == "jobs" else (message.exchange,))
+            assert route.senders == (SERVICES if message.exchange in ("jobs", "processes") else (message.exchange,))
 
 
 @pytest.mark.parametrize("row", ["gateway, orders", "-> orders", ""])

@@ -15,7 +15,7 @@ import pytest
 from aiormq.exceptions import ChannelAccessRefused
 
 from contracts.base import Command
-from contracts.broker import dead_letters_of, gate_of, queue_of
+from contracts.broker import CONTROL, control_queue, dead_letters_of, gate_of, queue_of
 from contracts.flow import COLLECTOR, FLOW, LANES, MONITOR, SERVICES, SHOP, service_of
 from deploy.local.rabbitmq import RabbitNode
 from shared.messaging import topology
@@ -29,9 +29,10 @@ PREDECLARED = ("", "amq.direct", "amq.fanout", "amq.headers", "amq.match", "amq.
 EXCHANGES = (*topology.exchanges(LADDER), *PREDECLARED)
 QUEUES = (*topology.queues(LADDER), TEAM)
 EVENTS = {message.exchange for message in FLOW if not issubclass(message, Command)}
-SHARED = "jobs"
-"""The exchange to which every service publishes."""
+SHARED = ("jobs", "processes")
+"""The exchanges to which every service publishes."""
 KEYS = (*(m.key for m in FLOW if issubclass(m, Command)), *LANES, "order.placed.v1", "order.place.v1\n", "stock\n")
+TOLD = (control_queue("orders", "1"), control_queue("stock", "1"))
 AT_ONCE = 20
 
 Attempt = tuple[str, str, str, str]
@@ -50,7 +51,10 @@ def attempts() -> Iterator[Attempt]:
         yield "bind", queue_of("orders"), exchange, "#"
         yield "bind exchange", exchange, "orders", "#"
         yield "bind exchange", "gate.orders", exchange, "#"
-    for queue in (*QUEUES, "orders", "another"):
+    for queue in TOLD:
+        for exchange in EXCHANGES:
+            yield "bind", queue, exchange, "#"
+    for queue in (*QUEUES, *TOLD, "orders", "another"):
         yield "declare queue", queue, "", ""
         yield "delete queue", queue, "", ""
     for queue in QUEUES:
@@ -62,7 +66,11 @@ def attempts() -> Iterator[Attempt]:
 
 
 def is_allowed(user: str, operation: str, on: str, with_: str, key: str) -> bool:
-    """What `contracts/flow.py` says of it."""
+    """What `contracts/flow.py` says of it, and what a process needs to be told what to do."""
+    if user in SERVICES and on.startswith(control_queue(user, "")):
+        return operation in ("declare queue", "delete queue") or with_ == CONTROL
+    if operation == "bind exchange" and with_ == CONTROL:  # what it may hear anyway, to where no lane listens for it
+        return on in {name for own in (user, *SHARED) if user in SERVICES for name in (own, gate_of(own))}
     if operation == "publish":
         return _publishes(user, on, key) if user in SERVICES else _sends(user, on, key)
     if operation in ("get", "consume", "purge"):
@@ -75,7 +83,7 @@ def is_allowed(user: str, operation: str, on: str, with_: str, key: str) -> bool
 
 
 def _publishes(service: str, exchange: str, key: str) -> bool:
-    own = {name for name in (service, SHARED) if name in EVENTS}
+    own = {name for name in (service, *SHARED) if name in EVENTS}
     if exchange in own | set(map(gate_of, own)):
         return True
     if exchange == f"retry.{LADDER[0]}" and service == COLLECTOR:

@@ -1,0 +1,32 @@
+"""How many messages a second a lane may begin."""
+
+import asyncio
+import time
+
+STEP_SECONDS = 0.1
+
+
+class Pace:
+    """A token bucket of one second's messages, or of one message where the rate is lower."""
+
+    def __init__(self) -> None:
+        self.rate: float | None = None
+        """Messages a second; None without a limit."""
+        self.stopping = False
+        """Whether what was taken is to be finished at once."""
+        self._tokens, self._at = 0.0, time.monotonic()
+
+    async def room(self, most: int) -> int:
+        """How many of so many messages may begin now; waits until it is at least one."""
+        while self.rate is not None and not self.stopping:
+            now = time.monotonic()
+            self._tokens = min(max(self.rate, 1.0), self._tokens + (now - self._at) * self.rate)
+            self._at = now
+            if self._tokens >= 1:
+                return min(most, int(self._tokens))
+            await asyncio.sleep(min(STEP_SECONDS, (1 - self._tokens) / self.rate))  # the rate may be changed meanwhile
+        return most
+
+    def begun(self, number: int) -> None:
+        """So many messages have begun."""
+        self._tokens -= number

@@ -1,0 +1,37 @@
+"""This process: what tells it from all others, and what it uses."""
+
+import os
+import resource
+import socket
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+HOST = socket.gethostname()
+STARTED_AT = datetime.now(UTC)
+
+
+def _boot() -> str:
+    """Which start of the machine this is: a process's number comes again after the next."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")[:8]
+    except OSError:
+        return f"{int(time.time() - time.monotonic()):x}"
+
+
+ID = f"{HOST}-{_boot()}-{os.getpid()}-{STARTED_AT.timestamp():.0f}"
+
+
+def cpu_seconds() -> float:
+    """User and system time since the process started."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def memory_bytes() -> int:
+    """Resident memory; where the system does not say what it is now, its highest so far."""
+    try:
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
