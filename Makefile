@@ -17,6 +17,8 @@ status: .venv/stamp ## What runs, where, and whether it is ready
 demo: .venv/stamp ## Place 50 orders and watch each one to its end
 	@$(MALOTE) demo
 
+# Where it is set, pytest compiles all tests anew in each of its processes.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: $(if $(ARGS),.venv/dev,lint) ## Lint, types, import rules and all tests, on real servers; ARGS="tests/unit -k stock" runs those alone
 	.venv/bin/pytest -n 3 --dist loadgroup $(ARGS)
 

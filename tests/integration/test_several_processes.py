@@ -16,7 +16,7 @@ from sqlalchemy import text
 
 from contracts.orders import OrderCancelled, OrderPlaced
 from contracts.reports import ExportStopped, RemoveReportFiles
-from services.reports.api import expire
+from services.reports.periodic import expire
 from services.reports.store import ending
 from shared.persistence.database import Database, migrate
 from shared.service import Service
@@ -204,7 +204,7 @@ async def test_reports_that_are_overdue_are_removed_once_by_three_processes(
 
 async def _expire_all(service: Service) -> int:
     ended = 0
-    while some := await expire(service):
+    while some := await expire(service.outbox):
         ended += some
     return ended
 
