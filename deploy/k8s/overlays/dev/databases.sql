@@ -1,3 +1,4 @@
+-- Written by `make deploy` from deploy/templates and services/*/service.toml.
 CREATE ROLE gateway LOGIN PASSWORD 'local-only';
 CREATE DATABASE gateway OWNER gateway;
 REVOKE CONNECT ON DATABASE gateway FROM PUBLIC;
