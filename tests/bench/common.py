@@ -140,11 +140,19 @@ def cpu_seconds(process: psutil.Process) -> float:
     return sum(sum(member.cpu_times()[:4]) for member in family(process))
 
 
-async def wait_for(look: Callable[[], Awaitable[bool]], what: str, seconds: float = 120.0) -> float:
-    """Look every 20 ms until it is true; return the time of that. Raises TimeoutError."""
-    end = time.monotonic() + seconds
+async def wait_for(
+    look: Callable[[], Awaitable[bool]], what: str, seconds: float = 3600.0, slow_seconds: float = 60.0
+) -> float:
+    """Look every 20 ms until it is true; return the time of that. Says every `slow_seconds` what is waited for. Raises
+    TimeoutError after `seconds`."""
+    began = time.monotonic()
+    told = began
     while not await look():
-        if time.monotonic() > end:
+        now = time.monotonic()
+        if now > began + seconds:
             raise TimeoutError(f"waited {seconds:g} s for {what}")
+        if now > told + slow_seconds:
+            told = now
+            say(f"slow: waiting for {what} since {now - began:.0f} s")
         await asyncio.sleep(0.02)
     return time.monotonic()

@@ -97,7 +97,7 @@ async def drained(machines: Machines, url: str, number: int, *, batch_limit: int
                 queue = await channel.declare_queue(queue_of("stock"), passive=True)
                 return queue.declaration_result.consumer_count == processes
 
-            await wait_for(are_ready, "the lane's consumers", 60)
+            await wait_for(are_ready, "the lane's consumers")
             for child in children:
                 child.send_signal(signal.SIGSTOP)
             await publish(channel, [_order() for _ in range(number)])

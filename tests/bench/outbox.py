@@ -55,9 +55,9 @@ async def _drained(machines: Machines, messages: list[StockReserved]) -> float:
             return await _waiting(channel) >= number
 
         with process(machines.folder / "stock.log", "shared.service", environment, "stock"):
-            started = await wait_for(lambda: has(1), "the first message", 60)
+            started = await wait_for(lambda: has(1), "the first message")
             before = await _waiting(channel)
-            ended = await wait_for(lambda: has(len(messages)), "the last message", 600)
+            ended = await wait_for(lambda: has(len(messages)), "the last message")
     return (len(messages) - before) / (ended - started)
 
 

@@ -267,7 +267,7 @@ async def _service(machines: Machines, url: str) -> AsyncIterator[Service]:
                     found = [await lane.declare() for lane in lanes]
                     return all(lane.consumer_count for lane in found)
 
-                await wait_for(listens, "the reports service", 60)
+                await wait_for(listens, "the reports service")
                 yield Service(channel, ends, child.pid)
 
 

@@ -13,7 +13,7 @@ import pytest
 from deploy.local import processes
 from deploy.local.ports import HOST, accepts, free_port
 from tests.bench import __main__ as bench
-from tests.bench.common import Figure, beside
+from tests.bench.common import Figure, beside, wait_for
 from tests.bench.load import Answer, all_at_once, at_a_rate, percentile, post
 from tests.bench.sink import Count
 
@@ -153,3 +153,12 @@ async def test_the_load_generator_keeps_to_a_rate() -> None:
     sent = sorted(answer.sent for answer in came)
     assert len(sent) == 10
     assert sent[-1] - sent[0] >= 0.08  # nine times 10 ms, as exactly as a timer is
+
+
+async def test_whoever_is_slow_is_named_and_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
+    async def look() -> bool:
+        return "the last message" in capsys.readouterr().err
+
+    await wait_for(look, "the last message", slow_seconds=0.01)
+    with pytest.raises(TimeoutError, match="waited 0 s for what never comes"):
+        await wait_for(look, "what never comes", seconds=0)
