@@ -12,7 +12,7 @@ from uuid_utils.compat import uuid7
 
 from contracts.reports import CreateReport, ReportWish
 from services.reports import domain
-from services.reports.store import Line, Movement, Order, ReadModel
+from services.reports.store.read_model import Line, Movement, Order, ReadModel
 from shared.persistence.database import Database, migrate
 from shared.service import Service
 from tests.running import Broker, running

@@ -30,7 +30,7 @@ from contracts.flow import LANES, service_of
 from contracts.jobs import JobProgressed, LetterSettled
 from services.deadletters import adapters, domain, store
 from services.deadletters.adapters import Found
-from services.deadletters.store import REMOVED_AT_ONCE, Action, Content, Letter, touched
+from services.deadletters.store import REMOVED_AT_ONCE, Action, Content, Letter, load_letters_and_replays
 from shared.messaging import inbox
 from shared.messaging.handler import RetryLater, on, on_dead_letters
 from shared.messaging.intake import IncomingMessage
@@ -106,7 +106,7 @@ async def tell_operators(outbox: Outbox) -> None:
 # -- what becomes of those that were sent again -----------------------------------------------------------------------
 
 
-@on(LetterSettled, loads=touched)
+@on(LetterSettled, loads=load_letters_and_replays)
 async def on_letter_settled(event: LetterSettled, unit: UnitOfWork) -> None:
     """A letter's effect is there. That of an earlier sending counts too, unless a later one is under way."""
     letter = unit.get(Letter, event.letter_id)
@@ -133,7 +133,7 @@ async def on_wish(command: ReplayLetters | PurgeLetters | EditLetter, unit: Unit
     return _progress(action)
 
 
-@on(CancelReplay, loads=touched)
+@on(CancelReplay, loads=load_letters_and_replays)
 async def on_cancel_replay(command: CancelReplay, unit: UnitOfWork) -> ReplayCancelled | ReplayCancelRefused:
     """Send no more."""
     replay = unit.get(Action, command.replay_id)

@@ -300,7 +300,9 @@ def actions() -> Any:
 # -- doing ------------------------------------------------------------------------------------------------------------
 
 
-async def touched(session: AsyncSession, messages: Sequence[CancelReplay | LetterSettled]) -> Iterable[SQLModel]:
+async def load_letters_and_replays(
+    session: AsyncSession, messages: Sequence[CancelReplay | LetterSettled]
+) -> Iterable[SQLModel]:
     """The letters and replays that messages are about, locked."""
     letters = {message.letter_id for message in messages if isinstance(message, LetterSettled)}
     replays = {message.replay_id for message in messages if isinstance(message, CancelReplay)}

@@ -12,7 +12,7 @@ from contracts.stock import StockLow
 from services.email import domain, store
 from services.email.adapters import CONNECTIONS, Mailer, Refused
 from services.email.settings import EmailSettings
-from services.email.store import Mail, MailStatus, due
+from services.email.store import Mail, MailStatus, load_mails
 from services.email.templates import Kind, render
 from shared.messaging.handler import Poison, on
 from shared.messaging.unit import OutsideWork, UnitOfWork
@@ -64,7 +64,7 @@ async def on_mail_report(report: MailReport, unit: UnitOfWork, settings: EmailSe
     return _write(unit, settings, kind, report.recipient, report.locale, report=report)
 
 
-@on(DeliverMail, loads=due, concurrency=CONNECTIONS)
+@on(DeliverMail, loads=load_mails, concurrency=CONNECTIONS)
 async def on_deliver_mail(command: DeliverMail, work: OutsideWork, mailer: Mailer) -> None:
     """Send a mail once and record what the server said. What may pass later is raised, and tried again."""
     mail = work.get(Mail, command.mail_id)

@@ -55,7 +55,7 @@ metadata = Base.metadata
 _mails: Any = Mail.__table__  # type: ignore[attr-defined]
 
 
-async def due(session: AsyncSession, commands: Sequence[DeliverMail]) -> Iterable[Mail]:
+async def load_mails(session: AsyncSession, commands: Sequence[DeliverMail]) -> Iterable[Mail]:
     """The mails that are to be sent."""
     return await load(session, Mail, (command.mail_id for command in commands))
 

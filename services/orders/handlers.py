@@ -17,13 +17,13 @@ from contracts.orders import (
 from contracts.stock import ProductPriced, StockRejected, StockReserved
 from services.orders import domain
 from services.orders.domain import State
-from services.orders.store import ListPrice, Order, listed, new_order, theirs, wanted
+from services.orders.store import ListPrice, Order, load_for_placing, load_orders, load_prices, new_order
 from shared.messaging.handler import RetryLater, on
 from shared.messaging.unit import UnitOfWork
 from shared.persistence.clock import moment, now
 
 
-@on(PlaceOrder, loads=wanted)
+@on(PlaceOrder, loads=load_for_placing)
 async def on_place_order(command: PlaceOrder, unit: UnitOfWork) -> OrderPlaced | OrderRejected | None:
     """Price an order from our own list and keep it; what cannot be priced is kept as rejected."""
     if unit.get(Order, command.order_id):
@@ -40,7 +40,7 @@ async def on_place_order(command: PlaceOrder, unit: UnitOfWork) -> OrderPlaced |
     return OrderPlaced(**order.sold())
 
 
-@on(StockReserved, loads=theirs)
+@on(StockReserved, loads=load_orders)
 async def on_stock_reserved(event: StockReserved, unit: UnitOfWork) -> OrderConfirmed | None:
     """All lines are set aside: the order will be delivered."""
     order = _known(event.order_id, unit)
@@ -50,7 +50,7 @@ async def on_stock_reserved(event: StockReserved, unit: UnitOfWork) -> OrderConf
     return OrderConfirmed(**order.sold(), confirmed_at=moment(order.confirmed_at))
 
 
-@on(StockRejected, loads=theirs)
+@on(StockRejected, loads=load_orders)
 async def on_stock_rejected(event: StockRejected, unit: UnitOfWork) -> OrderRejected | None:
     """There is too little of something."""
     order = _known(event.order_id, unit)
@@ -59,7 +59,7 @@ async def on_stock_rejected(event: StockRejected, unit: UnitOfWork) -> OrderReje
     return _reject(order, "out_of_stock", event.rejected_lines)
 
 
-@on(CancelOrder, loads=theirs)
+@on(CancelOrder, loads=load_orders)
 async def on_cancel_order(command: CancelOrder, unit: UnitOfWork) -> OrderCancelled | OrderCancelRefused:
     """Cancel what can still be cancelled; always answer, because a job waits for it."""
     order = _known(command.order_id, unit)
@@ -70,7 +70,7 @@ async def on_cancel_order(command: CancelOrder, unit: UnitOfWork) -> OrderCancel
     return OrderCancelled(**order.sold(), cancelled_at=moment(order.cancelled_at), order_job_id=order.job_id)
 
 
-@on(ProductPriced, loads=listed)
+@on(ProductPriced, loads=load_prices)
 async def on_product_priced(event: ProductPriced, unit: UnitOfWork) -> None:
     """Keep the newest price."""
     known = unit.get(ListPrice, event.sku)

@@ -87,18 +87,18 @@ def new_order(command: PlaceOrder, pieces: dict[str, int], *, job_id: str) -> Or
     )
 
 
-async def wanted(session: AsyncSession, commands: Sequence[PlaceOrder]) -> Iterable[SQLModel]:
+async def load_for_placing(session: AsyncSession, commands: Sequence[PlaceOrder]) -> Iterable[SQLModel]:
     """The orders that exist already, and the prices of all that is asked for."""
     known = await load(session, Order, (command.order_id for command in commands))
     return [*known, *await load(session, ListPrice, {line.sku for command in commands for line in command.lines})]
 
 
-async def theirs(session: AsyncSession, messages: Sequence[OrderMessage]) -> Iterable[SQLModel]:
+async def load_orders(session: AsyncSession, messages: Sequence[OrderMessage]) -> Iterable[SQLModel]:
     """The orders that messages are about."""
     return await load(session, Order, (message.order_id for message in messages), lock=True)
 
 
-async def listed(session: AsyncSession, events: Sequence[ProductPriced]) -> Iterable[SQLModel]:
+async def load_prices(session: AsyncSession, events: Sequence[ProductPriced]) -> Iterable[SQLModel]:
     """The price list's rows for some products."""
     return await load(session, ListPrice, (event.sku for event in events), lock=True)
 

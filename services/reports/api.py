@@ -17,11 +17,15 @@ from pydantic import BaseModel, Field
 
 from contracts.http import LinkView, NoticeChoice, NotificationPage, NotificationView, ReportView
 from contracts.reports import MEDIA_TYPES, ReportStatus
-from services.reports import domain, store
-from services.reports.adapters import Exporter, Missing, NotStored, Storage
+from services.reports import domain
+from services.reports.adapters.exporter import Exporter
+from services.reports.adapters.storage import Missing, NotStored, Storage
 from services.reports.domain import Unsatisfiable
 from services.reports.settings import ReportsSettings
-from services.reports.store import Choice, Notification, Report, Seen, expired
+from services.reports.store import notifications, reports
+from services.reports.store.choices import Choice, save_choice
+from services.reports.store.notifications import Notification, Seen
+from services.reports.store.reports import Report
 from shared.http.auth import Caller, CallerOf, CallerOrLink
 from shared.http.body import Route
 from shared.http.events import EVENTS, Events, change_or_pause
@@ -66,7 +70,7 @@ async def list_reports(
 ) -> Page[ReportView]:
     """Your reports, newest first; an operator sees everyone's."""
     async with service.database.reading() as session:
-        query = store.reports(None if who.is_operator else who.subject, cursor.status)
+        query = reports.select_reports(None if who.is_operator else who.subject, cursor.status)
         rows, has_more = await paginate(session, query, Report.id, cursor)
     return Page(data=[_view(row, public_url) for row in rows], has_more=has_more)
 
@@ -89,19 +93,19 @@ async def show_report(report: ReportOf, public_url: PublicUrl) -> ReportView:
 async def remove_report(report_id: IdOf, request: Request, service: Running, who: CallerOf) -> None:
     """Remove a report's file before its time. One that is being made is cancelled instead, by its job."""
     async with service.outbox.request(request.scope["traceparent"]) as unit:
-        report = _theirs(await store.report(unit.session, report_id), who)
+        report = _theirs(await reports.lock_report(unit.session, report_id), who)
         if report.status == "RUNNING":
             raise Problem(409, "report_running", "The report is being made: cancel its job instead.")
         if report.status == "READY":
-            unit.send(expired(report))
+            unit.send(reports.expire(report))
 
 
 @router.post("/reports/{report_id}/link", tags=["reports"])
 async def renew_link(report_id: IdOf, service: Running, who: CallerOf, public_url: PublicUrl) -> LinkView:
     """A new link to the file that needs no token. Earlier ones, also the one in the mail, stop working."""
     async with service.database.transaction() as session:
-        report = _ready(_theirs(await store.report(session, report_id), who))
-        report.link_key = store.new_link_key()
+        report = _ready(_theirs(await reports.lock_report(session, report_id), who))
+        report.link_key = reports.new_link_key()
     link = _link(report, public_url)
     assert link, "it was just given a key"
     return link
@@ -111,7 +115,7 @@ async def renew_link(report_id: IdOf, service: Running, who: CallerOf, public_ur
 async def revoke_link(report_id: IdOf, service: Running, who: CallerOf) -> None:
     """Stop all links to the file."""
     async with service.database.transaction() as session:
-        _theirs(await store.report(session, report_id), who).link_key = None
+        _theirs(await reports.lock_report(session, report_id), who).link_key = None
 
 
 # -- files ------------------------------------------------------------------------------------------------------------
@@ -212,8 +216,10 @@ async def _demand_stored(report: Report, storage: Storage) -> None:
 async def list_notifications(service: Running, who: CallerOf, cursor: CursorOf) -> NotificationPage:
     """What you were told, newest first, and how much of it is unread."""
     async with service.database.reading() as session:
-        rows, has_more = await paginate(session, store.notifications(_reader(who)), Notification.id, cursor)
-        unread = await store.unread(session, _reader(who))
+        rows, has_more = await paginate(
+            session, notifications.select_notifications(_reader(who)), Notification.id, cursor
+        )
+        unread = await notifications.count_unread(session, _reader(who))
     return NotificationPage(data=tuple(map(_notice, rows)), has_more=has_more, unread=unread)
 
 
@@ -221,7 +227,7 @@ async def list_notifications(service: Running, who: CallerOf, cursor: CursorOf) 
 async def read_all_notifications(service: Running, who: CallerOf) -> None:
     """Mark all as read."""
     async with service.database.transaction() as session:
-        await store.read_all(session, _reader(who))
+        await notifications.mark_all_read(session, _reader(who))
 
 
 @router.post("/notifications/{notification_id}/read", tags=["notifications"])
@@ -238,7 +244,7 @@ async def read_notification(notification_id: IdOf, service: Running, who: Caller
 async def _seen(service: Running, who: CallerOf, last_event_id: Annotated[str | None, Header()] = None) -> Seen:
     """Known before the stream begins, so that whoever has its headers misses nothing."""
     async with service.database.reading() as session:
-        return await store.seen(session, _reader(who), last_event_id)
+        return await notifications.seen_by(session, _reader(who), last_event_id)
 
 
 @router.get("/notifications/events", response_class=Response, responses=EVENTS, tags=["notifications"])
@@ -248,11 +254,11 @@ async def follow_notifications(service: Running, who: CallerOf, seen: Annotated[
 
 
 async def _events(service: Service, who: Caller, seen: Seen) -> AsyncIterator[ServerSentEvent | None]:
-    with store.news.of(_reader(who)) as changed:
+    with notifications.news.of(_reader(who)) as changed:
         while True:
             changed.clear()
             async with service.database.reading() as session:
-                news, seen = await store.told_since(session, _reader(who), seen)
+                news, seen = await notifications.unseen(session, _reader(who), seen)
             for row in news:
                 yield ServerSentEvent(event="notification", data=_notice(row), id=str(row.id))
             while not news and not await change_or_pause(changed):
@@ -275,7 +281,7 @@ async def choose(choice: NoticeChoice, service: Running, who: CallerOf) -> Notic
     if choice.mail and not (choice.email or who.email):
         raise Problem(422, "no_address", "Mail needs an address: give `email`, or a token with one.")
     async with service.database.transaction() as session:
-        await store.keep_choice(session, _reader(who), choice)
+        await save_choice(session, _reader(who), choice)
     return choice
 
 

@@ -1,4 +1,4 @@
-"""What reports does: keep its read model, make exports, and tell whoever waits for them."""
+"""What reports does: keep its read model, make exports, and notify those who asked for them."""
 
 from contracts.base import UUID, Message
 from contracts.broker import is_from
@@ -24,26 +24,21 @@ from contracts.reports import (
 )
 from contracts.stock import StockAdjusted, StockReleased, StockReserved, StockTaken
 from services.reports import domain
-from services.reports.adapters import Exporter, Stopped, too_much
+from services.reports.adapters.exporter import Exporter
+from services.reports.adapters.failures import Stopped, storage_limit_reached
 from services.reports.domain import OrderFact, StockFact
 from services.reports.settings import ReportsSettings
-from services.reports.store import (
-    Choice,
-    Movement,
-    Order,
-    ReadModel,
+from services.reports.store.choices import Choice
+from services.reports.store.notifications import new_notification, news
+from services.reports.store.read_model import Movement, Order, ReadModel, load_projected, new_order
+from services.reports.store.reports import (
     Report,
-    about,
-    asked,
-    ending,
-    failing,
     finish,
-    new_notification,
-    new_order,
+    load_ending,
+    load_exported,
+    load_of_failed_jobs,
+    load_requested,
     new_report,
-    news,
-    theirs,
-    touched,
 )
 from shared.messaging.handler import RetryLater, on
 from shared.messaging.unit import OutsideWork, UnitOfWork
@@ -54,48 +49,50 @@ AT_ONCE = 4
 # -- the read model ---------------------------------------------------------------------------------------------------
 
 
-@on(OrderPlaced, OrderConfirmed, OrderRejected, OrderCancelled, loads=touched)
+@on(OrderPlaced, OrderConfirmed, OrderRejected, OrderCancelled, loads=load_projected)
 async def on_order_event(
     event: OrderPlaced | OrderConfirmed | OrderRejected | OrderCancelled, unit: UnitOfWork
 ) -> None:
-    """Keep what an event says of its order."""
+    """Store what an event says about its order."""
     _keep(event, unit)
 
 
-@on(StockReserved, StockTaken, StockReleased, StockAdjusted, loads=touched)
+@on(StockReserved, StockTaken, StockReleased, StockAdjusted, loads=load_projected)
 async def on_stock_event(event: StockReserved | StockTaken | StockReleased | StockAdjusted, unit: UnitOfWork) -> None:
-    """Keep what an event says of levels."""
+    """Store what an event says about levels."""
     _keep(event, unit)
 
 
-@on(RebuildReadModel, loads=touched)
+@on(RebuildReadModel, loads=load_projected)
 async def on_rebuild_read_model(_: RebuildReadModel, unit: UnitOfWork) -> FetchPage:
-    """The read model was emptied when it was loaded. Whatever is said from now on is kept beside what is fetched."""
+    """Fetch the first page. `load_projected` has emptied the read model; events that arrive from now on are stored
+    beside the pages."""
     return FetchPage(source="orders", since=_model(unit).emptied_at)
 
 
 @on(FetchPage, concurrency=1)
 async def on_fetch_page(page: FetchPage, work: OutsideWork, exporter: Exporter) -> list[Message]:
-    """Ask the service that owns it for a page."""
+    """Fetch a page from the service that owns the source."""
     entries, has_more = await exporter.owners.page(page.source, page.after)
     then = domain.next_page(page, entries, has_more)
     progress = JobProgressed(done=page.done + len(entries), unit="entries")
     return [ProjectPage(source=page.source, since=page.since, entries=tuple(entries), then=then), progress]
 
 
-@on(ProjectPage, loads=touched)
+@on(ProjectPage, loads=load_projected)
 async def on_project_page(page: ProjectPage, unit: UnitOfWork) -> FetchPage | ReadModelRebuilt:
-    """Keep what a page says, just like events."""
+    """Store the facts of a page, in the same way as those of events."""
     for fact in domain.facts(page):
         _keep(fact, unit)
     model = _model(unit)
-    if isinstance(page.then, ReadModelRebuilt) and page.since == model.emptied_at:  # not emptied again meanwhile
+    is_current = page.since == model.emptied_at  # no later rebuild has begun
+    if isinstance(page.then, ReadModelRebuilt) and is_current:
         model.filled_at = model.revision
     return page.then
 
 
 def _keep(fact: OrderFact | StockFact, unit: UnitOfWork) -> None:
-    """Keep what is not known yet. What is known stays as it is, so facts may come twice and in any order."""
+    """Store a fact that is not known yet. A known fact stays as it is, so facts may come twice and in any order."""
     revision = _model(unit).revision
     if isinstance(fact, OrderFact):
         _keep_order(fact, revision, unit)
@@ -107,7 +104,7 @@ def _keep(fact: OrderFact | StockFact, unit: UnitOfWork) -> None:
 
 def _model(unit: UnitOfWork) -> ReadModel:
     model = unit.get(ReadModel, 1)
-    assert model, "the migration makes it, and the loaders load it"
+    assert model, "the migration inserts the row, and each loader loads it"
     return model
 
 
@@ -127,9 +124,9 @@ def _keep_order(fact: OrderFact, revision: int, unit: UnitOfWork) -> None:
 # -- a report is made -------------------------------------------------------------------------------------------------
 
 
-@on(CreateReport, loads=asked)
+@on(CreateReport, loads=load_requested)
 async def on_create_report(command: CreateReport, unit: UnitOfWork, settings: ReportsSettings) -> list[Message]:
-    """Write down what is asked for, and of which moment; then begin with the first part."""
+    """Store the report with the revision that it shows, and begin with the first part."""
     if unit.get(Report, command.report_id):
         return []
     model = _model(unit)
@@ -141,9 +138,9 @@ async def on_create_report(command: CreateReport, unit: UnitOfWork, settings: Re
     return [ExportChunk(report_id=command.report_id, part=0)]
 
 
-@on(ExportChunk, loads=theirs, concurrency=AT_ONCE)
+@on(ExportChunk, loads=load_exported, concurrency=AT_ONCE)
 async def on_export_chunk(command: ExportChunk, work: OutsideWork, exporter: Exporter) -> list[Message]:
-    """Write one part, and go on with the next: a chain of short messages, so that no export holds up another."""
+    """Write one part, and send the command for the next. Parts are short, so no export delays another for long."""
     report = work.get(Report, command.report_id)
     if report is None or report.status != "RUNNING":
         return [_clean(command.report_id, report)]
@@ -154,11 +151,11 @@ async def on_export_chunk(command: ExportChunk, work: OutsideWork, exporter: Exp
     return [domain.progress(part, now() - report.created_at), domain.following(command, part)]
 
 
-@on(AssembleReport, loads=theirs, concurrency=2)
+@on(AssembleReport, loads=load_exported, concurrency=2)
 async def on_assemble_report(
     command: AssembleReport, work: OutsideWork, exporter: Exporter
 ) -> ReportAssembled | ExportStopped | RemoveReportFiles:
-    """Put the parts together. What is half done when the process dies is done again, from the same parts."""
+    """Join the parts. If the process dies, another one joins the same parts again."""
     report = work.get(Report, command.report_id)
     if report is None or report.status != "RUNNING":
         return _clean(command.report_id, report)
@@ -171,48 +168,48 @@ async def on_assemble_report(
 
 @on(RemoveReportFiles, concurrency=AT_ONCE)
 async def on_remove_report_files(command: RemoveReportFiles, work: OutsideWork, exporter: Exporter) -> None:
-    """Remove parts that nobody needs any more, and the result if it is not to be had either."""
+    """Remove the parts, and the finished file if the command says so."""
     await exporter.remove(command.report_id, result=command.result)
 
 
 # -- a report ends ----------------------------------------------------------------------------------------------------
 
 
-@on(ReportAssembled, loads=ending)
+@on(ReportAssembled, loads=load_ending)
 async def on_report_assembled(event: ReportAssembled, unit: UnitOfWork, settings: ReportsSettings) -> list[Message]:
-    """The file is there: let it be downloaded, unless the report was cancelled meanwhile."""
+    """Make the file available for download, unless the report was cancelled meanwhile."""
     report = unit.get(Report, event.report_id)
     if report is None or report.status != "RUNNING":
         return [_clean(event.report_id, report)]
     kept = [other for other in unit.all(Report) if other.owner == report.owner and other.status == "READY"]
     stored = sum(other.bytes or 0 for other in kept)
     if stored + event.bytes > settings.storage_limit_mb * 1_000_000:
-        stopped = too_much(settings)
+        stopped = storage_limit_reached(settings)
         return _fail(report, stopped.reason, str(stopped), unit, settings)
     expires_at = finish(report, event, settings.keep_days)
     ends = {"rows": event.rows, "bytes": event.bytes, "sha256": event.sha256}
-    ready = ReportReady(**about(report), **ends, expires_at=moment(expires_at))
+    ready = ReportReady(**report.reference, **ends, expires_at=moment(expires_at))
     return [ready, *_notify(report, ready, unit, settings), RemoveReportFiles(report_id=report.id, result=False)]
 
 
-@on(ExportStopped, loads=ending)
+@on(ExportStopped, loads=load_ending)
 async def on_export_stopped(event: ExportStopped, unit: UnitOfWork, settings: ReportsSettings) -> list[Message]:
-    """The export came to a limit."""
+    """The export reached a limit: the report has failed."""
     return _fail(unit.get(Report, event.report_id), event.reason, event.detail, unit, settings)
 
 
-@on(JobFailed, loads_jobs=failing)
+@on(JobFailed, loads_jobs=load_of_failed_jobs)
 async def on_job_failed(event: JobFailed, unit: UnitOfWork, settings: ReportsSettings) -> list[Message]:
-    """A message of the export's chain was given up."""
+    """A message of an export was dead-lettered: the report has failed."""
     if not (unit.cause and is_from(unit.cause.user, "reports")):
-        return []  # of a job of others', or said by somebody who has nothing to do with an export
+        return []  # another service's message failed, or another service sent this event
     found = next((report for report in unit.all(Report) if report.job_id == unit.job_id), None)
     return _fail(found, "export_failed", event.detail, unit, settings)
 
 
-@on(CancelReport, loads=ending)
+@on(CancelReport, loads=load_ending)
 async def on_cancel_report(command: CancelReport, unit: UnitOfWork) -> list[Message]:
-    """Cancel what is not finished; always answer, because a job waits for it."""
+    """Cancel a report that is not finished. Always answer: a job waits for the answer."""
     report = unit.get(Report, command.report_id)
     if report is None:
         raise RetryLater(f"report {command.report_id} is not asked for yet")
@@ -233,7 +230,7 @@ def _fail(
 ) -> list[Message]:
     if report is None:
         return []
-    if report.status != "RUNNING":  # it was cancelled while a part was written that must not stay
+    if report.status != "RUNNING":  # cancelled while a part was written: the part must go too
         return [_clean(report.id, report)]
     report.status, report.reason, report.detail, report.ended_at = "FAILED", reason, detail, now()
     failed = ReportFailed(report_id=report.id, reason=reason, detail=detail)
@@ -241,20 +238,20 @@ def _fail(
 
 
 def _notify(
-    report: Report, said: ReportReady | ReportFailed, unit: UnitOfWork, settings: ReportsSettings
+    report: Report, event: ReportReady | ReportFailed, unit: UnitOfWork, settings: ReportsSettings
 ) -> list[Message]:
-    """Notify the owner in the ways that it chose; without a choice, in every way that we know of."""
+    """Notify the owner in the ways that it chose; without a choice, in every way for which there is an address."""
     reader = domain.reader(report.owner, report.role)
     choice = unit.get(Choice, reader) or Choice(reader=reader, mail=True, in_app=True, locale="pt-BR")
     if choice.in_app:
-        unit.add(new_notification(report, said))
+        unit.add(new_notification(report, event))
         news.announce(unit.session, reader)
-    # A customer's mail was counted for the address that it had chosen when it asked: it goes nowhere else.
+    # The gateway limits the mails to each address when a customer asks, so its mail goes to that address only.
     address = (report.role == "operator" and choice.email) or report.email
     if not (choice.mail and address):
         return []
     link = domain.link(str(settings.public_url), report) if report.status == "READY" else None
     ends = {"rows": report.rows, "bytes": report.bytes, "reason": report.reason, "detail": report.detail}
     expires_at = moment(report.expires_at) if report.expires_at else None
-    mail = about(report) | ends | {"recipient": address, "locale": choice.locale}
+    mail = report.reference | ends | {"recipient": address, "locale": choice.locale}
     return [MailReport(**mail, link=link, expires_at=expires_at)]

@@ -1,8 +1,8 @@
-"""What reports does by itself."""
+"""What reports runs periodically."""
 
-from services.reports import store
 from services.reports.settings import ReportsSettings
-from services.reports.store import expired, news
+from services.reports.store import reports, retention
+from services.reports.store.notifications import news
 from shared.messaging.outbox import Outbox
 from shared.messaging.periodic import every
 from shared.persistence.changes import POLL_SECONDS
@@ -11,22 +11,22 @@ from shared.persistence.database import Database
 
 @every(POLL_SECONDS)
 async def poll(database: Database) -> None:
-    """Wake those who wait for news that other processes wrote."""
+    """Wake the requests that wait for notifications, when another process wrote one."""
     await news.look(database)
 
 
 @every(60)
 async def tidy(database: Database, outbox: Outbox, settings: ReportsSettings) -> None:
-    """Remove the files of reports that were kept for their time, and forget what ended long ago."""
+    """Expire the reports whose time is over, and delete old rows."""
     while await expire(outbox):
         pass
-    await store.forget(database, settings.keep_days)
+    await retention.forget(database, settings.keep_days)
 
 
 async def expire(outbox: Outbox) -> int:
-    """Remove the files of some reports that were kept for their time; return how many. Call again until it is none."""
+    """Expire some reports whose time is over; return their number. The caller repeats this until the number is 0."""
     async with outbox.unit() as unit:
-        overdue = await store.overdue(unit.session)
+        overdue = await reports.lock_overdue(unit.session)
         for report in overdue:
-            unit.send(expired(report))
+            unit.send(reports.expire(report))
     return len(overdue)

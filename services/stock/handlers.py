@@ -3,13 +3,13 @@
 from contracts.orders import OrderCancelled, OrderConfirmed, OrderPlaced, OrderRejected
 from contracts.stock import StockLow, StockRejected, StockReleased, StockReserved, StockTaken
 from services.stock import domain
-from services.stock.store import Product, Reservation, ReservationState, touched
+from services.stock.store import Product, Reservation, ReservationState, load_levels
 from shared.messaging.handler import on
 from shared.messaging.unit import UnitOfWork
 from shared.persistence.clock import moment, now
 
 
-@on(OrderPlaced, loads=touched)
+@on(OrderPlaced, loads=load_levels)
 async def on_order_placed(
     order: OrderPlaced, unit: UnitOfWork
 ) -> StockRejected | list[StockReserved | StockLow] | None:
@@ -29,7 +29,7 @@ async def on_order_placed(
     return [StockReserved(**reservation.held(), reserved_at=moment(reserved_at)), *_reserve(lines, unit)]
 
 
-@on(OrderConfirmed, loads=touched)
+@on(OrderConfirmed, loads=load_levels)
 async def on_order_confirmed(order: OrderConfirmed, unit: UnitOfWork) -> StockTaken | None:
     """What was set aside leaves the level."""
     reservation = unit.get(Reservation, order.order_id)
@@ -42,7 +42,7 @@ async def on_order_confirmed(order: OrderConfirmed, unit: UnitOfWork) -> StockTa
     return StockTaken(**reservation.held(), taken_at=moment(reservation.taken_at))
 
 
-@on(OrderCancelled, OrderRejected, loads=touched)
+@on(OrderCancelled, OrderRejected, loads=load_levels)
 async def on_order_ended(order: OrderCancelled | OrderRejected, unit: UnitOfWork) -> StockReleased | None:
     """Give back what the order holds, and remember that it is over in case its beginning comes later."""
     reservation = unit.get(Reservation, order.order_id)

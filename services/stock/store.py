@@ -102,7 +102,7 @@ class PriceChange(Base, table=True):
 metadata = Base.metadata
 
 
-async def touched(session: AsyncSession, facts: Sequence[OrderFact]) -> Iterable[SQLModel]:
+async def load_levels(session: AsyncSession, facts: Sequence[OrderFact]) -> Iterable[SQLModel]:
     """The reservations of these orders, and the levels of all that they contain, locked in one order."""
     reservations = await load(session, Reservation, (fact.order_id for fact in facts), lock=True)
     skus = {line.sku for fact in facts if not isinstance(fact, OrderRejected) for line in fact.lines}

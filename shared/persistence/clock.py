@@ -7,6 +7,7 @@ stamped and judged by the database's clock, which all processes share; how long 
 import time
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import BigInteger, ColumnElement, cast, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -51,3 +52,8 @@ async def old_enough(session: AsyncSession, stamp: Any, keep: float, every: floa
 def moment(stored: int) -> datetime:
     """A stored time as the contracts have it: aware, in UTC."""
     return datetime.fromtimestamp(stored / 1000, UTC)
+
+
+def first_id(at: int) -> UUID:
+    """The lowest UUIDv7 of a time (epoch milliseconds). Rows that were made earlier have lower ids."""
+    return UUID(int=max(0, at) << 80)

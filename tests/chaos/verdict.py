@@ -16,7 +16,7 @@ from services.email.adapters import CONNECTIONS
 from services.email.store import Mail, MailStatus
 from services.gateway.store.jobs import Job
 from services.orders.store import ListPrice, Order
-from services.reports.store import Order as ReportedOrder
+from services.reports.store.read_model import Order as ReportedOrder
 from services.stock.store import Product, Reservation
 from shared.messaging import topology
 from shared.messaging.inbox import attempts

@@ -12,10 +12,11 @@ TOP = {
     "README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml", "uv.lock",
 }  # fmt: skip
 IN_A_SERVICE = {
-    "__init__.py", "service.toml", "handlers.py", "periodic.py", "api.py", "domain.py", "store.py", "adapters.py",
-    "settings.py", "migrations", "templates", "static",
+    "__init__", "handlers", "periodic", "api", "domain", "store", "adapters", "settings",
+    "service.toml", "migrations", "templates", "static",
 }  # fmt: skip
-IN_THE_GATEWAY = {"jobs", "starts", "proxy.py", "limits.py"}
+"""Modules without their `.py`: each is a file, or a package of files that are named after their subjects."""
+IN_THE_GATEWAY = {"jobs", "starts", "proxy", "limits"}
 """What only the service has that clients come to."""
 LONGEST_IN_THE_GATEWAY = 250
 """Lines of a file: what the gateway does for others, it does in few words."""
@@ -41,9 +42,9 @@ def test_a_service_has_only_the_names_that_all_have(service: Path) -> None:
         for path in tracked()
         if path.parts[:2] == ("services", service.name)
     }
-    cut = {name.removesuffix(".py") for name in IN_A_SERVICE if name.endswith(".py")}  # a file, or a package of slices
-    assert names - IN_A_SERVICE - cut - (IN_THE_GATEWAY if service.name == "gateway" else set()) == set()
-    assert not {name for name in cut if {name, f"{name}.py"} <= names}, "a file and a package of the same name"
+    modules = {name.removesuffix(".py") for name in names}
+    assert modules - IN_A_SERVICE - (IN_THE_GATEWAY if service.name == "gateway" else set()) == set()
+    assert len(modules) == len(names), "a file and a package of the same name"
 
 
 def test_no_file_of_the_gateway_is_long() -> None:
@@ -74,3 +75,19 @@ def handlers() -> list[ast.AsyncFunctionDef]:
 def test_half_of_the_handlers_have_at_most_ten_lines() -> None:
     lengths = sorted((node.end_lineno or 0) - node.lineno for node in handlers())
     assert lengths[len(lengths) // 2] <= 10, lengths
+
+
+def loaders() -> list[str]:
+    """The functions that handlers name as what loads their rows."""
+    names = []
+    for service in SERVICES:
+        if service.name == "gateway":  # names its loaders by what a message is about
+            continue
+        for node in ast.walk(ast.parse((service / "handlers.py").read_text())):
+            if isinstance(node, ast.keyword) and node.arg in ("loads", "loads_jobs"):
+                names.append(f"{service.name}: {ast.unparse(node.value).rpartition('.')[2]}")
+    return names
+
+
+def test_a_loader_is_named_by_what_it_loads() -> None:
+    assert [name for name in loaders() if ": load_" not in name] == []

@@ -11,9 +11,11 @@ from uuid import UUID
 import httpx
 from uuid_utils.compat import uuid7
 
-from services.reports import domain, store
-from services.reports.adapters import Exporter, Storage
-from services.reports.store import Notification, Report
+from services.reports import domain
+from services.reports.adapters.exporter import Exporter
+from services.reports.adapters.storage import Storage
+from services.reports.store.notifications import Notification
+from services.reports.store.reports import Report, new_link_key
 from shared.http.tokens import issue_token
 from shared.persistence.clock import now
 from tests.running import SECRET
@@ -86,7 +88,7 @@ def a_report(content: bytes = b"", owner: str = "ana", **fields: Any) -> Report:
         "rows": 1,
         "bytes": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
-        "link_key": store.new_link_key(),
+        "link_key": new_link_key(),
         "created_at": now() - HOUR,
         "ended_at": now() - HOUR,
         "expires_at": now() + HOUR,

@@ -13,8 +13,8 @@ from contracts.reports import ReadModelRebuilt, RebuildReadModel
 from deploy.local import direct
 from services.orders.store import Order as Placed
 from services.reports import handlers
-from services.reports.adapters import Exporter
-from services.reports.store import Line, Movement, Order, ReadModel
+from services.reports.adapters.exporter import Exporter
+from services.reports.store.read_model import Line, Movement, Order, ReadModel
 from services.stock.store import Product
 from shared.persistence.database import Database
 from shared.testing import Harness

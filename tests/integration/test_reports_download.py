@@ -19,7 +19,7 @@ from uuid_utils.compat import uuid7
 
 from contracts.reports import MEDIA_TYPES
 from services.reports import domain
-from services.reports.adapters import NotStored
+from services.reports.adapters.storage import NotStored
 from services.reports.domain import Unsatisfiable
 from shared.persistence.clock import now
 from tests.integration.reporting import Fleet, a_report, check, fleet, link_of, stranger

@@ -19,8 +19,12 @@ from sqlalchemy import select
 from contracts.orders import OrderConfirmed
 from contracts.reports import CancelReport, RebuildReadModel
 from deploy.local import install
-from services.reports.adapters import Exporter, NotStored, Storage
-from services.reports.store import Choice, Notification, Order, ReadModel, Report
+from services.reports.adapters.exporter import Exporter
+from services.reports.adapters.storage import NotStored, Storage
+from services.reports.store.choices import Choice
+from services.reports.store.notifications import Notification
+from services.reports.store.read_model import Order, ReadModel
+from services.reports.store.reports import Report
 from shared.persistence.database import Database, migrate
 from tests import forking
 from tests.exporting import (
@@ -576,7 +580,7 @@ async def test_a_bucket_serves_as_well_as_a_folder(
 
 
 async def no_parts(command: Any, storage: Storage) -> bool:
-    from services.reports.adapters import Missing
+    from services.reports.adapters.storage import Missing
 
     try:
         await storage.size(f"{command.report_id}/parts/000000")

@@ -22,8 +22,9 @@ from sqlalchemy import text
 
 from contracts.reports import AssembleReport, ExportChunk, ReportWish
 from services.reports import domain
-from services.reports.adapters import Exporter
-from services.reports.store import Line, Order, Report
+from services.reports.adapters.exporter import Exporter
+from services.reports.store.read_model import Line, Order
+from services.reports.store.reports import Report
 from shared.persistence.database import Database, migrate
 from tests.exporting import line, order, result, wanted, wish
 from tests.running import settings_for

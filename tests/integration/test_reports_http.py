@@ -14,10 +14,12 @@ from uuid_utils.compat import uuid7
 from contracts.base import JobState
 from contracts.reports import ReportReady
 from services.gateway.store.jobs import Job
-from services.reports import periodic, store
-from services.reports.store import Notification, Report
+from services.reports import periodic
+from services.reports.store import reports, retention
+from services.reports.store.notifications import Notification
+from services.reports.store.reports import Report
 from shared.messaging.outbox import outbox
-from shared.persistence.clock import now
+from shared.persistence.clock import first_id, now
 from tests.integration.reporting import HOUR, NOBODY, Fleet, a_report, check, fleet, link_of, mail_of
 from tests.running import Broker, hurry, until
 from tests.serving import NO_BROKER, Served, serving
@@ -298,7 +300,7 @@ async def test_a_report_is_removed_before_its_time_and_once(served: Fleet) -> No
 async def test_what_was_kept_for_its_time_is_removed_and_nothing_else(
     served: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "TIDIED_AT_ONCE", 2)
+    monkeypatch.setattr(reports, "EXPIRED_AT_ONCE", 2)
     over = [a_report(expires_at=now() - 1) for _ in range(3)]
     kept = [a_report(), a_report(status="RUNNING", expires_at=None), a_report(status="FAILED", expires_at=now() - 1)]
     await served.knows(*over, *kept)
@@ -310,11 +312,11 @@ async def test_what_was_kept_for_its_time_is_removed_and_nothing_else(
 
 
 async def test_what_ended_a_month_ago_is_forgotten_in_steps(served: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "TIDIED_AT_ONCE", 2)
+    monkeypatch.setattr(retention, "DELETED_AT_ONCE", 2)
 
     def made(days: int, **fields: Any) -> Report:
         at = now() - days * DAY
-        return a_report(id=store._id_of(at + len(fields)), created_at=at, ended_at=at, **fields)
+        return a_report(id=first_id(at + len(fields)), created_at=at, ended_at=at, **fields)
 
     old = [made(40 + n, status="EXPIRED", expires_at=now() - 31 * DAY) for n in range(3)]
     old += [made(31, status="FAILED", expires_at=None)]
@@ -323,11 +325,9 @@ async def test_what_ended_a_month_ago_is_forgotten_in_steps(served: Fleet, monke
         made(90, status="READY", expires_at=now() - 60 * DAY),  # its file is still there
         made(29, status="CANCELLED", expires_at=None),
     ]
-    told = [
-        Notification(id=store._id_of(now() - days * DAY), reader="ana", content={}, created_at=1) for days in (36, 38)
-    ]
+    told = [Notification(id=first_id(now() - days * DAY), reader="ana", content={}, created_at=1) for days in (36, 38)]
     await served.knows(*old, *young, *told)
-    await store.forget(served.reports.service.database, keep_days=7)
+    await retention.forget(served.reports.service.database, keep_days=7)
     async with served.reports.service.database.reading() as session:
         assert {row.id for row in (await session.scalars(select(Report))).all()} == {row.id for row in young}
         assert [row.id for row in (await session.scalars(select(Notification))).all()] == [told[0].id]

@@ -12,9 +12,9 @@ import httpx
 import pytest
 from uuid_utils.compat import uuid7
 
-from services.reports import store
-from services.reports.store import Notification
-from shared.persistence.clock import now
+from services.reports.store import notifications
+from services.reports.store.notifications import Notification
+from shared.persistence.clock import first_id, now
 from tests.integration.reporting import Fleet, a_notification, check, fleet
 from tests.running import until
 
@@ -33,7 +33,7 @@ async def tell(served: Fleet, *rows: Notification) -> None:
     async with served.reports.service.database.transaction() as session:
         session.add_all(rows)
         for row in rows:
-            store.news.announce(session, row.reader)
+            notifications.news.announce(session, row.reader)
 
 
 # -- the list ---------------------------------------------------------------------------------------------------------
@@ -124,10 +124,10 @@ async def test_what_another_process_wrote_is_told_too(served: Fleet) -> None:
 async def test_a_stream_goes_on_after_the_last_event_that_was_seen(
     served: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "TIDIED_AT_ONCE", 2)
+    monkeypatch.setattr(notifications, "SENT_AT_ONCE", 2)
     day = 86_400_000
-    old = [a_notification(id_=store._id_of(now() - day + n)) for n in range(3)]
-    missed = [a_notification(id_=store._id_of(now() - day // 2 + n)) for n in range(3)]
+    old = [a_notification(id_=first_id(now() - day + n)) for n in range(3)]
+    missed = [a_notification(id_=first_id(now() - day // 2 + n)) for n in range(3)]
     recent = [a_notification() for _ in range(3)]
     await tell(served, *old, *missed, *recent)
     expected = [row.id for row in (*missed, *recent)]
@@ -150,7 +150,7 @@ async def test_an_event_id_that_is_none_means_from_now_on(served: Fleet) -> None
 
 
 async def test_an_event_of_a_clock_that_ran_ahead_hides_nothing_that_follows(served: Fleet) -> None:
-    ahead, news = a_notification(id_=store._id_of(now() + 3 * 86_400_000)), a_notification()
+    ahead, news = a_notification(id_=first_id(now() + 3 * 86_400_000)), a_notification()
     await tell(served, ahead)
     async with served.gateway.client() as ana, listening(ana, str(ahead.id)) as stream:
         await tell(served, news)
@@ -173,7 +173,7 @@ async def test_a_reader_whose_process_runs_ahead_for_a_while_is_told_what_follow
 
 
 async def test_what_sorts_earlier_and_comes_later_is_told_once(served: Fleet) -> None:
-    late, news, last = (a_notification(id_=store._id_of(now() - 5000 + n)) for n in range(3))
+    late, news, last = (a_notification(id_=first_id(now() - 5000 + n)) for n in range(3))
     async with served.gateway.client() as ana, listening(ana) as stream:
         await tell(served, news)
         assert await take(stream) == [news.id]
@@ -184,10 +184,10 @@ async def test_what_sorts_earlier_and_comes_later_is_told_once(served: Fleet) ->
 
 async def test_a_client_that_goes_away_leaves_nothing_behind(served: Fleet) -> None:
     async def is_waiting() -> bool:
-        return bool(store.news._waiting)
+        return bool(notifications.news._waiting)
 
     async def is_gone() -> bool:
-        return not store.news._waiting
+        return not notifications.news._waiting
 
     async with served.gateway.client() as ana, listening(ana):
         await until(is_waiting, "the stream to wait for news")

@@ -23,9 +23,8 @@ from contracts.orders import CancelOrder, Customer, OrderLine, PlaceOrder
 from contracts.reports import FetchPage, RebuildReadModel
 from services.orders.store import ListPrice
 from services.orders.store import Order as Placed
-from services.reports import adapters
-from services.reports.adapters import Exporter
-from services.reports.store import Line, Movement, Order
+from services.reports.adapters.exporter import Exporter
+from services.reports.store.read_model import Line, Movement, Order
 from services.stock.store import Adjustment, Product, Reservation, ReservationState
 from shared.persistence.database import Database, migrate
 from shared.service import Service
@@ -137,7 +136,7 @@ async def known(database: Database) -> Rows:
 async def shop(
     broker: Broker, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Shop]:
-    monkeypatch.setattr(adapters, "PAGE_ENTRIES", 7)
+    monkeypatch.setattr("services.reports.adapters.owners.PAGE_ENTRIES", 7)
     async with (
         serving("orders", broker.url, f"sqlite:///{tmp_path}/orders.db") as orders,
         serving("stock", broker.url, f"sqlite:///{tmp_path}/stock.db") as stock,

@@ -13,9 +13,11 @@ from sqlalchemy import Column, MetaData, Table, text
 from uuid_utils.compat import uuid7
 
 from contracts.reports import CreateReport, Filters, ReportReady, ReportWish
-from services.reports import domain, store
+from services.reports import domain
 from services.reports.domain import reader
-from services.reports.store import Choice, Notification
+from services.reports.store.choices import Choice
+from services.reports.store.notifications import Notification, select_notifications
+from services.reports.store.reports import Report, new_report
 from shared.config.urls import database_address
 from shared.persistence.clock import now
 from shared.persistence.database import Database, migrate, migrations_of
@@ -109,7 +111,7 @@ async def test_who_is_told_as_an_operator_is_told_as_nobody_else(fleet: Fleet) -
 def test_a_wish_that_names_no_role_is_a_customers_if_it_is_about_itself(said: Any, filters: Filters, role: str) -> None:
     wish = ReportWish(kind="orders", format="csv", filters=filters)
     asked = CreateReport(report_id=uuid7(), owner="sam", role=said, wish=wish)
-    report = store.new_report(asked, 1, 1, "job")
+    report = new_report(asked, 1, 1, "job")
     assert (report.role, domain.role_of(asked)) == (role, role)
 
 
@@ -125,7 +127,7 @@ def _to(service: str, url: str, revision: str) -> None:
 
 async def test_reports_from_before_belong_to_the_role_that_their_wish_shows(database_url: str) -> None:
     await asyncio.to_thread(_to, "reports", database_url, "reports_0001")
-    known: Any = store.Report.__table__  # type: ignore[attr-defined]
+    known: Any = Report.__table__  # type: ignore[attr-defined]
     before = Table("reports", MetaData(), *(Column(c.name, c.type) for c in known.columns if c.name != "role"))
     ids = {name: uuid7() for name in ("own", "all")}
     async with (database := Database(database_url)).transaction() as session:
@@ -142,7 +144,7 @@ async def test_reports_from_before_belong_to_the_role_that_their_wish_shows(data
         rows = (await session.execute(text("SELECT owner, role FROM reports ORDER BY id"))).all()
         assert [tuple(row) for row in rows] == [("sam", "customer"), ("sam", "operator")]
         for name, role in (("own", "customer"), ("all", "operator")):
-            found = (await session.scalars(store.notifications(reader("sam", role)))).all()
+            found = (await session.scalars(select_notifications(reader("sam", role)))).all()
             assert [notice.content["report_id"] for notice in found] == [str(ids[name])]
             assert await session.get(Choice, reader("sam", role))
     await database.dispose()

@@ -17,7 +17,7 @@ from sqlalchemy import text
 from contracts.orders import OrderCancelled, OrderPlaced
 from contracts.reports import ExportStopped, RemoveReportFiles
 from services.reports.periodic import expire
-from services.reports.store import ending
+from services.reports.store.reports import load_ending
 from shared.persistence.database import Database, migrate
 from shared.service import Service
 from tests.deadlettering import shop_on
@@ -219,10 +219,10 @@ async def test_two_reports_that_end_at_once_do_not_both_take_the_room_for_one(da
 
     async def ready_beside_the_second() -> int:
         async with database.transaction() as session:
-            return [report.status for report in await ending(session, [second])].count("READY")  # type: ignore[attr-defined]
+            return [report.status for report in await load_ending(session, [second])].count("READY")  # type: ignore[attr-defined]
 
     async with database.transaction() as session:
-        [found] = await ending(session, [first])
+        [found] = await load_ending(session, [first])
         meanwhile = asyncio.create_task(ready_beside_the_second())
         await asyncio.wait({meanwhile}, timeout=0.5)
         found.status = "READY"  # type: ignore[attr-defined]

@@ -11,7 +11,7 @@ if __name__ == "__main__":
     from fastapi import APIRouter
 
     from services.reports import handlers
-    from services.reports.adapters import Storage
+    from services.reports.adapters.storage import Storage
     from shared.messaging import membership
     from shared.service import Service
     from shared.service.process import run

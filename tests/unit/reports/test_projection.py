@@ -26,7 +26,7 @@ from contracts.reports import FetchPage, ProjectPage, ReadModelRebuilt, RebuildR
 from contracts.stock import ReservedLine, StockAdjusted, StockReleased, StockReserved, StockTaken
 from services.reports import domain, handlers
 from services.reports.domain import OrderFact
-from services.reports.store import Line, Movement, Order, ReadModel
+from services.reports.store.read_model import Line, Movement, Order, ReadModel
 from shared.testing import Harness
 from tests.running import an_order
 
