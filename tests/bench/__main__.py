@@ -17,11 +17,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import growth, lane, latency, memory, outbox, reports, whole
+from tests.bench import growth, lane, latency, later, memory, outbox, reports, whole
 from tests.bench.common import Figure, say, servers
 
 RESULT = Path(".data/bench.json")
-PARTS = (whole, latency, lane, outbox, growth, memory, reports)
+PARTS = (whole, latency, lane, later, outbox, growth, memory, reports)
 RIVALS = ("celery", "pandas", "psycopg")
 _END_OF_LOG = 2_000
 
