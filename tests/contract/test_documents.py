@@ -91,3 +91,10 @@ def test_the_body_of_each_request_is_json(path: Path) -> None:
         for option, value in itertools.pairwise(words):
             if "curl" in words and option in ("-d", "--data", "--json"):
                 json.loads(value)
+
+
+def test_each_decision_has_a_number_of_its_own_and_no_number_is_left_out() -> None:
+    found = sorted((ROOT / "docs/adr").glob("*.md"))
+    assert [int(path.name[:4]) for path in found] == list(range(1, len(found) + 1))
+    for path in found:
+        assert path.read_text().startswith(f"# {int(path.name[:4])}. "), path.name
