@@ -80,7 +80,7 @@ async def test_a_database_that_is_away_for_longer_than_a_handler_may_take_costs_
 
         await broker.publish(DeliverMail(mail_id=uuid7()))
         await until(lambda: _is_true(tried), "the handler to begin")
-        with contextlib.closing(sqlite3.connect(f"{tmp_path}/e.db", isolation_level=None)) as other:
+        with contextlib.closing(sqlite3.connect(f"{tmp_path}/e.db", isolation_level=None, timeout=60)) as other:
             other.execute("ALTER TABLE attempts RENAME TO away")
             gate.set()
             await until(lambda: _is_true(lane.paused), "the lane to pause")
