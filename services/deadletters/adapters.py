@@ -1,4 +1,4 @@
-"""The broker's side of a dead letter: how it is read off the wire, and how it goes back to its lane."""
+"""Dead letters on the broker: reads them from the dead-letter queues, and sends them back to their lanes."""
 
 import base64
 import hashlib
@@ -16,7 +16,7 @@ from contracts.base import Envelope
 from contracts.broker import retry_exchange
 from contracts.flow import BY_KEY, FLOW, LANES, SHOP
 from services.deadletters import domain
-from services.deadletters.store import Content, Group, Letter
+from services.deadletters.store.letters import Content, Group, Letter
 from shared.messaging.copies import sendable
 from shared.messaging.decode import SENT_BY, replay_in, user_of
 from shared.messaging.intake import IncomingMessage
@@ -25,13 +25,13 @@ from shared.observability.metrics import UNREADABLE
 from shared.persistence.clock import now
 
 MARKS = ("replay", "attempt")
-"""Headers that say what became of a message, not what it is, like those of its failure: they do not go with it."""
+"""Headers about the handling of a message, like those of its failure. They are removed before it is sent again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A dead letter as it came: `key` tells it from all others, `replay` which letter it was and the how many-eth time
-    that was sent again."""
+    """A dead letter as it arrived. `key` identifies the delivery, so that a repeated delivery is recognised.
+    `replay` is set if deadletters sent the message: the id of the letter, and how many times it was sent by then."""
 
     key: str
     letter: Letter
@@ -41,7 +41,7 @@ class Found:
 
 
 def read(raw: IncomingMessage, lane: str) -> Found:
-    """Whatever came: nothing in it can keep it from being stored."""
+    """Read any message. No content, however broken, prevents it from being stored."""
     headers = _plain(raw.headers)
     if domain.is_first_hand(raw.headers):
         headers[SENT_BY] = domain.clean(user_of(raw) or "")
@@ -83,14 +83,14 @@ def read(raw: IncomingMessage, lane: str) -> Found:
 
 
 def lane_of(raw: IncomingMessage, lane: str) -> str:
-    """The lane that a letter is of: its routing key, which its sender may use. With further keys of its own, a sender
-    gets it into other lanes' queues, too."""
+    """The lane of a letter: its routing key. A sender can add routing keys (CC) and so put a letter into the
+    dead-letter queues of other lanes; the first key is the one that its permissions allow."""
     key = raw.routing_key or ""
     return key if key in LANES else lane
 
 
 def _properties(raw: IncomingMessage, message: str, *, first_hand: bool) -> dict[str, Any]:
-    """What it is sent again with. A shop's own word for the job that it belongs to counts for nothing."""
+    """The properties with which a letter is sent again. The `correlation_id` of a shop's command is not trusted."""
     contract = BY_KEY.get(message)
     is_shops = contract is not None and SHOP in FLOW[contract].senders
     return {
@@ -111,7 +111,7 @@ def _key(raw: IncomingMessage, lane: str) -> str:
 
 
 def _plain(value: Any, depth: int = 0) -> Any:
-    """AMQP's values as JSON has them. What lies too deep is left out."""
+    """AMQP values as JSON values. Values that are nested too deep are left out."""
     if depth == domain.DEEPEST:
         return "…"
     if isinstance(value, Mapping):
@@ -144,7 +144,7 @@ def _searchable(message_id: str | None, correlation_id: str | None, reason: str,
 
 
 def shown(body: bytes) -> tuple[Any, Literal["json", "text", "base64"]]:
-    """A body for people: as JSON if it is any that can be followed, else as text, else as base64."""
+    """A body for people: as JSON if it is JSON that is not nested too deep, else as text, else as base64."""
     try:
         found = orjson.loads(body)
         if not domain.is_deep(found):
@@ -161,14 +161,14 @@ def shown(body: bytes) -> tuple[Any, Literal["json", "text", "base64"]]:
 
 
 def again(letter: Letter, content: Content, ladder: Sequence[str]) -> Outgoing:
-    """A letter on its way back to the lane that failed, through the shortest wait; if it fails again it is among the
-    dead letters again at once."""
+    """The message that sends a letter again to the lane that failed, through the shortest wait queue. If it fails
+    again, it is dead-lettered at once, without retries."""
     headers = _own_headers(content) | {"replay": f"{letter.id}/{letter.number}"}
     return _to_lane(letter, content.body, content.properties, headers, ladder)
 
 
 def instead(letter: Letter, content: Content, message: str, body: Any, ladder: Sequence[str]) -> tuple[UUID, Outgoing]:
-    """Another message in a letter's place, which names it; and that message's id."""
+    """The id of a new message, and the message, which is sent in the place of a letter and names it."""
     new_id = uuid7()
     properties = content.properties | {
         "message_id": str(new_id),

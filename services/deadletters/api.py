@@ -10,8 +10,10 @@ from fastapi.responses import StreamingResponse
 
 from contracts.deadletters import LetterFilter
 from contracts.http import ActionView, LetterGroup, LetterGroups, LetterSummary, LetterView
-from services.deadletters import adapters, store
-from services.deadletters.store import Action, Content, Letter
+from services.deadletters import adapters
+from services.deadletters.store import actions, letters
+from services.deadletters.store.actions import Action
+from services.deadletters.store.letters import Content, Letter
 from shared.http.auth import OperatorOf
 from shared.http.body import Route
 from shared.http.pages import Cursor, CursorOf, Page, paginate
@@ -41,7 +43,7 @@ async def list_letters(
 ) -> Page[LetterSummary]:
     """Messages that were given up, newest first. Operators only, as all that follows."""
     async with service.database.reading() as session:
-        rows, has_more = await paginate(session, store.matching(wanted), Letter.id, wanted)
+        rows, has_more = await paginate(session, letters.select_letters(wanted), Letter.id, wanted)
     return Page(data=[LetterSummary(**_summary(row)) for row in rows], has_more=has_more)
 
 
@@ -49,7 +51,7 @@ async def list_letters(
 async def list_letter_groups(service: Running, who: OperatorOf, wanted: Filter) -> LetterGroups:
     """The same by lane, message and reason, largest group first."""
     async with service.database.reading() as session:
-        found, has_more, total = await store.groups(session, wanted)
+        found, has_more, total = await letters.groups(session, wanted)
     return LetterGroups(data=tuple(map(_group, found)), has_more=has_more, total=total)
 
 
@@ -57,7 +59,7 @@ async def list_letter_groups(service: Running, who: OperatorOf, wanted: Filter) 
 async def list_letter_actions(service: Running, who: OperatorOf, cursor: CursorOf) -> Page[ActionView]:
     """What was done with dead letters, by whom and when, newest first."""
     async with service.database.reading() as session:
-        rows, has_more = await paginate(session, store.actions(), Action.id, cursor)
+        rows, has_more = await paginate(session, actions.select_actions(), Action.id, cursor)
     return Page(data=[_action(row) for row in rows], has_more=has_more)
 
 
@@ -69,7 +71,7 @@ async def export_letters(service: Running, who: OperatorOf, wanted: Filter) -> S
 
 
 async def _lines(service: Service, wanted: LetterFilter) -> AsyncIterator[str]:
-    async for letter, content in store.each(service.database, wanted):
+    async for letter, content in letters.each(service.database, wanted):
         yield _line(letter, content) + "\n"
 
 
@@ -86,7 +88,7 @@ def _line(letter: Letter, content: Content) -> str:
 async def show_letter(letter_id: IdOf, service: Running, who: OperatorOf) -> LetterView:
     """One dead letter: what it carries, why it failed, what was done with it."""
     async with service.database.reading() as session:
-        found = await store.letter(session, letter_id)
+        found = await letters.letter(session, letter_id)
     if found is None:
         raise Problem(404, "not_found", f"There is no dead letter {letter_id}.")
     return _view(*found)

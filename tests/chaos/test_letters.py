@@ -13,7 +13,8 @@ from contracts.deadletters import ReplayLetters, Selection
 from deploy.local.ports import free_port
 from deploy.local.postgres import PostgresCluster
 from deploy.local.rabbitmq import RabbitNode
-from services.deadletters.store import Action, Letter
+from services.deadletters.store.actions import Action
+from services.deadletters.store.letters import Letter
 from services.stock.store import Reservation
 from shared.persistence.database import Database, migrate
 from tests.chaos.processes import program

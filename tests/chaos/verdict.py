@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy import func, select
 
 from contracts.orders import OrderCancelled, OrderCancelRefused, OrderConfirmed, OrderRejected
-from services.deadletters.store import Content, Letter
+from services.deadletters.store.letters import Content, Letter
 from services.email.adapters import CONNECTIONS
 from services.email.store import Mail, MailStatus
 from services.gateway.store.jobs import Job

@@ -11,9 +11,10 @@ from uuid_utils.compat import uuid7
 
 from contracts.jobs import LetterSettled
 from contracts.orders import OrderConfirmed, PlaceOrder
-from services.deadletters import store
+from services.deadletters.store import actions, retention
 from shared.messaging.handler import Poison, on
 from shared.messaging.unit import UnitOfWork
+from shared.persistence.database import Database
 from tests.deadlettering import Shop, shop_on
 from tests.integration.hostile import publish_raw, short, table
 from tests.integration.reserving import RESERVED
@@ -249,9 +250,9 @@ async def test_an_edit_that_comes_again_under_its_key_is_answered_as_before_and_
 
     shown = (await small_shop.ask("/actions"))["data"][1]
     assert (shown["kind"], shown["wish"]) == ("edit", {"letter_id": letter["id"], "message": "order.placed.v1"})
-    database = store.Database(f"sqlite:///{tmp_path}/letters.db")
+    database = Database(f"sqlite:///{tmp_path}/letters.db")
     async with database.reading() as session:
-        assert {name for action in await session.scalars(store.actions()) for name in action.wish} == {
+        assert {name for action in await session.scalars(actions.select_actions()) for name in action.wish} == {
             "letter_id",
             "message",
             "selection",
@@ -449,9 +450,9 @@ async def test_letters_without_an_end_are_kept_and_others_for_their_time(small_s
     letters = await small_shop.fails("A", "A")
     small_shop.stock.broken.clear()
     await small_shop.do("replay", ids=[letters[0]["id"]])
-    database = store.Database(f"sqlite:///{tmp_path}/letters.db")
-    assert await store.forget(database, keep_days=1) == 0
-    assert await store.forget(database, keep_days=-1) == 1
+    database = Database(f"sqlite:///{tmp_path}/letters.db")
+    assert await retention.forget(database, keep_days=1) == 0
+    assert await retention.forget(database, keep_days=-1) == 1
     await database.dispose()
     assert (await small_shop.operator.get(f"/v1/dead-letters/{letters[0]['id']}")).status_code == 404
     assert (await small_shop.waiting(1))[0]["id"] == letters[1]["id"]

@@ -12,7 +12,9 @@ from uuid_utils.compat import uuid7
 
 from contracts.deadletters import CancelReplay, LetterFilter, ReplayCancelRefused
 from services.deadletters import api, handlers, periodic, store
-from services.deadletters.store import Action, Group, Letter
+from services.deadletters.store import actions, letters
+from services.deadletters.store.actions import Action
+from services.deadletters.store.letters import Group, Letter
 from shared.persistence.clock import now
 from shared.persistence.database import Database, migrate
 from shared.testing import Harness
@@ -47,7 +49,7 @@ async def test_letters_that_another_replay_is_taking_are_passed_over(database: D
 
     async def take_first() -> list[Letter]:
         async with database.transaction() as session:
-            found = await store.next_ones(session, one, 4)
+            found = await actions.lock_next(session, one, 4)
             first_has_them.set()
             for letter in found:
                 letter.state = "SENT"
@@ -57,8 +59,8 @@ async def test_letters_that_another_replay_is_taking_are_passed_over(database: D
     async def take_second() -> list[Letter]:
         await first_has_them.wait()
         async with database.transaction() as session:
-            found = await store.next_ones(session, other, 4)
-            return found or await store.next_ones(session, other, 4)
+            found = await actions.lock_next(session, other, 4)
+            return found or await actions.lock_next(session, other, 4)
 
     first, second = await asyncio.gather(take_first(), take_second())
     assert len(first) == 4
@@ -73,8 +75,8 @@ async def test_an_action_that_another_process_is_at_is_left_to_it(database: Data
     async with database.transaction() as session:
         session.add(replay)
     async with database.transaction() as here, database.transaction() as there:
-        assert await store.held(here, replay.id)
-        assert await store.held(there, replay.id) is None
+        assert await actions.lock_running(here, replay.id)
+        assert await actions.lock_running(there, replay.id) is None
 
 
 async def test_letters_of_a_lane_that_is_there_no_more_are_not_sent_but_can_be_removed(database: Database) -> None:
@@ -85,10 +87,10 @@ async def test_letters_of_a_lane_that_is_there_no_more_are_not_sent_but_can_be_r
     for selection, found in (({"all": True}, 1), (ids, 1), ({"filter": {"lane": "old.lane"}}, 0)):
         replay = a_replay(selection)
         async with database.reading() as session:
-            assert await store.count(session, replay) == found
-            assert [letter.id for letter in await store.next_ones(session, replay, 9)] == [other.id] * found
-            assert await store.count(session, a_replay({"filter": {"lane": "old.lane"}}, "purge")) == 1
-            assert await store.waiting(session) == {"old.lane": 1, "stock": 1}
+            assert await actions.count_selected(session, replay) == found
+            assert [letter.id for letter in await actions.lock_next(session, replay, 9)] == [other.id] * found
+            assert await actions.count_selected(session, a_replay({"filter": {"lane": "old.lane"}}, "purge")) == 1
+            assert await letters.count_waiting(session) == {"old.lane": 1, "stock": 1}
 
 
 async def test_what_was_sent_is_taken_again_or_removed_only_once_whoever_sent_it_has_ended(database: Database) -> None:
@@ -105,8 +107,8 @@ async def test_what_was_sent_is_taken_again_or_removed_only_once_whoever_sent_it
 
     async def taken(action: Action) -> list[Any]:
         async with database.reading() as session:
-            found = await store.next_ones(session, action, 9)
-            assert await store.count(session, action) == len(found)
+            found = await actions.lock_next(session, action, 9)
+            assert await actions.count_selected(session, action) == len(found)
             return [letter.id for letter in found]
 
     assert await taken(a_replay(sent)) == [forsaken.id]
@@ -126,10 +128,10 @@ async def test_two_replays_of_what_was_sent_before_take_each_letter_once(databas
     async with database.transaction() as here:
         here.add_all([one, other])
     async with database.transaction() as here:
-        for letter in await store.next_ones(here, one, 9):
+        for letter in await actions.lock_next(here, one, 9):
             letter.number, letter.action_id = 2, one.id
         async with database.transaction() as there:
-            second = asyncio.create_task(store.next_ones(there, other, 9))
+            second = asyncio.create_task(actions.lock_next(there, other, 9))
             await asyncio.sleep(0.2)  # it has looked meanwhile, and waits
             await here.commit()
             assert await second == []
@@ -138,17 +140,17 @@ async def test_two_replays_of_what_was_sent_before_take_each_letter_once(databas
 async def test_groups_beyond_the_largest_are_counted_all_the_same(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "GROUPS_SHOWN", 2)
+    monkeypatch.setattr(letters, "GROUPS_SHOWN", 2)
     names = [f"{number:012x}" for number in range(3)]
     async with database.reading() as session:
-        assert await store.groups(session, LetterFilter()) == ([], False, 0)
+        assert await letters.groups(session, LetterFilter()) == ([], False, 0)
     async with database.transaction() as session:
-        await store.name_groups(session, [Group(id=n, lane="stock", message="m", reason="r") for n in names])
+        await letters.insert_groups(session, [Group(id=n, lane="stock", message="m", reason="r") for n in names])
         session.add_all([a_letter(group_id=n) for number, n in enumerate(names) for _ in range(3 - number)])
     async with database.reading() as session:
-        found, has_more, total = await store.groups(session, LetterFilter())
+        found, has_more, total = await letters.groups(session, LetterFilter())
         assert ([entry["count"] for entry in found], has_more, total) == ([3, 2], True, 6)
-        found, has_more, total = await store.groups(session, LetterFilter(group=names[1]))
+        found, has_more, total = await letters.groups(session, LetterFilter(group=names[1]))
         assert ([entry["count"] for entry in found], has_more, total) == ([2], False, 2)
 
 
@@ -156,8 +158,8 @@ async def test_letters_of_an_order_or_a_job_and_what_has_not_ended_are_found_by_
     url = f"sqlite:///{tmp_path}/letters.db"
     await asyncio.to_thread(migrate, "deadletters", url)
     database = Database(url)
-    order = store.matching(LetterFilter(order_id=uuid7())).order_by(store.Letter.id.desc()).limit(20)  # type: ignore[attr-defined]
-    job = store.matching(LetterFilter(job_id="j")).order_by(store.Letter.id.desc()).limit(20)  # type: ignore[attr-defined]
+    order = letters.select_letters(LetterFilter(order_id=uuid7())).order_by(Letter.id.desc()).limit(20)  # type: ignore[attr-defined]
+    job = letters.select_letters(LetterFilter(job_id="j")).order_by(Letter.id.desc()).limit(20)  # type: ignore[attr-defined]
     async with database.reading() as session:
         for query, index in ((order, "ix_letters_order_state_id"), (job, "ix_letters_job_state_id")):
             sql = str(query.compile(session.get_bind(), compile_kwargs={"literal_binds": True}))
@@ -183,14 +185,14 @@ async def test_letters_of_a_lane_that_is_there_no_more_are_measured_as_long_as_t
         await periodic.measure(served.service.database)
         assert (measured("old.lane"), measured("stock")) == (1, 0)
         async with served.service.database.transaction() as session:
-            await store.remove(session, [letter.id])
+            await letters.remove(session, [letter.id])
         await periodic.measure(served.service.database)
         assert (measured("old.lane"), measured("stock")) == (None, 0)
 
 
 async def test_a_letter_that_cannot_be_shown_is_a_line_of_its_own_in_an_export() -> None:
     letter = a_letter(first_at=10**18)
-    content = store.Content(letter_id=letter.id, body=b"{}", properties={}, headers={})
+    content = letters.Content(letter_id=letter.id, body=b"{}", properties={}, headers={})
     assert str(letter.id) in api._line(letter, content)
     assert "cannot be shown" in api._line(letter, content)
 
