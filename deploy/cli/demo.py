@@ -148,7 +148,7 @@ def _start(here: Any, as_json: bool) -> None:
 
 async def _run(here: Any, report: Report) -> list[Case]:
     """Place all orders while looking at what becomes of them; then wait for their mails."""
-    from deploy.cli.client import Gateway
+    from deploy.cli.client.gateway import Gateway
 
     since = time.time()
     async with Gateway.local(here) as gateway:

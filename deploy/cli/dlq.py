@@ -95,7 +95,7 @@ def list_(
 ) -> None:
     """Dead letters by lane, message and reason; each by itself with --letters, or where a group, text, order or job is
     asked for. Looking changes nothing."""
-    from deploy.cli.client import ask
+    from deploy.cli.client.gateway import ask
 
     each = letters or {"group", "text", "order_id", "job_id"} & set(wanted)
     _demand_known(wanted)
@@ -119,7 +119,7 @@ def list_(
 @app.command()
 def show(letter_id: LetterId, as_json: Json = False) -> None:
     """One dead letter: why it failed, what it carries, what was done with it."""
-    from deploy.cli.client import ask
+    from deploy.cli.client.gateway import ask
 
     letter = ask(lambda gateway: hinted(gateway, "dead letter", letter_id, lambda g: g.letter(letter_id)))
     if as_json:
@@ -143,7 +143,7 @@ def replay(
     With --state SENT: what was sent before and had no outcome, once that replay has ended or was stopped.
 
     Ctrl-C leaves it to itself; `malote dlq stop` stops it. Exit status 1 if one of them failed again."""
-    from deploy.cli.client import ask
+    from deploy.cli.client.gateway import ask
 
     wish = _selection(ids, wanted, everything=everything) | {"rate": rate}
     if wanted.get("state") in ("DONE", "REPLACED"):
@@ -173,7 +173,7 @@ def stop(
     as_json: Json = False,
 ) -> None:
     """Stop a replay: what was not sent yet waits on."""
-    from deploy.cli.client import ask
+    from deploy.cli.client.gateway import ask
 
     end_of_job(ask(lambda gateway: gateway.cancel_job(job_id, wait=wait)), as_json, wait > 0)
 
@@ -191,7 +191,7 @@ def edit(
     as_json: Json = False,
 ) -> None:
     """Send another message in a dead letter's place: as --set or --body say, or as $EDITOR leaves it."""
-    from deploy.cli.client import ask
+    from deploy.cli.client.gateway import ask
 
     letter = ask(lambda gateway: gateway.letter(letter_id))
     draft = None if set_ or body else _draft(letter)
@@ -218,7 +218,7 @@ def purge(
     as_json: Json = False,
 ) -> None:
     """Remove dead letters for good. There is no --all: say what they have in common."""
-    from deploy.cli.client import ask
+    from deploy.cli.client.gateway import ask
 
     wish = _selection(ids, wanted, everything=False)
     number = _demand_some(ids, wanted, _STATES)
@@ -240,7 +240,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write dead letters with what they carry to a file: JSON, one to a line, oldest first."""
-    from deploy.cli.client import Gateway
+    from deploy.cli.client.gateway import Gateway
 
     async def go() -> int:
         number = 0
@@ -268,7 +268,7 @@ def export(
 @app.command()
 def actions(limit: Limit = 20, as_json: Json = False) -> None:
     """What was done with dead letters: by whom, when, and how it ended."""
-    from deploy.cli.client import ask
+    from deploy.cli.client.gateway import ask
 
     page = ask(lambda gateway: gateway.letter_actions(limit))
     if as_json:
@@ -351,7 +351,7 @@ def _demand_yes(number: int) -> None:
 
 def _demand_some(ids: list[UUID] | None, wanted: Body, states: Sequence[str]) -> int:
     """How many letters are meant. What is named by its id and is not, is said."""
-    from deploy.cli.client import ask
+    from deploy.cli.client.gateway import ask
 
     _demand_known(wanted)
     number = ask(lambda gateway: _number_of(gateway, ids, states) if ids else _total(gateway, wanted))
@@ -397,7 +397,7 @@ def _demand_known(wanted: Body) -> None:
 
 def _demand_letters_of(name: str, said: str, known: Sequence[str]) -> None:
     """A lane or a message that is no more, or never was, is known as long as there are letters of it."""
-    from deploy.cli.client import ask
+    from deploy.cli.client.gateway import ask
 
     async def is_there(gateway: Any) -> bool:
         totals = [await _total(gateway, {name: said, "state": state_}) for state_ in _STATES]
@@ -428,7 +428,7 @@ def _wanted(
     job: str | None,
     state: str | None,
 ) -> Body:
-    from deploy.cli.client import ask
+    from deploy.cli.client.gateway import ask
 
     given = {"lane": lane, "message": message, "group": group, "text": text, "job_id": job, "state": state}
     return {name: value for name, value in given.items() if value} | (

@@ -19,7 +19,7 @@ def follow(job: Body, stops: str = "", *, is_silent: bool) -> Body:
     """Watch a job to its end; the job as it was accepted, with how it ended.
 
     Interrupted, it goes on without us; `stops` says what would stop it."""
-    from deploy.cli.client import Gateway
+    from deploy.cli.client.gateway import Gateway
 
     async def go(show: Callable[[Body], None]) -> Body:
         seen: Body = {}

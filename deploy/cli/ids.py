@@ -10,7 +10,7 @@ import typer
 from deploy.cli.errors import Failed, Refused
 
 if TYPE_CHECKING:
-    from deploy.cli.client import Gateway
+    from deploy.cli.client.gateway import Gateway
 
 _NUMBER = re.compile(r"[0-9A-Fa-f]{8}")
 _LOOKED_THROUGH = 2_000

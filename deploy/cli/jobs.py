@@ -35,7 +35,7 @@ Status = Literal["PENDING", "STARTED", "RETRY", "SUCCESS", "FAILURE", "CANCELLED
 @app.command()
 def show(job_id: JobId, as_json: Json = False) -> None:
     """One job: its state, progress and timeline."""
-    from deploy.cli.client import ask
+    from deploy.cli.client.gateway import ask
 
     job = ask(lambda gateway: hinted(gateway, "job", job_id, lambda gateway: gateway.job(job_id)))
     if as_json:
@@ -47,7 +47,7 @@ def show(job_id: JobId, as_json: Json = False) -> None:
 @app.command("list")
 def list_(status: Annotated[Status | None, typer.Option()] = None, limit: Limit = 20, as_json: Json = False) -> None:
     """The newest jobs."""
-    from deploy.cli.client import ask
+    from deploy.cli.client.gateway import ask
 
     page = ask(lambda gateway: gateway.jobs(limit, status))
     if as_json:
@@ -76,7 +76,7 @@ def cancel(job_id: JobId, wait: Wait = 0, as_json: Json = False) -> None:
     """Ask for the end of what a job is about: an order, a report, a replay. The request is a job of its own.
 
     With --wait, exit status 1 if it came too late."""
-    from deploy.cli.client import ask
+    from deploy.cli.client.gateway import ask
 
     cancelled = ask(lambda gateway: hinted(gateway, "job", job_id, lambda g: g.cancel_job(job_id, wait=wait)))
     end_of_job(cancelled, as_json, wait > 0)
@@ -118,7 +118,7 @@ def _row(job: dict[str, Any]) -> Sequence[str]:
 
 async def _follow(job_id: UUID, seen: Any) -> dict[str, Any]:
     """Give `seen` the job after each change; the job as it ended."""
-    from deploy.cli.client import Gateway
+    from deploy.cli.client.gateway import Gateway
 
     job: dict[str, Any] = {}
     async with Gateway.here() as gateway:

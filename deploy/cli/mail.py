@@ -72,7 +72,7 @@ def written(
     as_json: Json = False,
 ) -> None:
     """The newest mails that email wrote, sent or not, and what the server said."""
-    from deploy.cli.client import ask
+    from deploy.cli.client.gateway import ask
 
     page = ask(lambda gateway: gateway.mails(limit, status))
     if as_json:
@@ -92,7 +92,7 @@ def resend(
     as_json: Json = False,
 ) -> None:
     """Send mails again that their server refused for good; `mail written --status FAILED` lists them."""
-    from deploy.cli.client import ask
+    from deploy.cli.client.gateway import ask
     from shared.config.settings import seconds
 
     if bool(ids) is failed:

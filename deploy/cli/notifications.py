@@ -21,7 +21,7 @@ def notifications(
     as_json: Json = False,
 ) -> None:
     """What became of reports, newest first. --follow --json: a line for each."""
-    from deploy.cli.client import ask
+    from deploy.cli.client.gateway import ask
 
     if context.invoked_subcommand:
         return
@@ -49,7 +49,7 @@ def choose(
     as_json: Json = False,
 ) -> None:
     """Choose how to be told when a report ends; without options, show what is chosen."""
-    from deploy.cli.client import Gateway, ask
+    from deploy.cli.client.gateway import Gateway, ask
 
     mail = True if mail is None and email else mail  # whoever says where to means it
     wishes = {"mail": mail, "in_app": in_app, "email": email, "locale": locale}
@@ -68,7 +68,7 @@ def choose(
 
 
 def _follow(as_json: bool) -> None:
-    from deploy.cli.client import Gateway
+    from deploy.cli.client.gateway import Gateway
 
     async def go() -> None:
         async with Gateway.here() as gateway:

@@ -39,7 +39,7 @@ def place(
     as_json: Json = False,
 ) -> None:
     """Place an order. With --wait, exit status 1 if it was not confirmed in time."""
-    from deploy.cli.client import ask
+    from deploy.cli.client.gateway import ask
 
     who = {"id": customer, "name": name, "email": email, "locale": locale}
     order = {"customer": who, "currency": currency, "lines": [line(text) for text in sku]}
@@ -49,7 +49,7 @@ def place(
 @app.command()
 def show(order_id: OrderId, as_json: Json = False) -> None:
     """One order: its lines, its state, and since when."""
-    from deploy.cli.client import ask
+    from deploy.cli.client.gateway import ask
 
     async def asked(gateway: Any) -> dict[str, Any]:
         found = await whole(gateway, order_id)
@@ -69,7 +69,7 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """The newest orders, by when they were placed."""
-    from deploy.cli.client import ask
+    from deploy.cli.client.gateway import ask
 
     page = ask(lambda gateway: gateway.orders(limit, status))
     if as_json:
@@ -83,7 +83,7 @@ def list_(
 @app.command()
 def cancel(order_id: OrderId, wait: Wait = 0, as_json: Json = False) -> None:
     """Ask for an order's cancellation. With --wait, exit status 1 if it could not be cancelled in time."""
-    from deploy.cli.client import ask
+    from deploy.cli.client.gateway import ask
 
     async def asked(gateway: Any) -> dict[str, Any]:
         found = await whole(gateway, order_id)

@@ -76,7 +76,7 @@ async def _directly(here: Any, number: int, days: int, seed: int, done: Done) ->
 
 
 async def _populate(number: int, concurrency: int, done: Done) -> Result:
-    from deploy.cli.client import Gateway, gathered
+    from deploy.cli.client.gateway import Gateway, gathered
 
     async with Gateway.here() as gateway:
         products = await gathered(gateway.products())

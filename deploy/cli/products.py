@@ -8,7 +8,7 @@ import typer
 from deploy.cli.output import Json, console, minor_units, money, plain, print_json, table
 
 if TYPE_CHECKING:
-    from deploy.cli.client import Gateway
+    from deploy.cli.client.gateway import Gateway
 
 app = typer.Typer(no_args_is_help=True)
 stock = typer.Typer(no_args_is_help=True)
@@ -18,7 +18,7 @@ Sku = Annotated[str, typer.Argument(metavar="SKU", show_default=False)]
 @app.command("list")
 def list_(as_json: Json = False) -> None:
     """The catalogue: prices and levels."""
-    from deploy.cli.client import ask, gathered
+    from deploy.cli.client.gateway import ask, gathered
 
     products = ask(lambda gateway: gathered(gateway.products()))
     if as_json:
@@ -37,7 +37,7 @@ def set_(
     as_json: Json = False,
 ) -> None:
     """Set a product's name, price and threshold. A new one has no pieces yet: see `malote stock adjust`."""
-    from deploy.cli.client import ask
+    from deploy.cli.client.gateway import ask
 
     cost = {"amount": minor_units(price, currency), "currency": currency}
     wish = {"name": name, "price": cost, "low_threshold": low_threshold}
@@ -47,7 +47,7 @@ def set_(
 @app.command()
 def seed(as_json: Json = False) -> None:
     """Fill an empty catalogue with a few products to try orders with, as `malote up` does."""
-    from deploy.cli.client import ask
+    from deploy.cli.client.gateway import ask
 
     count = ask(_fill)
     if as_json:
@@ -77,7 +77,7 @@ def adjust(
     as_json: Json = False,
 ) -> None:
     """Add or take pieces: `malote stock adjust MUG-RARE -1 --reason broken`."""
-    from deploy.cli.client import ask
+    from deploy.cli.client.gateway import ask
 
     _show_one(ask(lambda gateway: gateway.adjust(sku, delta, reason)), as_json)
 

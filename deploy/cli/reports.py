@@ -69,7 +69,7 @@ def create(
     as_json: Json = False,
 ) -> None:
     """Ask for a report. With --output it is waited for and fetched; Ctrl-C leaves it in the making."""
-    from deploy.cli.client import ask
+    from deploy.cli.client.gateway import ask
 
     filters = {"status": status, "sku": sku, "customer_id": customer}
     options = {"delimiter": delimiter, "bom": bom or None, "locale": locale}
@@ -94,7 +94,7 @@ def create(
 @app.command("list")
 def list_(status: Annotated[Status | None, typer.Option()] = None, limit: Limit = 20, as_json: Json = False) -> None:
     """The newest reports."""
-    from deploy.cli.client import ask
+    from deploy.cli.client.gateway import ask
 
     page = ask(lambda gateway: gateway.reports(limit, status))
     if as_json:
@@ -108,7 +108,7 @@ def list_(status: Annotated[Status | None, typer.Option()] = None, limit: Limit 
 @app.command()
 def show(report_id: ReportId, as_json: Json = False) -> None:
     """One report: what was asked for, what became of it, and the link that works without a token."""
-    from deploy.cli.client import ask
+    from deploy.cli.client.gateway import ask
 
     report = ask(lambda gateway: hinted(gateway, "report", report_id, lambda g: g.report(report_id)))
     if as_json:
@@ -133,7 +133,7 @@ def download(report_id: ReportId, output: Output = None, as_json: Json = False) 
 @app.command()
 def cancel(report_id: ReportId, wait: Wait = 0, as_json: Json = False) -> None:
     """Cancel a report in the making. With --wait, exit status 1 if it could not be cancelled in time."""
-    from deploy.cli.client import Gateway, ask
+    from deploy.cli.client.gateway import Gateway, ask
 
     async def stop(gateway: Gateway) -> Body:
         report = await gateway.report(report_id)
@@ -145,7 +145,7 @@ def cancel(report_id: ReportId, wait: Wait = 0, as_json: Json = False) -> None:
 @app.command()
 def delete(report_id: ReportId) -> None:
     """Remove a finished report before its time."""
-    from deploy.cli.client import ask
+    from deploy.cli.client.gateway import ask
 
     ask(lambda gateway: gateway.delete_report(report_id))
     typer.echo(f"{report_id} is removed")
@@ -158,7 +158,7 @@ def link(
     as_json: Json = False,
 ) -> None:
     """Print a new link to a report that works without a token; earlier ones stop."""
-    from deploy.cli.client import ask
+    from deploy.cli.client.gateway import ask
 
     if revoke:
         ask(lambda gateway: gateway.revoke_link(report_id))
@@ -174,7 +174,7 @@ def link(
 @app.command()
 def rebuild(watch: Watch = False, wait: Wait = 0, as_json: Json = False) -> None:
     """Fill the reports' read model again, from what orders and stock have. Exports in the making fail."""
-    from deploy.cli.client import ask
+    from deploy.cli.client.gateway import ask
 
     job = ask(lambda gateway: gateway.rebuild(wait=0 if watch else wait))
     if watch:
@@ -199,7 +199,7 @@ def _demand_folder(output: Path) -> None:
 
 def _fetch(report_id: object, output: Path, as_json: bool) -> Path:
     """Download a report; where it is then."""
-    from deploy.cli.client import Gateway, ask
+    from deploy.cli.client.gateway import Gateway, ask
 
     async def fetch(gateway: Gateway) -> Path:
         report = await gateway.report(report_id)

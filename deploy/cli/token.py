@@ -47,7 +47,7 @@ def revoke(
     as_json: Json = False,
 ) -> None:
     """Believe a token no more, though it has not ended: at once here, within seconds at every gateway."""
-    from deploy.cli.client import ask
+    from deploy.cli.client.gateway import ask
 
     if (token_id is None) == (subject is None):
         raise typer.BadParameter("give --id or --subject, and only one of them", param_hint="--id")

@@ -7,7 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
-from deploy.cli.client import Gateway, server_sent
+from deploy.cli.client.events import server_sent
+from deploy.cli.client.gateway import Gateway
 from deploy.cli.errors import Failed, NotRunning, Refused
 from deploy.local.environment import Misconfigured
 
@@ -18,7 +19,7 @@ BEGUN = ENDED | {"status": "PENDING", "result": None, "ended_at": None}
 
 def gateway(answer: Answer) -> Gateway:
     made = Gateway("http://gateway", "token")
-    made._http = httpx.AsyncClient(base_url=made.url, transport=httpx.MockTransport(answer))
+    made._connection._http = httpx.AsyncClient(base_url=made.url, transport=httpx.MockTransport(answer))
     return made
 
 

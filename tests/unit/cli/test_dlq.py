@@ -122,7 +122,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, **answers: Any) -> list[tuple[str, tu
 
             return answer
 
-    monkeypatch.setattr("deploy.cli.client.ask", lambda question: asyncio.run(question(Gateway())))
+    monkeypatch.setattr("deploy.cli.client.gateway.ask", lambda question: asyncio.run(question(Gateway())))
     return seen
 
 

@@ -85,7 +85,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, answer: Any) -> list[tuple[str, tuple
 
             return said
 
-    monkeypatch.setattr("deploy.cli.client.ask", lambda question: asyncio.run(question(Gateway())))
+    monkeypatch.setattr("deploy.cli.client.gateway.ask", lambda question: asyncio.run(question(Gateway())))
     return seen
 
 

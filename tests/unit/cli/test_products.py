@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, cast
 
-from deploy.cli.client import Gateway
+from deploy.cli.client.gateway import Gateway
 from deploy.cli.products import _fill
 from deploy.local.catalogue import PRODUCTS
 

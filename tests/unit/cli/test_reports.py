@@ -184,7 +184,7 @@ def test_only_what_is_wished_is_asked_for(monkeypatch: pytest.MonkeyPatch, capsy
             wishes.append(wish)
             return BEGUN | {"report_id": "r"}
 
-    monkeypatch.setattr("deploy.cli.client.ask", lambda question: asyncio.run(question(Here())))
+    monkeypatch.setattr("deploy.cli.client.gateway.ask", lambda question: asyncio.run(question(Here())))
     run = CliRunner()
     assert run.invoke(reports.app, ["create", "--kind", "orders"]).exit_code == 0
     filtered = ["--from", "2026-01-01", "--sku", "A", "--delimiter", ";", "--bom", "--json"]

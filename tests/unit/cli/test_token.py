@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from deploy.cli import client, token
+from deploy.cli import token
+from deploy.cli.client import gateway as client
 
 BEFORE = "2026-11-02T14:30:00Z"
 

@@ -4,16 +4,17 @@ Answers are plain dictionaries, exactly what the gateway said: `--json` passes t
 """
 
 import asyncio
-import hashlib
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any, BinaryIO, Self, TypeVar, cast
+from typing import Any, Self, TypeVar
 
 import httpx
 
-from deploy.cli.errors import Failed, NotRunning, Refused
-from deploy.local.environment import Environment, Misconfigured
+from deploy.cli.client.connection import CONNECTIONS, TIMEOUT, Body, Connection
+from deploy.cli.client.download import download
+from deploy.cli.client.events import lines
+from deploy.cli.errors import Failed
+from deploy.local.environment import Environment
 from shared.config.tls import Tls
 from shared.http.tokens import issue_token
 
@@ -21,30 +22,17 @@ LONGEST_WAIT = 30
 """Seconds that the gateway lets one request wait for a job."""
 
 PAGE = 100
-_TIMEOUT = 20.0
-_SILENCE = 45.0  # server-sent events carry a comment every 15 s
-_CONNECTIONS = 5
 _LETTERS = "/v1/dead-letters"
 _TOKEN_SECONDS = 3600
 T = TypeVar("T")
-Body = dict[str, Any]
 
 
 class Gateway:
     """A connection to the gateway. Raises `NotRunning`, `Refused` (4xx) or `Failed`, each with what to do next."""
 
-    def __init__(self, url: str, token: str, tls: Tls | None = None) -> None:
-        self.url = url.rstrip("/")
-        self._is_named = False  # by MALOTE_GATEWAY_URL: then nothing that we start would answer there
-        if not url.startswith(("http://", "https://")):
-            raise Misconfigured(f"MALOTE_GATEWAY_URL={url!r} is not an address, such as http://127.0.0.1:8000")
-        login = {"Authorization": f"Bearer {token}"}
-        try:
-            self._http = httpx.AsyncClient(
-                base_url=self.url, headers=login, verify=(tls or Tls()).context, timeout=_TIMEOUT, trust_env=False
-            )
-        except httpx.InvalidURL as error:
-            raise Misconfigured(f"MALOTE_GATEWAY_URL={url!r} is not an address: {error}") from error
+    def __init__(self, url: str, token: str, tls: Tls | None = None, *, is_named: bool = False) -> None:
+        self._connection = Connection(url, token, tls, is_named=is_named)
+        self.url, self.ask = self._connection.url, self._connection.ask
 
     @classmethod
     def here(cls) -> Self:
@@ -52,9 +40,8 @@ class Gateway:
         here = Environment()
         named = here.variables.get("MALOTE_GATEWAY_URL")
         url = named or here.state().get("gateway_url") or here.url_of("gateway")
-        gateway = cls(url, here.variables.get("MALOTE_TOKEN") or _operator(here), here.tls_of())
-        gateway._is_named = bool(named)
-        return gateway
+        token = here.variables.get("MALOTE_TOKEN") or _operator(here)
+        return cls(url, token, here.tls_of(), is_named=bool(named))
 
     @classmethod
     def local(cls, here: Environment, service: str = "gateway") -> Self:
@@ -65,7 +52,7 @@ class Gateway:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._http.aclose()
+        await self._connection.close()
 
     # -- orders -------------------------------------------------------------------------------------------------------
 
@@ -96,9 +83,7 @@ class Gateway:
 
     async def ended(self, job_id: object, timeout: int) -> Body:
         """A job as soon as it has ended; after `timeout` seconds (at most `LONGEST_WAIT`) as it is then."""
-        return await self.ask(
-            "POST", f"/v1/jobs/{job_id}/wait", params={"timeout": timeout}, timeout=_TIMEOUT + timeout
-        )
+        return await self.ask("POST", f"/v1/jobs/{job_id}/wait", params={"timeout": timeout}, timeout=TIMEOUT + timeout)
 
     async def jobs(self, limit: int, status: str | None = None) -> Body:
         """The newest jobs."""
@@ -107,8 +92,8 @@ class Gateway:
     async def watch(self, job_id: object) -> AsyncIterator[Body]:
         """The job as it stands, and again after every change until it ended; a lost connection is taken up again."""
         seen, job = "", Body()
-        for _ in range(_CONNECTIONS):
-            async for event, event_id, data in self._events(f"/v1/jobs/{job_id}/events", seen):
+        for _ in range(CONNECTIONS):
+            async for event, event_id, data in self._connection.events(f"/v1/jobs/{job_id}/events", seen):
                 seen = event_id
                 if event in ("state", "progress"):  # `timeline` announces what the next state has, too
                     job = data if event == "state" else {**job, "status": "STARTED", "progress": data}
@@ -150,49 +135,8 @@ class Gateway:
         await self.ask("DELETE", f"/v1/reports/{report_id}/link")
 
     async def download(self, report: Body, target: Path, seen: Callable[[int], None]) -> None:
-        """Write a report's file to `target`, whole or not at all. `seen` is told how many bytes there are.
-
-        What a broken connection (or an earlier call) left is beside it, and is gone on with. A symbolic link stays
-        one.
-        """
-        target, part = _target_and_part(target, report)
-        with part.open("ab") as file:
-            for _ in range(_CONNECTIONS):
-                seen(file.tell())
-                if file.tell() < report["bytes"]:
-                    await self._fetch(report, file, seen)
-                if file.tell() >= report["bytes"]:
-                    break
-            else:
-                raise Failed(
-                    f"the connection breaks again and again; the same command goes on from {file.tell()} bytes"
-                )
-        if _sha256(part) != report["sha256"]:
-            part.unlink()
-            raise Failed("what came is not the report's file; the same command fetches it anew")
-        part.replace(target)
-
-    async def _fetch(self, report: Body, file: BinaryIO, seen: Callable[[int], None]) -> None:
-        """As much of a report's file as comes, from where `file` ends."""
-        path, etag = f"/v1/reports/{report['id']}/download", f'"{report["sha256"]}"'
-        headers = {"Accept-Encoding": "identity"}
-        if file.tell():
-            headers |= {"Range": f"bytes={file.tell()}-", "If-Range": etag}
-        try:
-            async with self._http.stream("GET", path, headers=headers, timeout=_SILENCE) as answer:
-                if not answer.is_success:
-                    await answer.aread()
-                    self._read(answer)
-                if answer.status_code != httpx.codes.PARTIAL_CONTENT:
-                    file.seek(0)
-                    file.truncate()
-                async for chunk in answer.aiter_bytes():
-                    file.write(chunk)
-                    seen(file.tell())
-        except httpx.ConnectError as error:
-            raise self._unreachable(error) from error
-        except httpx.HTTPError:
-            return
+        """Write a report's file to `target`; see `download`."""
+        await download(self._connection, report, target, seen)
 
     # -- notifications ------------------------------------------------------------------------------------------------
 
@@ -207,9 +151,9 @@ class Gateway:
     async def follow(self) -> AsyncIterator[Body]:
         """Each notification as it comes, from now on; a lost connection is taken up again."""
         seen, failures = "", 0
-        while failures < _CONNECTIONS:
+        while failures < CONNECTIONS:
             failures += 1
-            async for event, event_id, data in self._events("/v1/notifications/events", seen):
+            async for event, event_id, data in self._connection.events("/v1/notifications/events", seen):
                 seen, failures = event_id, 0
                 if event == "notification":
                     yield data
@@ -254,15 +198,9 @@ class Gateway:
     async def export_letters(self, wanted: Body) -> AsyncIterator[str]:
         """Dead letters that fit with what they carry, a line each. Raises `Failed` if they did not all come."""
         try:
-            path = f"{_LETTERS}/export"
-            async with self._http.stream("GET", path, params=wanted, timeout=_SILENCE) as answer:
-                if not answer.is_success:
-                    await answer.aread()
-                    self._read(answer)
-                async for line in _lines(answer.aiter_text()):
+            async with self._connection.stream(f"{_LETTERS}/export", params=wanted) as answer:
+                async for line in lines(answer.aiter_text()):
                     yield line
-        except httpx.ConnectError as error:
-            raise self._unreachable(error) from error
         except httpx.HTTPError as error:
             raise Failed("the connection broke before all letters had come; try again") from error
 
@@ -279,24 +217,6 @@ class Gateway:
         """Add or take pieces; the product as it stands then."""
         return await self.ask("POST", f"/v1/products/{sku}/adjustments", {"delta": delta, "reason": reason})
 
-    # -- how ----------------------------------------------------------------------------------------------------------
-
-    async def ask(
-        self,
-        method: str,
-        path: str,
-        body: Body | None = None,
-        params: dict[str, Any] | None = None,
-        headers: dict[str, str] | None = None,
-        timeout: float = _TIMEOUT,
-    ) -> Body:
-        """One request; the answer's body."""
-        try:
-            answer = await self._http.request(method, path, json=body, params=params, headers=headers, timeout=timeout)
-        except httpx.HTTPError as error:
-            raise self._unreachable(error) from error
-        return self._read(answer)
-
     # -- mails --------------------------------------------------------------------------------------------------------
 
     async def mails(self, limit: int, status: str | None = None) -> Body:
@@ -312,7 +232,7 @@ class Gateway:
         first = min(wait, LONGEST_WAIT)
         if first:
             headers = {**headers, "Prefer": f"wait={first}"}
-        job = await self.ask("POST", path, body, headers=headers, timeout=_TIMEOUT + first)
+        job = await self.ask("POST", path, body, headers=headers, timeout=TIMEOUT + first)
         for left in range(wait - first, 0, -LONGEST_WAIT):
             if has_ended(job):
                 break
@@ -334,48 +254,6 @@ class Gateway:
                 return
             params["starting_after"] = page["data"][-1][key]
 
-    async def _events(self, path: str, last: str) -> AsyncIterator[tuple[str, str, Any]]:
-        """Server-sent events: name, id and data of each, from the one after `last`; ends when the connection does."""
-        headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last} if last else {})
-        try:
-            async with self._http.stream("GET", path, headers=headers, timeout=_SILENCE) as answer:
-                if not answer.is_success:
-                    await answer.aread()
-                    self._read(answer)
-                async for event in server_sent(answer.aiter_text()):
-                    yield event
-        except httpx.ConnectError as error:
-            raise self._unreachable(error) from error
-        except httpx.HTTPError:
-            return
-
-    def _read(self, answer: httpx.Response) -> Body:
-        if answer.status_code == httpx.codes.NO_CONTENT:
-            return {}
-        try:
-            body = answer.json()
-        except ValueError:
-            body = None
-        is_ours = isinstance(body, dict) and (answer.is_success or "code" in body)
-        if not is_ours:
-            raise Failed(f"what answers at {self.url} is not Malote's gateway (status {answer.status_code})")
-        if answer.is_success:
-            return cast(Body, body)
-        said = f"{body['detail']} ({answer.status_code} {body['code']})"
-        if answer.status_code == httpx.codes.UNAUTHORIZED:
-            said += "; set MALOTE_TOKEN to a token of that gateway"
-        if answer.is_client_error:
-            raise Refused(said)
-        raise Failed(f"{said}; `malote doctor` says what is wrong")
-
-    def _unreachable(self, error: httpx.HTTPError) -> Failed:
-        if isinstance(error, httpx.ReadTimeout):
-            return Failed(f"{self.url} takes too long to answer; `malote doctor` says what is wrong")
-        if "SSL" in str(error):
-            return Failed(f"{self.url} is not trusted: {error}; MALOTE_TLS_CA_FILE names who has signed for it")
-        advice = "MALOTE_GATEWAY_URL names it; is that right?" if self._is_named else "`malote up --detach` starts one"
-        return NotRunning(f"no gateway answers at {self.url}; {advice}")
-
 
 def _operator(here: Environment) -> str:
     return issue_token(here.jwt_secret, subject="operator", role="operator", ttl=_TOKEN_SECONDS)
@@ -384,43 +262,6 @@ def _operator(here: Environment) -> str:
 def has_ended(job: Body) -> bool:
     """Whether a job's status is final."""
     return job["status"] in ("SUCCESS", "FAILURE", "CANCELLED")
-
-
-def _target_and_part(target: Path, report: Body) -> tuple[Path, Path]:
-    real = target.resolve()
-    return real, real.with_name(f".{real.name}.{str(report['id'])[-12:]}.part")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-async def server_sent(chunks: AsyncIterator[str]) -> AsyncIterator[tuple[str, str, Any]]:
-    """Each event's name, id and data (read as JSON), as https://html.spec.whatwg.org/#server-sent-events has it."""
-    event, last, data = "message", "", list[str]()
-    async for line in _lines(chunks):
-        name, _, value = line.partition(":")
-        value = value.removeprefix(" ")
-        if name == "event":
-            event = value
-        elif name == "id":
-            last = value
-        elif name == "data":
-            data.append(value)
-        elif not line:
-            if data:
-                yield event, last, json.loads("\n".join(data))
-            event, data = "message", []
-
-
-async def _lines(chunks: AsyncIterator[str]) -> AsyncIterator[str]:
-    """Whole lines. Only a line feed ends one: a customer's name may have what Unicode calls a line separator."""
-    begun = ""
-    async for chunk in chunks:
-        *whole, begun = (begun + chunk).split("\n")
-        for line in whole:
-            yield line.removesuffix("\r")
 
 
 def ask(question: Callable[[Gateway], Awaitable[T]]) -> T:

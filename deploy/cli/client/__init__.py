@@ -1,0 +1,1 @@
+"""The gateway from Python, for the command line."""
