@@ -1,4 +1,4 @@
-"""What a dead letter says of itself, which of them belong together, and what a replay does next."""
+"""Why a message was dead-lettered, which letters belong together, and what a replay does next."""
 
 import hashlib
 import re
@@ -13,15 +13,15 @@ from contracts.broker import RETURNS
 LONGEST_REASON = 500
 DEEPEST = 100
 IN_FLIGHT = 2_000
-"""Letters of one replay that are on their way at the most: what a lane that dies meanwhile is left with."""
+"""The most letters of one replay that are sent and not finished: no more than these wait in a lane that dies."""
 AT_ONCE = 500
 BURST_SECONDS = 1.0
-"""A replay that was held up makes up for so much of it, and no more."""
+"""A delayed replay sends at most the letters of this time at once."""
 
 GATHER_MILLISECONDS = 10_000
-"""How long letters are gathered before operators are told: what fails together is told together."""
+"""How long letters are collected before operators are notified, so that one mail is about all that fails together."""
 DIGEST_MILLISECONDS = 300_000
-"""How far apart two mails to the operators are at least."""
+"""The shortest time between two mails to the operators."""
 
 _BROKERS_WORDS = {
     "delivery_limit": "its consumers died or vanished again and again, until the broker gave it up",
@@ -96,7 +96,7 @@ _SAID = ("reason", "exception", "message", "traceback", "first_at", "last_at", "
 
 
 def _reason(reason: str, exception: str, message: str) -> str:
-    """That it `failed 6 times` says nothing: what it failed of does."""
+    """`failed 6 times` is no reason: the exception and its message are."""
     if _GIVEN_UP.fullmatch(reason) and (exception or message):
         reason = f"{exception}: {message}" if exception and message != exception else exception or message
     return (" ".join(reason.split()) or _NO_REASON)[:LONGEST_REASON]
@@ -190,12 +190,12 @@ def _milliseconds(at: datetime) -> int:
     return int((at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC).timestamp() * 1000)
 
 
-# -- telling operators ------------------------------------------------------------------------------------------------
+# -- notifying operators ----------------------------------------------------------------------------------------------
 
 
 def is_due(since: int, told_at: int | None, now: int) -> bool:
-    """Whether operators are to be told now of what has come since then. A time to come was written by a clock that ran
-    ahead: nobody waits for it."""
+    """Whether a digest is due: letters have arrived since `since`, and the last digest was sent at `told_at` (epoch
+    milliseconds). A time in the future comes from a clock that ran ahead and is ignored."""
     gathers = 0 <= now - since < GATHER_MILLISECONDS
     was_just_told = told_at is not None and 0 <= now - told_at < DIGEST_MILLISECONDS
     return not gathers and not was_just_told
@@ -206,7 +206,7 @@ def is_due(since: int, told_at: int | None, now: int) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How far a replay is. `paced_at` (epoch milliseconds) is up to when its rate is used up."""
+    """The progress of a replay. Up to `paced_at` (epoch milliseconds), its rate is used up."""
 
     sent: int
     done: int

@@ -24,7 +24,7 @@ def mail_id(message_id: str, domain: str, copy: int = 1) -> str:
 
 
 def order_number(order_id: object) -> str:
-    """How people call an order: the end of its id, for the beginning of a UUIDv7 is only the time."""
+    """The number of an order for people: the end of its id. The beginning of a UUIDv7 is only the time."""
     return str(order_id)[-8:].upper()
 
 
@@ -52,7 +52,7 @@ def one_line(text: str) -> str:
 
 
 Stage = Literal["MAIL", "RCPT", "DATA"]
-"""What the server answered. What it says before that, from its greeting to AUTH, is never about a mail."""
+"""The answered SMTP command. Answers before MAIL, from the greeting to AUTH, are never about a mail."""
 
 # A 5xx that is about us, our session or the server itself, and so about no mail: once somebody has mended a setting, or
 # on a fresh connection, it may be another one. docs/adr/0020 has the table.

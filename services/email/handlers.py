@@ -1,4 +1,4 @@
-"""What email does: it writes a mail for each piece of news, and sends what it has written."""
+"""What email does: write a mail for each event that somebody must know of, and send the mails."""
 
 from typing import Any
 
@@ -23,50 +23,50 @@ log = structlog.get_logger(__name__)
 
 @on(OrderPlaced)
 async def on_order_placed(order: OrderPlaced, unit: UnitOfWork, settings: EmailSettings) -> DeliverMail:
-    """Tell the customer that we have the order."""
+    """Write the customer that the order has arrived."""
     return _write_to_customer("placed", order, unit, settings)
 
 
 @on(OrderConfirmed)
 async def on_order_confirmed(order: OrderConfirmed, unit: UnitOfWork, settings: EmailSettings) -> DeliverMail:
-    """Tell the customer that the order will be delivered."""
+    """Write the customer that the order will be delivered."""
     return _write_to_customer("confirmed", order, unit, settings)
 
 
 @on(OrderRejected)
 async def on_order_rejected(order: OrderRejected, unit: UnitOfWork, settings: EmailSettings) -> DeliverMail:
-    """Tell the customer why the order cannot be served, and what is left."""
+    """Write the customer why the order is rejected, and how many pieces are available."""
     return _write_to_customer("rejected", order, unit, settings)
 
 
 @on(OrderCancelled)
 async def on_order_cancelled(order: OrderCancelled, unit: UnitOfWork, settings: EmailSettings) -> DeliverMail:
-    """Tell the customer that nothing will come."""
+    """Write the customer that the order is cancelled."""
     return _write_to_customer("cancelled", order, unit, settings)
 
 
 @on(StockLow)
 async def on_stock_low(stock: StockLow, unit: UnitOfWork, settings: EmailSettings) -> list[DeliverMail]:
-    """Tell each operator."""
+    """Write each operator that a product runs low."""
     return _write_to_operators("low_stock", unit, settings, stock=stock)
 
 
 @on(MailDigest)
 async def on_mail_digest(digest: MailDigest, unit: UnitOfWork, settings: EmailSettings) -> list[DeliverMail]:
-    """Tell each operator that messages were given up."""
+    """Write each operator that messages were dead-lettered."""
     return _write_to_operators("dead_letters", unit, settings, digest=digest)
 
 
 @on(MailReport)
 async def on_mail_report(report: MailReport, unit: UnitOfWork, settings: EmailSettings) -> DeliverMail:
-    """Tell whoever asked for a report where it can be had, or why it cannot."""
+    """Write the person who asked for a report where to download it, or why it failed."""
     kind: Kind = "report_failed" if report.reason else "report_ready"
     return _write(unit, settings, kind, report.recipient, report.locale, report=report)
 
 
 @on(DeliverMail, loads=load_mails, concurrency=CONNECTIONS)
 async def on_deliver_mail(command: DeliverMail, work: OutsideWork, mailer: Mailer) -> None:
-    """Send a mail once and record what the server said. What may pass later is raised, and tried again."""
+    """Send a mail once, and store the answer of the server. A temporary error is raised, so that the lane retries."""
     mail = work.get(Mail, command.mail_id)
     if mail is None:
         raise Poison(f"there is no mail {command.mail_id}")
@@ -85,7 +85,7 @@ async def on_deliver_mail(command: DeliverMail, work: OutsideWork, mailer: Maile
 
 @on(ResendMails)
 async def on_resend_mails(command: ResendMails, unit: UnitOfWork) -> list[Message]:
-    """Send failed mails again, some at a time: whoever else wants the same finds them on their way."""
+    """Send failed mails again, in batches. A mail that is being sent again is not selected by another command."""
     mails = await store.failed(unit.session, command)
     for mail in mails:
         mail.status, mail.smtp_answer = MailStatus.PENDING, None
@@ -108,7 +108,7 @@ def _write_to_customer(
 
 
 def _write_to_operators(kind: Kind, unit: UnitOfWork, settings: EmailSettings, **about: Any) -> list[DeliverMail]:
-    """To each in a mail of its own: one bad address must not keep it from the others."""
+    """One mail for each operator, so that a bad address does not stop the others."""
     return [
         _write(unit, settings, kind, recipient, settings.operators_locale, copy=copy, **about)
         for copy, recipient in enumerate(settings.operators, start=1)

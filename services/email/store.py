@@ -12,6 +12,7 @@ from sqlmodel import Field
 
 from contracts.email import DeliverMail, ResendMails
 from services.email.domain import ANSWER_LENGTH
+from shared.persistence.clock import first_id
 from shared.persistence.database import load
 from shared.persistence.table import TableModel
 
@@ -23,7 +24,7 @@ class Base(TableModel, registry=registry()):
 
 
 class MailStatus(StrEnum):
-    PENDING = "PENDING"  # written down; not sent, or not known to be
+    PENDING = "PENDING"  # stored; not sent, or the outcome is unknown
     SENT = "SENT"  # the SMTP server took it
     FAILED = "FAILED"  # the SMTP server refused it for good
 
@@ -56,7 +57,7 @@ _mails: Any = Mail.__table__  # type: ignore[attr-defined]
 
 
 async def load_mails(session: AsyncSession, commands: Sequence[DeliverMail]) -> Iterable[Mail]:
-    """The mails that are to be sent."""
+    """The mails that the commands name."""
     return await load(session, Mail, (command.mail_id for command in commands))
 
 
@@ -74,10 +75,10 @@ def mails(owner: str | None, order_id: UUID | None, status: str | None) -> Any:
 
 
 async def failed(session: AsyncSession, wanted: ResendMails) -> Sequence[Mail]:
-    """The next failed mails of a wish to send them again, oldest first, locked."""
+    """The next failed mails that a command selects, oldest first, locked."""
     query = select(Mail).where(_mails.c.status == MailStatus.FAILED)
     if wanted.failed_since:  # ids grow with time
-        query = query.where(_mails.c.id >= UUID(int=max(0, int(wanted.failed_since.timestamp() * 1000)) << 80))
+        query = query.where(_mails.c.id >= first_id(int(wanted.failed_since.timestamp() * 1000)))
     else:
         query = query.where(_mails.c.id.in_(wanted.ids))
     if wanted.after:

@@ -4,7 +4,7 @@
        ├─────► REJECTED
        └─────► CANCELLED
 
-A confirmed order can still be cancelled, because nothing that could not be undone (a payment, a parcel) follows yet.
+A confirmed order can still be cancelled: no step that cannot be undone (a payment, a parcel) follows it yet.
 """
 
 from collections import Counter
@@ -32,7 +32,7 @@ NEXT: dict[State, frozenset[State]] = {
 
 
 def may_become(state: str, wished: State) -> bool:
-    """Whether an order in `state` may go on to `wished`. A message that asks for more came late or twice."""
+    """Whether an order in `state` may go on to `wished`. Other messages are late or duplicates."""
     return wished in NEXT[State(state)]
 
 
@@ -61,7 +61,7 @@ def summed(lines: Sequence[OrderLine]) -> dict[str, int]:
 
 
 def price(pieces: Mapping[str, int], currency: str, prices: Mapping[str, Price | None]) -> tuple[PricedLine, ...]:
-    """Price an order from our own list. Raises `Refused`: `unknown_sku` before `currency_mismatch`."""
+    """Price an order from the price list. Raises `Refused`: `unknown_sku` before `currency_mismatch`."""
     unknown = [RejectedLine(sku=sku, quantity=number) for sku, number in pieces.items() if prices[sku] is None]
     if unknown:
         raise Refused("unknown_sku", unknown)

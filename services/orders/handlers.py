@@ -25,7 +25,7 @@ from shared.persistence.clock import moment, now
 
 @on(PlaceOrder, loads=load_for_placing)
 async def on_place_order(command: PlaceOrder, unit: UnitOfWork) -> OrderPlaced | OrderRejected | None:
-    """Price an order from our own list and keep it; what cannot be priced is kept as rejected."""
+    """Price an order from the price list and store it. An order that cannot be priced is stored as rejected."""
     if unit.get(Order, command.order_id):
         return None
     pieces = domain.summed(command.lines)
@@ -42,7 +42,7 @@ async def on_place_order(command: PlaceOrder, unit: UnitOfWork) -> OrderPlaced |
 
 @on(StockReserved, loads=load_orders)
 async def on_stock_reserved(event: StockReserved, unit: UnitOfWork) -> OrderConfirmed | None:
-    """All lines are set aside: the order will be delivered."""
+    """All lines are reserved: confirm the order."""
     order = _known(event.order_id, unit)
     if not domain.may_become(order.state, State.CONFIRMED):
         return None
@@ -52,7 +52,7 @@ async def on_stock_reserved(event: StockReserved, unit: UnitOfWork) -> OrderConf
 
 @on(StockRejected, loads=load_orders)
 async def on_stock_rejected(event: StockRejected, unit: UnitOfWork) -> OrderRejected | None:
-    """There is too little of something."""
+    """A product has too few pieces: reject the order."""
     order = _known(event.order_id, unit)
     if not domain.may_become(order.state, State.REJECTED):
         return None
@@ -61,7 +61,7 @@ async def on_stock_rejected(event: StockRejected, unit: UnitOfWork) -> OrderReje
 
 @on(CancelOrder, loads=load_orders)
 async def on_cancel_order(command: CancelOrder, unit: UnitOfWork) -> OrderCancelled | OrderCancelRefused:
-    """Cancel what can still be cancelled; always answer, because a job waits for it."""
+    """Cancel an order if its state allows it. Always answer: a job waits for the answer."""
     order = _known(command.order_id, unit)
     if not domain.may_become(order.state, State.CANCELLED):
         reason = "already_rejected" if order.state == State.REJECTED else "already_cancelled"
@@ -72,7 +72,7 @@ async def on_cancel_order(command: CancelOrder, unit: UnitOfWork) -> OrderCancel
 
 @on(ProductPriced, loads=load_prices)
 async def on_product_priced(event: ProductPriced, unit: UnitOfWork) -> None:
-    """Keep the newest price."""
+    """Store the price, unless a newer one is known."""
     known = unit.get(ListPrice, event.sku)
     if known is None:
         known = ListPrice(sku=event.sku, name="", amount=0, currency="", revision=0)

@@ -25,7 +25,7 @@ class Base(TableModel, registry=registry()):
 class Order(Base, table=True):
     """An order. `customer`, `lines` and `rejected_lines` are the contracts' own JSON; times are epoch milliseconds.
 
-    `lines` are priced, or as they were asked for where there is no `total`.
+    `lines` are priced if there is a `total`; else they are as the customer ordered them.
     """
 
     __tablename__ = "orders"
@@ -46,7 +46,7 @@ class Order(Base, table=True):
     cancelled_at: int | None = Field(default=None, sa_type=BigInteger)
 
     def sold(self) -> dict[str, Any]:
-        """What every event about a priced order says of it."""
+        """The fields that all events about a priced order have."""
         total = {"amount": self.total, "currency": self.currency}
         placed_at = moment(self.placed_at)
         return {
@@ -59,7 +59,7 @@ class Order(Base, table=True):
 
 
 class ListPrice(Base, table=True):
-    """The price list: what stock said last of each product."""
+    """The price list: the latest name and price of each product, from stock's events."""
 
     __tablename__ = "prices"
 
@@ -88,7 +88,7 @@ def new_order(command: PlaceOrder, pieces: dict[str, int], *, job_id: str) -> Or
 
 
 async def load_for_placing(session: AsyncSession, commands: Sequence[PlaceOrder]) -> Iterable[SQLModel]:
-    """The orders that exist already, and the prices of all that is asked for."""
+    """The orders that exist already, and the prices of the ordered products."""
     known = await load(session, Order, (command.order_id for command in commands))
     return [*known, *await load(session, ListPrice, {line.sku for command in commands for line in command.lines})]
 
@@ -117,7 +117,7 @@ def orders(customer_id: str | None, state: str | None) -> Any:
 
 
 def placed_at(customer_id: str | None, order_id: UUID) -> Any:
-    """When an order was placed, as a query; nothing for another customer's."""
+    """A query for the time at which an order was placed; no row for the order of another customer."""
     return orders(customer_id, None).where(Order.id == order_id).with_only_columns(Order.placed_at).scalar_subquery()
 
 

@@ -1,4 +1,4 @@
-"""What reports decide: what is kept of each fact, where an export's parts are cut, what a link is worth. Pure."""
+"""What reports decides: the content of each fact, the parts of an export, names, and signed links. Pure."""
 
 import hashlib
 import hmac
@@ -32,7 +32,7 @@ SHEET_ROWS = 1_048_575
 """Rows of an xlsx sheet below its header (ECMA-376 readers take 1,048,576 in all)."""
 
 SLOWER = {"jsonl": 4, "parquet": 4, "xlsx": 20}
-"""How much longer than in a csv a row takes: by so much a part is smaller, for no message may take long."""
+"""How many times longer a row takes than in a csv. Parts are smaller by this factor, so that no message takes long."""
 
 SUMMARY_DAYS = 31
 """A part of a sales summary is so many days."""
@@ -71,7 +71,7 @@ class Part:
 
 
 def following(command: ExportChunk, part: Part) -> ExportChunk | AssembleReport:
-    """What comes after a part: the next, or all of them together."""
+    """The command after a part: for the next part, or, after the last one, for joining all parts."""
     rows, number, size = command.done + part.rows, command.part + 1, command.bytes + part.bytes
     if part.after is None:
         return AssembleReport(report_id=command.report_id, parts=number, rows=rows, bytes=size, total=part.total)
@@ -120,7 +120,7 @@ def milliseconds(at: datetime) -> int:
 
 
 def filename(wish: ReportWish, report_id: UUID, created: datetime) -> str:
-    """What a download is called: `orders-2026-11-02-4d5e6f.csv`."""
+    """The file name of a download: `orders-2026-11-02-4d5e6f.csv`."""
     day = created.astimezone(ZoneInfo(wish.timezone)).date()
     return f"{wish.kind}-{day}-{report_id.hex[-6:]}.{wish.format}"
 
@@ -136,17 +136,17 @@ def reader(subject: str, role: str) -> str:
 
 
 def folder(report_id: UUID) -> str:
-    """Where all of a report's objects are kept."""
+    """The prefix of all objects of a report."""
     return f"{report_id}/"
 
 
 def parts(report_id: UUID) -> str:
-    """Where its parts are, while it is made."""
+    """The prefix of the parts of a report."""
     return f"{folder(report_id)}parts/"
 
 
 def part_name(report_id: UUID, part: int) -> str:
-    """The object of a part: the same however often it is written."""
+    """The object of a part. A part that is written again has the same name."""
     return f"{parts(report_id)}{part:06}"
 
 
@@ -240,7 +240,7 @@ def order_id(fact: OrderFact) -> UUID:
 
 
 def turns(fact: OrderFact) -> dict[str, int]:
-    """What became of an order, and when (epoch milliseconds), as far as a fact says."""
+    """The later states of an order that a fact names, each with its time (epoch milliseconds)."""
     times = {name: getattr(fact, f"{name}_at", None) for name in ("confirmed", "rejected", "cancelled")}
     return {name: milliseconds(at) for name, at in times.items() if at}
 
@@ -288,7 +288,7 @@ def major(amount: int, currency: str) -> str:
 
 
 def next_page(page: FetchPage, entries: Sequence[dict[str, Any]], has_more: bool) -> FetchPage | ReadModelRebuilt:
-    """What follows a page: the source's next one, the next source's first, or the end."""
+    """The message after a page: the next page of the source, the first page of the next source, or the end."""
     done, since = page.done + len(entries), page.since
     if has_more:
         return FetchPage(source=page.source, after=entries[-1][KEYS[page.source]], done=done, since=since)

@@ -1,4 +1,4 @@
-"""What can be reserved, and what a level means. Pure: levels are given, decisions are returned."""
+"""Which orders can be reserved, and what a level means. Pure: no database, no broker."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -21,12 +21,12 @@ class Level(Protocol):
 
 
 def available(level: Level) -> int:
-    """What can still be promised."""
+    """The pieces that can still be reserved."""
     return level.on_hand - level.reserved
 
 
 def shortages(lines: Sequence[PricedLine], levels: Mapping[str, Level | None]) -> tuple[RejectedLine, ...]:
-    """The lines of an order for which there is too little; none means that all of it can be reserved."""
+    """The lines of an order that exceed the available pieces; empty if the whole order can be reserved."""
     left = {line.sku: available(level) if (level := levels[line.sku]) else None for line in lines}
     return tuple(
         RejectedLine(sku=line.sku, quantity=line.quantity, available=left[line.sku])
@@ -36,7 +36,7 @@ def shortages(lines: Sequence[PricedLine], levels: Mapping[str, Level | None]) -
 
 
 class Impossible(ValueError):
-    """A level that there cannot be; the text says why."""
+    """A level that is not possible; the text says why."""
 
 
 def adjusted(level: Level, delta: int) -> int:

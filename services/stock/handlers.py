@@ -1,4 +1,4 @@
-"""What stock does when something happens to an order."""
+"""What stock does on the events of orders."""
 
 from contracts.orders import OrderCancelled, OrderConfirmed, OrderPlaced, OrderRejected
 from contracts.stock import StockLow, StockRejected, StockReleased, StockReserved, StockTaken
@@ -15,7 +15,7 @@ async def on_order_placed(
 ) -> StockRejected | list[StockReserved | StockLow] | None:
     """Reserve all lines or none."""
     if unit.get(Reservation, order.order_id):
-        return None  # done before, or cancelled before it came
+        return None  # a duplicate, or the cancellation arrived first
     levels = {line.sku: unit.get(Product, line.sku) for line in order.lines}
     if missing := domain.shortages(order.lines, levels):
         unit.add(Reservation(order_id=order.order_id, state=ReservationState.REFUSED))
@@ -31,7 +31,7 @@ async def on_order_placed(
 
 @on(OrderConfirmed, loads=load_levels)
 async def on_order_confirmed(order: OrderConfirmed, unit: UnitOfWork) -> StockTaken | None:
-    """What was set aside leaves the level."""
+    """Take the reserved pieces out of the level."""
     reservation = unit.get(Reservation, order.order_id)
     if reservation is None or reservation.state != ReservationState.RESERVED:
         return None
@@ -44,7 +44,8 @@ async def on_order_confirmed(order: OrderConfirmed, unit: UnitOfWork) -> StockTa
 
 @on(OrderCancelled, OrderRejected, loads=load_levels)
 async def on_order_ended(order: OrderCancelled | OrderRejected, unit: UnitOfWork) -> StockReleased | None:
-    """Give back what the order holds, and remember that it is over in case its beginning comes later."""
+    """Release the pieces of the order. Without a reservation, store that the order has ended: its OrderPlaced may
+    arrive later."""
     reservation = unit.get(Reservation, order.order_id)
     if reservation is None:
         unit.add(Reservation(order_id=order.order_id, state=ReservationState.RELEASED))

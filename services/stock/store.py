@@ -24,7 +24,7 @@ class Base(TableModel, registry=registry()):
 
 
 class Product(Base, table=True):
-    """A product of the catalogue and its level. The database itself refuses what would be below zero."""
+    """A product of the catalogue and its level. Constraints of the database refuse negative levels."""
 
     __tablename__ = "products"
     __table_args__ = (
@@ -45,14 +45,14 @@ class Product(Base, table=True):
 class ReservationState(StrEnum):
     RESERVED = "RESERVED"  # set aside for an order
     TAKEN = "TAKEN"  # the order is confirmed: the pieces have left the level
-    RELEASED = "RELEASED"  # for sale again; also what a cancellation that came first leaves behind
-    REFUSED = "REFUSED"  # there was too little
+    RELEASED = "RELEASED"  # for sale again; also if the cancellation arrived before the order
+    REFUSED = "REFUSED"  # a product had too few pieces
 
 
 class Reservation(Base, table=True):
     """What an order did to the levels, and when (epoch milliseconds); `lines` is `{sku: pieces}`.
 
-    Without `reserved_at`, nothing was reserved, or so long ago that the time was not written down.
+    Without `reserved_at`, nothing was reserved, or an old version did not store the time.
     """
 
     __tablename__ = "reservations"
@@ -65,7 +65,7 @@ class Reservation(Base, table=True):
     released_at: int | None = Field(default=None, sa_type=BigInteger)
 
     def held(self) -> dict[str, Any]:
-        """What every event about a reservation says of it."""
+        """The fields that all events about a reservation have."""
         lines = [{"sku": sku, "quantity": pieces} for sku, pieces in self.lines.items()]
         return {"order_id": self.order_id, "lines": lines}
 
@@ -111,8 +111,8 @@ async def load_levels(session: AsyncSession, facts: Sequence[OrderFact]) -> Iter
 
 
 async def claim(session: AsyncSession, wanted: Adjustment) -> Adjustment | None:
-    """Write an adjustment down; if there is one of its id already, that one. Another transaction that writes the same
-    id is waited for: call this before a product is locked, so that nobody waits here with one in hand."""
+    """Insert an adjustment; if one with its id exists, return that one, else None. The insert waits for a transaction
+    that inserts the same id: call this before a product is locked, so that no one waits here with a lock."""
     insert = INSERTS[session.get_bind().dialect.name](Adjustment).on_conflict_do_nothing()
     if await session.scalar(insert.values(**wanted.model_dump()).returning(Adjustment.__table__.c.id)) is not None:  # type: ignore[attr-defined]
         return None
@@ -147,7 +147,7 @@ async def products(session: AsyncSession, limit: int, after: str | None, before:
 
 
 def reservations() -> Any:
-    """What orders did to the levels, as far as it was written down when."""
+    """The reservations that have the time of at least one change."""
     times: tuple[Any, ...] = (Reservation.reserved_at, Reservation.taken_at, Reservation.released_at)
     return select(Reservation).where(or_(*(at.is_not(None) for at in times)))
 
