@@ -344,12 +344,19 @@ class ReplayWish(Selection):
         return self
 
 
+def _boolean(value: object) -> object:
+    """Pydantic takes 0 for the literal False: they are equal in Python, and two things in JSON."""
+    if not isinstance(value, bool):
+        raise ValueError("it is not a boolean")
+    return value
+
+
 class PurgeWish(Selection):
     """Which dead letters to remove for good: by their ids, or by what they have in common. There is no `all` here."""
 
     model_config = ConfigDict(json_schema_extra={"oneOf": [_BY_IDS, _BY_FILTER], "examples": [_SOME_LETTERS]})
 
-    all: Literal[False] = False
+    all: Annotated[Literal[False], BeforeValidator(_boolean)] = False
 
 
 class EditWish(Contract):

@@ -10,7 +10,7 @@ from uuid_utils.compat import uuid7
 
 from contracts.base import _DIGITS, CURRENCIES, Money
 from contracts.deadletters import EditLetter
-from contracts.http import EditWish, OrderIn, Price
+from contracts.http import EditWish, OrderIn, Price, PurgeWish, ReplayWish
 from contracts.orders import PlaceOrder
 
 ORDER: dict[str, Any] = {
@@ -65,3 +65,10 @@ def test_every_currency_that_is_somebodys_money_now_is_known() -> None:
 
 def test_minor_units_are_told_of_currencies_that_exist() -> None:
     assert {code for codes in _DIGITS.values() for code in codes.split()} <= CURRENCIES
+
+
+@pytest.mark.parametrize("wish", [PurgeWish, ReplayWish])
+@pytest.mark.parametrize("value", ["0", "0.0", "1", '"false"', "null"])
+def test_what_is_no_boolean_is_not_taken_for_one(wish: type[PurgeWish | ReplayWish], value: str) -> None:
+    with pytest.raises(ValidationError, match="all"):
+        wish.model_validate_json(f'{{"ids": ["01890000-0000-7000-8000-000000000000"], "all": {value}}}')
