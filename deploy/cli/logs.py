@@ -4,6 +4,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from typing import IO, Annotated, Any, Literal
 
@@ -13,6 +14,7 @@ from deploy.cli.errors import Failed
 from deploy.cli.output import Json, console, print_json, visible
 from deploy.cli.recent import LEVELS, Recent, rank
 from deploy.cli.story import Line, Story, places, time_of
+from deploy.local import replicas
 from deploy.local.clock import zoned
 
 app = typer.Typer()
@@ -40,7 +42,8 @@ def logs(
         typer.Option("--from", metavar="FILE", help="Read this instead of the local fleet's logs; - is stdin."),
     ] = None,
     service: Annotated[
-        list[str] | None, typer.Option(help="Only lines of this service; more than one is fine.")
+        list[str] | None,
+        typer.Option(help="Only lines of this service, or of its replica stock-1; more than one is fine."),
     ] = None,
     level: Annotated[
         Literal["debug", "info", "warning", "error"], typer.Option(help="Only lines of this level or a worse one.")
@@ -58,13 +61,18 @@ def logs(
     if about is not None and not about.strip():
         raise typer.BadParameter("give an id, such as an order's, or none at all", param_hint="ID")
     known = (*_services(), *_OTHERS)
-    if service and (unknown := set(service) - set(known)):
+    owners = {name: replicas.split(name)[0] for name in service or ()}
+    if unknown := {name for name, owner in owners.items() if owner not in known}:
         what = f"there is no service {', '.join(sorted(unknown))}: {', '.join(known)} are there"
         raise typer.BadParameter(what, param_hint="--service")
+    apart = [name for name, owner in owners.items() if name != owner]
+    if apart and (about or source):
+        what = f"a replica has a log of its own on this machine only, and a story needs all: {owners[apart[0]]} fits"
+        raise typer.BadParameter(what, param_hint=f"--service {apart[0]}")
     earliest = _moment(since) if since else _moment(_RECENT) if about is None and not source else ""
-    files = [_opened(name) for name in source] if source else _local()
+    files = [_opened(name) for name in source] if source else _local(owners if apart else {})
     lines: Story | Recent = Story(about, files) if about else Recent(files, earliest)
-    show = _Printer(as_json, service or [], earliest, level)
+    show = _Printer(as_json, [*owners.values()], earliest, level)
     try:
         for line in lines.read():
             show(line)
@@ -86,13 +94,17 @@ def _services() -> tuple[str, ...]:
     return tuple(SERVICES)
 
 
-def _local() -> list[IO[bytes]]:
+def _local(only: Collection[str]) -> list[IO[bytes]]:
+    """The logs of this machine's fleet, or only these: `stock` with all its replicas, `stock-1` alone."""
     from deploy.local.environment import Environment
 
     folder = Environment().logs
     files = sorted(folder.glob("*.log"))
+    if only:
+        files = [path for path in files if not {path.stem, replicas.split(path.stem)[0]}.isdisjoint(only)]
     if not files:
-        raise Failed(f"no logs in {folder}; `malote up --detach` starts a fleet, --from reads other files")
+        of = f" of {', '.join(only)}" if only else ""
+        raise Failed(f"no logs{of} in {folder}; `malote up --detach` starts a fleet, --from reads other files")
     return [_opened(str(path)) for path in files]
 
 

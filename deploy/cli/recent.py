@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from deploy.cli.story import START, Line, from_start, lines_in, time_of, whole_lines
+from deploy.local import replicas
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
 _STAMPED = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\S*) (.*)", re.DOTALL)
@@ -33,7 +34,7 @@ class Recent:
         return sorted((line for file in self._files for line in self._wanted(file, whole_lines(file))), key=time_of)
 
     def _wanted(self, file: IO[bytes], raws: Iterable[bytes]) -> Iterator[Line]:
-        service = Path(file.name).stem if isinstance(file.name, str) else ""
+        service = replicas.split(Path(file.name).stem)[0] if isinstance(file.name, str) else ""
         earliest = self._earliest.encode()
         for raw in raws:
             stamp = _FIRST.match(raw)

@@ -24,7 +24,12 @@ _BACK_SECONDS = 90.0
 @app.command()
 def restart(
     name: Annotated[
-        str, typer.Argument(metavar="SERVICE", show_default=False, help="A service, `broker`, `mail` or `watch`.")
+        str,
+        typer.Argument(
+            metavar="SERVICE",
+            show_default=False,
+            help="A service, a further replica of one (stock-1), `broker`, `mail` or `watch`.",
+        ),
     ],
     as_json: Json = False,
 ) -> None:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import typer
 
 from deploy.cli.output import Json, console, plain, print_json, table, visible
-from deploy.local import fleet, ports, processes
+from deploy.local import fleet, ports, processes, replicas
 from deploy.local.clock import zoned
 
 if TYPE_CHECKING:
@@ -98,7 +98,8 @@ def look(here: "Environment") -> dict[str, Any]:
     with ThreadPoolExecutor(max_workers=max(1, len(entries))) as pool:
         answers = [*pool.map(lambda entry: readiness(f"http://127.0.0.1:{entry['port']}"), entries)]
     services = [
-        {name: entry[name] for name in ("name", "pid", "port")}
+        {"name": entry["name"], **dict(zip(("service", "replica"), replicas.split(entry["name"]), strict=True))}
+        | {name: entry[name] for name in ("pid", "port")}
         | {"ready": answer.is_ready, "restarts": entry["restarts"], "since": entry["since"]}
         | {"problems": answer.problems | ({"http": answer.silence} if answer.silence else {})}
         | {"warnings": answer.warnings}
@@ -130,9 +131,10 @@ def _others(here: "Environment") -> list[dict[str, Any]]:
 def all_ready(here: "Environment", found: dict[str, Any]) -> bool:
     """By the living supervisor's word: the state file may be a dead one's."""
     ready = {service["name"] for service in found["services"] if service["ready"]}
-    state = here.state()
+    state, counts = here.state(), replicas.wanted(here)
     living = state.get("supervisor") == fleet.running(here) != 0
-    return living and state["phase"] == "ready" and ready >= set(here.services)
+    is_done = living and state["phase"] == "ready" and state.get("replicas", {}) == counts
+    return is_done and ready >= set(replicas.names(here.services, counts))
 
 
 def _show(found: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""malote up, down: the fleet on this machine."""
+"""malote up, scale, down: the fleet on this machine."""
 
 import json
 import os
@@ -6,13 +6,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from deploy.cli import status
-from deploy.local import fleet, processes
+from deploy.cli.errors import NotRunning
+from deploy.cli.output import Json, print_json
+from deploy.local import fleet, processes, replicas
 
 if TYPE_CHECKING:
     from deploy.local.environment import Environment
@@ -25,15 +29,28 @@ _TOKEN_SECONDS = 7 * 24 * 3600
 
 
 @app.command()
-def up(detach: Annotated[bool, typer.Option(help="Return once everything is ready.")] = False) -> None:
-    """Start everything: broker, topology, databases, a mail server, every service, a small catalogue."""
+def up(
+    detach: Annotated[bool, typer.Option(help="Return once everything is ready.")] = False,
+    given: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--replicas",
+            metavar="SERVICE=NUMBER",
+            help="So many processes of a service; one of each that is not named. See `malote scale`.",
+        ),
+    ] = None,
+) -> None:
+    """Start everything: broker, topology, databases, a mail server, every service, a small catalogue.
+
+    In a fleet that runs it starts what is missing."""
     here = status.checked()
+    counts = counted(here, given or [], "--replicas")
     if detach or fleet.running(here):
-        ensure(here)
+        ensure(here, counts)
     else:
         from deploy.local import supervisor  # it loads all that the services do, which takes seconds
 
-        raise typer.Exit(supervisor.supervise(here, terminal=True, on_ready=lambda: _welcome(here, "Ctrl-C")))
+        raise typer.Exit(supervisor.supervise(here, counts, True, lambda: _welcome(here, "Ctrl-C")))
     _welcome(here, "`make down`")
 
 
@@ -53,15 +70,49 @@ def down() -> None:
     typer.echo("stopped" if pid or found else "nothing was running")
 
 
-def ensure(here: "Environment") -> None:
+@app.command()
+def scale(
+    given: Annotated[
+        list[str], typer.Argument(metavar="SERVICE=NUMBER", show_default=False, help="How many, from 1 to 32.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Let a service of the fleet that runs here have so many processes, such as stock=3, and wait until it has.
+
+    They share its database and its messages. Each has a port and a log of its own: stock, stock-1, stock-2. Whoever
+    calls the service over HTTP goes on calling the first. To have fewer, the last ones finish what they have in hand
+    and end. After `malote down`, `malote up` starts one process of each service again."""
+    here = status.checked()
+    if not fleet.running(here):
+        raise NotRunning("nothing is running; `malote up` starts it")
+    counts = counted(here, given, "SERVICE=NUMBER")
+    _join(here, counts, is_silent=as_json)
+    running = [one for one in status.look(here)["services"] if one["service"] in counts]
+    if as_json:
+        print_json({"services": running})
+        return
+    for service in counts:
+        where = ", ".join(str(one["port"]) for one in running if one["service"] == service)
+        typer.echo(f"{service}: {counts[service]} ready, at {where}")
+
+
+def counted(here: "Environment", given: Sequence[str], where: str) -> dict[str, int]:
+    """`stock=2` read. Ends with status 2 where it cannot be; `where` is what it was given as."""
+    try:
+        return replicas.read(given, here.services)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=where) from None
+
+
+def ensure(here: "Environment", counts: replicas.Counts = MappingProxyType({})) -> None:
     """Return once all is ready, having started what was missing; what is started here stays."""
     if fleet.running(here):
-        _join(here)
+        _join(here, counts)
     else:
-        _start_daemon(here)
+        _start_daemon(here, counts)
 
 
-def _start_daemon(here: "Environment") -> None:
+def _start_daemon(here: "Environment", counts: replicas.Counts) -> None:
     """Start the supervisor in a session of its own and pass on what it says until all is ready."""
     from deploy.local.environment import ROOT
 
@@ -69,26 +120,34 @@ def _start_daemon(here: "Environment") -> None:
     log = here.logs / "supervisor.log"
     said = log.stat().st_size if log.exists() else 0
     with log.open("ab") as out:
-        command = [sys.executable, "-m", "deploy.local.supervisor"]
+        told = [f"{service}={number}" for service, number in counts.items()]
+        command = [sys.executable, "-m", "deploy.local.supervisor", *told]
         daemon = subprocess.Popen(
             command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
         )
     _follow(here, log, said, daemon)
 
 
-def _join(here: "Environment") -> None:
-    """A fleet is there: if a part is missing, or a service is new, have the supervisor look again."""
+def _join(here: "Environment", counts: replicas.Counts, is_silent: bool = False) -> None:
+    """A fleet is there: if a part is missing or too much, or a service is new, have the supervisor look again."""
+    pid = fleet.running(here)
+    processes.until(lambda: here.state().get("supervisor") == pid, _LOOKS_WITHIN)  # from then on it can be told
+    if counts:
+        replicas.change(here, counts)
     if not status.all_ready(here, status.look(here)):
         log = here.logs / "supervisor.log"
         said = log.stat().st_size
-        if here.state().get("phase") != "starting":
-            os.kill(fleet.running(here), signal.SIGUSR1)
+        if counts or here.state().get("phase") != "starting":
+            os.kill(pid, signal.SIGUSR1)
             processes.until(lambda: here.state().get("phase") != "incomplete", _LOOKS_WITHIN)
-        _follow(here, log, said, None)
+        _follow(here, log, said, None, is_silent)
 
 
-def _follow(here: "Environment", log: Path, said: int, daemon: subprocess.Popen[bytes] | None) -> None:
-    """Pass on the supervisor's lines until all is ready. Ends with status 1 when it gave up or time is over."""
+def _follow(
+    here: "Environment", log: Path, said: int, daemon: subprocess.Popen[bytes] | None, is_silent: bool = False
+) -> None:
+    """Pass on the supervisor's lines, unless silent, until all is ready. Ends with status 1 when it gave up or time is
+    over."""
     deadline = time.monotonic() + _START_TIMEOUT
     while True:
         if daemon and daemon.poll() is not None and fleet.running(here):
@@ -97,7 +156,7 @@ def _follow(here: "Environment", log: Path, said: int, daemon: subprocess.Popen[
         ready = status.all_ready(here, status.look(here))  # before the last lines are read, or they would be missed
         with log.open() as lines:
             lines.seek(said)
-            for line in lines.readlines():
+            for line in () if is_silent else lines.readlines():
                 typer.echo(line.partition(" ")[2] if line[:2] == "20" else line, nl=False)
             said = lines.tell()
         if ready:
@@ -109,7 +168,9 @@ def _follow(here: "Environment", log: Path, said: int, daemon: subprocess.Popen[
 
 
 def _has_given_up(here: "Environment") -> bool:
-    return not fleet.running(here) or here.state().get("phase") == "incomplete"
+    state = here.state()
+    is_told = state.get("replicas", {}) == replicas.wanted(here)
+    return not fleet.running(here) or (state.get("phase") == "incomplete" and is_told)
 
 
 def _welcome(here: "Environment", stops: str) -> None:

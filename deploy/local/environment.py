@@ -68,6 +68,7 @@ class Environment:
         self.logs = self.data / "logs"
         self.run = self.data / "run"
         self.state_file = self.run / "state.json"
+        self.replicas_file = self.run / "replicas.json"
         self.mailbox = self.data / "mail"
 
     def make_folders(self) -> None:

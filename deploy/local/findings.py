@@ -15,10 +15,11 @@ from urllib.parse import unquote, urlsplit
 import httpx
 
 from contracts.broker import queue_of
-from deploy.local import fleet, machine, processes
+from deploy.local import fleet, machine, processes, replicas
 from deploy.local.environment import Environment, Unusable
 from deploy.local.finding import Finding
 from deploy.local.management import Management
+from deploy.local.ports import HOST
 from deploy.local.readiness import LOOK_SECONDS, Readiness, readiness
 from shared.http.tokens import issue_token
 from shared.messaging import old_queues, topology
@@ -51,7 +52,7 @@ def _gathered(here: Environment) -> list[Finding]:
         broker = pool.submit(_broker, here, state)
         files = {service: pool.submit(_file_problem, here, service) for service in here.services}
         mail = pool.submit(_mail_server, here, state)
-        said = {service: pool.submit(readiness, here.health_of(service)) for service in here.services}
+        said = {name: pool.submit(readiness, address) for name, address in _addresses(here, state).items()}
         made, letters = pool.submit(_topology, here), pool.submit(_dead_letters, here)
         found = [*(own.result() if own else []), broker.result(), *made.result()]
         if has_lost_its_keeper:
@@ -59,15 +60,23 @@ def _gathered(here: Environment) -> list[Finding]:
         answers = {service: answer.result() for service, answer in said.items()}
         databases = [
             problem
-            for service, answer in answers.items()
-            if (problem := _database(here, service, files[service].result(), answer))
+            for service, file in files.items()
+            if (problem := _database(here, service, file.result(), answers[service]))
         ]
         found += databases or [Finding("databases", "all can be used")]
         found += [mail.result()]
         causes = [finding for finding in found if finding.is_trouble]
-        found += [_service(service, answer, state, causes) for service, answer in answers.items()]
+        found += [_service(name, answer, state, causes) for name, answer in answers.items()]
         found += letters.result()
     return _without_room(here, found)
+
+
+def _addresses(here: Environment, state: dict[str, Any]) -> dict[str, str]:
+    """Where each process of a service says how it is, by its name: `stock`, `stock-1`."""
+    found = {service: here.health_of(service) for service in here.services}
+    more = {one["name"]: f"http://{HOST}:{one['port']}" for one in state.get("services", [])}
+    more = {name: address for name, address in more.items() if name not in found and replicas.split(name)[0] in found}
+    return dict(sorted((found | more).items(), key=lambda one: replicas.split(one[0])))
 
 
 def _without_room(here: Environment, found: list[Finding]) -> list[Finding]:
@@ -75,6 +84,7 @@ def _without_room(here: Environment, found: list[Finding]) -> list[Finding]:
     if not any(finding.kind == "disk_full" for finding in found):
         return found
     on_it = {"databases", *(service for service in here.services if _file(here, service))}
+    on_it |= {finding.what for finding in found if replicas.split(finding.what)[0] in on_it}
     on_it |= ({"broker"} if here.has_own_broker else set()) | (set() if _has_own_mail_server(here) else {"mail"})
     return [
         Finding(finding.what, finding.detail if finding.kind else "", "needs_disk")
@@ -210,7 +220,7 @@ def _service(name: str, answer: Readiness, state: dict[str, Any], causes: Sequen
         return Finding(name, _restarts(entry) or answer.silence, "service_down")
     if answer.problems:
         said = "; ".join(f"{part}: {why}" for part, why in answer.problems.items())
-        is_explained = all(_is_explained(name, part, causes) for part in answer.problems)
+        is_explained = all(_is_explained(replicas.split(name)[0], part, causes) for part in answer.problems)
         return Finding(name, "" if is_explained else said, "service_waits" if is_explained else "service_not_ready")
     if restarts := _restarts(entry):
         return Finding(name, restarts, "service_restarting")

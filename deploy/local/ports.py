@@ -3,6 +3,7 @@
 import contextlib
 import secrets
 import socket
+from collections.abc import Container
 
 import psutil
 
@@ -15,11 +16,13 @@ _NOT_GIVEN_AWAY = range(20_000, 32_768)
 """Ports below those that Linux gives to connections and to whoever asks for any port."""
 
 
-def free_port() -> int:
-    """A port of the loopback address that nobody listens on now. Whoever is to listen there may stop and start again:
-    in between, nobody gets it by chance."""
+def free_port(besides: Container[int] = ()) -> int:
+    """A port of the loopback address that nobody listens on now, and that is none of `besides`. Whoever is to listen
+    there may stop and start again: in between, nobody gets it by chance."""
     while True:
         port = secrets.choice(_NOT_GIVEN_AWAY)
+        if port in besides:
+            continue
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind((HOST, port))
             return port

@@ -15,6 +15,7 @@ from deploy.cli.recent import Recent
 from deploy.cli.story import Story
 
 ORDER, OTHER = "01890000-0000-7000-8000-0000a1b2c3d4", "01890000-0000-7000-8000-0000ffffffff"
+SINCE = "2026-01-01T00:00:00+00:00"
 PLACING, CANCELLING, SHOPS = "job-placing", "job-cancelling", "job-of-the-shops"
 
 
@@ -215,6 +216,23 @@ def test_without_an_id_all_services_lately_are_told_in_order_of_time(tmp_path: P
     assert "consuming" not in worse
     only = run("--since", "2026-01-31T09:00:02Z", "--service", "supervisor", *names).stdout.splitlines()
     assert len(only) == 2
+
+
+def test_a_replicas_log_is_its_services_and_can_be_read_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MALOTE_DATA", str(tmp_path))
+    (tmp_path / "logs").mkdir()
+    for name in ("stock", "stock-1", "orders"):
+        (tmp_path / "logs" / f"{name}.log").write_text(line(1, name.partition("-")[0], name) + f"\n{name} fails\n")
+
+    def told_by(*names: str) -> list[str]:
+        wanted = [word for name in names for word in ("--service", name)]
+        return [json.loads(entry)["event"] for entry in run("--since", SINCE, "--json", *wanted).stdout.splitlines()]
+
+    both = ["stock", "stock fails", "stock-1", "stock-1 fails"]
+    assert sorted(told_by("stock")) == both
+    assert told_by("stock-1") == both[2:]
+    assert sorted(told_by("stock-1", "orders")) == ["orders", "orders fails", *both[2:]]
+    assert "all: stock fits" in " ".join(CliRunner().invoke(app, ["logs", "x", "--service", "stock-1"]).output.split())
 
 
 def test_a_level_narrows_an_orders_story_too(files: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""What `malote status` shows of what runs, and `malote restart` of what it waits for."""
+"""What `malote status` shows of what runs, and `malote restart` and `malote scale` of what they wait for."""
 
 import json
 import os
@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from deploy.cli import restart
+from deploy.cli import restart, up
 from deploy.cli.app import app
-from deploy.cli.errors import Failed
-from deploy.local import fleet, processes
+from deploy.cli.errors import Failed, NotRunning
+from deploy.local import fleet, processes, replicas
 from deploy.local.environment import Environment
 from deploy.local.files import write_private
 from deploy.local.ports import HOST
@@ -73,6 +73,58 @@ def test_what_runs_beside_the_services_and_does_not_answer_is_told_why(here: Env
     assert {other["name"]: other["ready"] for other in found["others"]} == {
         "supervisor": True, "broker": False, "mail": False,
     }  # fmt: skip
+
+
+@pytest.fixture
+def supervised(here: Environment, monkeypatch: pytest.MonkeyPatch) -> Environment:
+    """A supervisor that, once told, has the processes that are wanted."""
+
+    def take_in(pid: int, told: signal.Signals) -> None:
+        assert (pid, told) == (os.getpid(), signal.SIGUSR1)
+        counts = replicas.wanted(here)
+        first = {"pid": pid, "restarts": 0, "since": SINCE, "port": 20_001}
+        write(here, services=[first | {"name": name} for name in replicas.names(here.services, counts)])
+        write(here, replicas=counts)
+        with (here.logs / "supervisor.log").open("a") as log:
+            log.write("2026-11-02T14:30:00+00:00 services ready (1.0 s)\n")
+
+    here.logs.mkdir()
+    (here.logs / "supervisor.log").touch()
+    monkeypatch.setattr(up.os, "kill", take_in)
+    return here
+
+
+def test_a_service_is_scaled_by_telling_the_supervisor_and_waiting_until_it_is_done(supervised: Environment) -> None:
+    done = CliRunner().invoke(app, ["scale", "stock=3", "orders=1"])
+    assert done.exit_code == 0, done.output
+    assert done.stdout.splitlines() == [
+        "services ready (1.0 s)", "stock: 3 ready, at 20001, 20001, 20001", "orders: 1 ready, at 20001",
+    ]  # fmt: skip
+    found = json.loads(CliRunner().invoke(app, ["scale", "stock=2", "--json"]).stdout)["services"]
+    assert [(one["name"], one["service"], one["replica"]) for one in found] == [
+        ("stock", "stock", 0), ("stock-1", "stock", 1),
+    ]  # fmt: skip
+
+
+def test_a_fleet_is_not_ready_until_the_supervisor_has_what_was_asked_for(supervised: Environment) -> None:
+    assert CliRunner().invoke(app, ["status"]).exit_code == 0
+    replicas.change(supervised, {"stock": 2})
+    assert CliRunner().invoke(app, ["status"]).exit_code == 1
+
+
+@pytest.mark.parametrize("given", ["nope=2", "stock=0", "stock=1000", "stock"])
+def test_a_number_of_processes_that_cannot_be_is_refused_and_nothing_is_changed(here: Environment, given: str) -> None:
+    for command in (["scale", given], ["up", "--detach", "--replicas", given]):
+        refused = CliRunner().invoke(app, command)
+        assert refused.exit_code == 2
+        assert f"'{given}':" in refused.output
+    assert not here.replicas_file.exists()
+
+
+def test_without_a_fleet_nothing_can_be_scaled(here: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet, "running", lambda _: 0)
+    refused = CliRunner().invoke(app, ["scale", "stock=2"])
+    assert isinstance(refused.exception, NotRunning)
 
 
 @pytest.fixture

@@ -92,6 +92,22 @@ def test_a_service_with_a_trouble_of_its_own_is_not_said_to_wait_for_the_broker(
     assert "publish: has ended" in seen["stock"].said()
 
 
+def test_each_replica_is_looked_at_after_its_services_first_process(
+    here: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = {"name": "stock-1", "pid": 0, "port": 20_001, "restarts_lately": 0, "since": "2026-01-01T00:00:00+00:00"}
+    waits = Readiness(False, {"database": "cannot be used"}, {})
+    answers = {"http://127.0.0.1:20001": waits, here.address_of("stock"): waits}
+    found(here, monkeypatch)
+    write_private(here.state_file, json.dumps({"services": [entry], "phase": "ready"}))
+    monkeypatch.setattr(findings, "readiness", lambda url: answers.get(url, WELL))
+    seen = {finding.what: finding.kind for finding in findings.gather(here) if finding.kind != "database"}
+    assert [*seen][-2:] == ["stock", "stock-1"]
+    assert seen["stock-1"] == "service_waits"
+    answers[here.address_of("stock")] = WELL
+    assert {finding.what: finding.kind for finding in findings.gather(here)}["stock-1"] == "service_not_ready"
+
+
 def test_a_lane_waits_for_what_the_broker_lacks_only_if_that_is_its_own(
     here: Environment, monkeypatch: pytest.MonkeyPatch, bindings: set[tuple[str, str, str]]
 ) -> None:

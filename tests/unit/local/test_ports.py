@@ -23,6 +23,15 @@ def test_a_free_port_is_free_and_in_range() -> None:
     assert ports.holder(port) == 0
 
 
+def test_a_port_that_is_somebodys_though_nobody_listens_there_now_is_passed_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    somebodys, free = ports.free_port(), ports.free_port()
+    offered = iter((somebodys, free))
+    monkeypatch.setattr(ports.secrets, "choice", lambda _: next(offered))
+    assert ports.free_port(besides={somebodys}) == free
+
+
 def test_a_taken_port_says_by_whom(taken: int) -> None:
     assert ports.accepts(taken)
     assert ports.holder(taken) == os.getpid()

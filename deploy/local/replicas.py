@@ -1,0 +1,69 @@
+"""How many processes of each service are wanted on this machine, and what each is called."""
+
+import contextlib
+import json
+import re
+from collections.abc import Collection, Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from deploy.local.files import alone, write_private
+
+if TYPE_CHECKING:
+    from deploy.local.environment import Environment
+
+MOST = 32
+"""Processes of one service on one machine."""
+_FURTHER = re.compile(r"(.+)-([1-9][0-9]*)")
+Counts = Mapping[str, int]
+"""Processes by service; one of each service that is not named."""
+
+
+def name_of(service: str, number: int) -> str:
+    """`stock`, `stock-1`, `stock-2`: of its process, and of its log."""
+    return f"{service}-{number}" if number else service
+
+
+def split(name: str) -> tuple[str, int]:
+    """`stock-1` -> `("stock", 1)`; `stock` -> `("stock", 0)`."""
+    found = _FURTHER.fullmatch(name)
+    return (found[1], int(found[2])) if found else (name, 0)
+
+
+def names(services: Iterable[str], counts: Counts) -> list[str]:
+    """Every process that is wanted."""
+    return [name_of(service, number) for service in services for number in range(counts.get(service, 1))]
+
+
+def read(given: Iterable[str], services: Collection[str]) -> dict[str, int]:
+    """`["stock=2"]` -> `{"stock": 2}`. Raises ValueError, with what is wrong."""
+    found: dict[str, int] = {}
+    for one in given:
+        service, _, number = one.partition("=")
+        if service not in services:
+            raise ValueError(f"{one!r}: there is no service {service!r}: {', '.join(services)} are there")
+        if not (number.isascii() and number.isdecimal()) or not 1 <= int(number) <= MOST:
+            raise ValueError(f"{one!r}: write SERVICE=NUMBER, with a number from 1 to {MOST}, such as {service}=2")
+        if service in found:
+            raise ValueError(f"{service} is given twice")
+        found[service] = int(number)
+    return found
+
+
+def wanted(here: "Environment") -> dict[str, int]:
+    """What was asked for last. Raises `Unusable`."""
+    with here.using_data(), contextlib.suppress(FileNotFoundError, NotADirectoryError, ValueError):
+        counts: dict[str, int] = json.loads(here.replicas_file.read_text())
+        return counts
+    return {}
+
+
+def begin(here: "Environment", counts: Counts) -> None:
+    """Let a new fleet have these and no other. Raises `Unusable`."""
+    with here.using_data():
+        write_private(here.replicas_file, json.dumps(counts))
+
+
+def change(here: "Environment", counts: Counts) -> None:
+    """Let these services have so many, and the others what they have. Raises `Unusable`."""
+    with here.using_data(), alone(here.run / "replicas.lock"):
+        begin(here, wanted(here) | dict(counts))
