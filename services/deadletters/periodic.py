@@ -39,7 +39,7 @@ async def measure(database: Database) -> None:
 
 
 @every(60)
-async def tidy(database: Database, settings: DeadlettersSettings) -> None:
+async def forget(database: Database, settings: DeadlettersSettings) -> None:
     """Delete letters that were done or replaced long ago."""
     while await retention.forget(database, settings.keep_days):
         pass

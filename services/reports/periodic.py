@@ -16,7 +16,7 @@ async def poll(database: Database) -> None:
 
 
 @every(60)
-async def tidy(database: Database, outbox: Outbox, settings: ReportsSettings) -> None:
+async def expire_and_forget(database: Database, outbox: Outbox, settings: ReportsSettings) -> None:
     """Expire the reports whose time is over, and delete old rows."""
     while await expire(outbox):
         pass

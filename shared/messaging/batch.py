@@ -48,8 +48,8 @@ class Batch:
         return list(filter(None, [self._failures.warning()]))
 
     async def work(self, raws: Sequence[IncomingMessage]) -> None:
-        """Give each delivery of a batch its outcome, and acknowledge it at once: it does not come again if what follows
-        is cut short, or begun again. The good ones are done before the bad ones are sent away."""
+        """Give each delivery its outcome and acknowledge it at once, so that it does not come again if the rest of the
+        batch is interrupted or repeated. What is good is done before what failed is sent on."""
         started = time.perf_counter()
         readable, copies = self._lane.read(raws)
         for is_suspect, group in itertools.groupby(readable, lambda delivery: bool(delivery.raw.redelivered)):

@@ -25,3 +25,8 @@ def cause_of(error: BaseException) -> str:
     if not line:
         return name
     return line if isinstance(error, _IN_SENTENCES) else f"{name}: {line}"
+
+
+def one_line(text: str) -> str:
+    """A text from anywhere as one line of at most 500 printable characters; it can come out empty."""
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())[:500]

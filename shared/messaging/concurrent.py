@@ -56,8 +56,8 @@ class Finished:
 
 
 class Concurrent:
-    """Runs up to `at_once` messages at a time; a slow one holds up nobody but itself, and those that a process may have
-    died of one another."""
+    """Runs up to `at_once` messages at a time. A slow message delays only itself; messages that may have killed a
+    process wait for each other."""
 
     def __init__(self, lane: Lane, at_once: int) -> None:
         self._lane, self._at_once = lane, at_once

@@ -12,7 +12,7 @@ from typing import Protocol
 import structlog
 
 from contracts.processes import LaneSeen
-from shared.messaging.causes import cause_of
+from shared.messaging.causes import cause_of, one_line
 from shared.messaging.decode import key_of
 from shared.messaging.handler import Handler
 from shared.messaging.intake import IncomingMessage, Intake, Lost, is_lost
@@ -102,7 +102,7 @@ class Consumer:
     def _slow(self) -> str | None:
         """Which message has been in hand for longer than half of what a handler may take; None while none has."""
         oldest = next(iter(self.intake.unanswered()), None)
-        if oldest is None or self.paused:
+        if oldest is None or self.paused or self.pace.rate:  # with a rate, messages wait for their turn
             return None
         raw, age = oldest[0], time.monotonic() - oldest[1]
         if age <= self._handler_seconds / 2:
@@ -120,7 +120,7 @@ class Consumer:
             busy_seconds=tally.busy_seconds,
             mean_seconds=tally.mean_seconds,
             rate=self.pace.rate,
-            paused=(self.held or self.paused or "")[:500] or None,
+            paused=one_line(self.held or self.paused or "") or None,
         )
 
     def stop(self) -> None:
@@ -144,8 +144,8 @@ class Consumer:
         backoff = Backoff()
         while self.intake.waiting or not self._stopping:
             await self.intake.arrived.wait()
-            room = await self.processor.room()
-            raws = self.intake.begin(await self.pace.room(room))
+            allowed = await self.pace.room(self.prefetch)
+            raws = self.intake.begin(min(allowed, await self.processor.room()))
             self.pace.begun(len(raws))
             try:
                 if raws:

@@ -1,13 +1,13 @@
 """What a process says of itself, and what it is told: ping, quiet, stop, pause, resume, rate.
 
-It has a connection of its own: whatever happens to that, lanes go on. What a process is told lasts until it ends.
+It has a connection of its own: whatever happens to that, lanes go on. An instruction is kept until the process
+ends.
 """
 
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import aio_pika
 import structlog
@@ -70,25 +70,28 @@ class Controlled:
 
     async def obey(self, control: Control) -> None:
         """Do what the process is told."""
-        log.info("control: told", **control.model_dump(exclude_none=True))
+        log.info("control: received an instruction", **control.model_dump(exclude_none=True))
         match control.do:
             case "ping":
                 await self.say_seen(control.ping_id)
             case "stop":
                 self._stop()
             case "quiet":
-                await self._each(None, lambda one: one.pause("quiet: the process takes nothing new"))
+                await self._hold(None, "quiet: the process takes nothing new")
             case "pause":
-                await self._each(control.lane, lambda one: one.pause(BY_AN_OPERATOR))
+                await self._hold(control.lane, BY_AN_OPERATOR)
             case "resume":
-                await self._each(control.lane, lambda one: one.resume())
+                await self._hold(control.lane, None)
             case "rate":
                 for subscription in self._of(control.lane):
                     subscription.consumer.pace.rate = control.rate
 
-    async def _each(self, lane: str | None, do: Callable[[Subscription], Coroutine[Any, Any, None]]) -> None:
-        for subscription in self._of(lane):
-            await do(subscription)
+    async def _hold(self, lane: str | None, why: str | None) -> None:
+        """Hold lanes, or let them go on. What the broker does not take now is done when it is there again."""
+        lanes = self._of(lane)
+        for subscription in lanes:
+            subscription.consumer.held = why
+        await asyncio.gather(*(subscription.reconcile() for subscription in lanes), return_exceptions=True)
 
     def _of(self, lane: str | None) -> list[Subscription]:
         return [one for one in self._subscriptions if lane in (None, one.consumer.name)]
@@ -129,6 +132,6 @@ async def _subscribe(connection: aio_pika.abc.AbstractConnection, service: str, 
         try:
             await controlled.obey(control)
         except Exception as error:
-            log.warning("control: cannot do it", what=control.do, why=cause_of(error))
+            log.warning("control: an instruction failed", what=control.do, why=cause_of(error))
 
     await queue.consume(take, no_ack=True)

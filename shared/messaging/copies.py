@@ -48,8 +48,8 @@ class Copy:
     report: Message | None = None
 
     def fate(self) -> tuple[object, ...]:
-        """The same for copies of one message that came together and go the same way: a broker that is silent during an
-        alarm is sent one again and again, and has them all in the end."""
+        """Equal for copies of one message that go the same way. A broker that is silent in an alarm is sent the same
+        copy again and again, and has all of them afterwards."""
         if self.envelope is None:
             return (id(self),)
         return self.exchange, self.envelope.message_id, self.envelope.attempt, replay_of(self.raw)

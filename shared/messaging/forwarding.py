@@ -110,7 +110,7 @@ async def _whole(work: Coroutine[Any, Any, None]) -> None:
     try:
         await asyncio.shield(task)
     except asyncio.CancelledError:
-        while not task.done():  # cut short, it writes down what it has done, for which the database may be away
+        while not task.done():  # when cancelled it still records what it has sent, and the database may be away
             await asyncio.wait({task}, timeout=CUT_SECONDS)
             task.cancel()
         raise

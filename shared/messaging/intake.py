@@ -61,7 +61,7 @@ class Intake:
         return list(self._unanswered.values())
 
     async def acknowledge(self, raws: Sequence[IncomingMessage]) -> None:
-        """Acknowledge what has an outcome, in one frame where no other delivery before the last of them is unanswered.
+        """Acknowledge what has an outcome: in one frame if every earlier delivery of the channel is already answered.
 
         Raises `Lost`: what cannot be acknowledged is delivered again, and found in the inbox.
         """

@@ -113,7 +113,7 @@ class Lane:
             async with asyncio.timeout(CUT_SECONDS), self.outbox.unit() as unit:
                 await inbox.give_back(unit.session, self.name, ids, self.outbox.owner)
         except Exception as error:
-            log.warning("lane: cannot give back what was cut short", lane=self.name, why=cause_of(error))
+            log.warning("lane: cannot uncount interrupted attempts", lane=self.name, why=cause_of(error))
 
 
 async def load(unit: UnitOfWork, deliveries: Sequence[Delivery]) -> None:

@@ -136,9 +136,9 @@ class Outbox:
         async with self._measuring:  # two at a time would both add what is missing
             before = self._rows
             async with self.reading() as session:
-                rows = await session.scalar(select(func.count()).select_from(outbox)) or 0
-                # Ids grow with time, and their index is there.
-                oldest = await session.scalar(select(outbox.c.sent_at).order_by(outbox.c.message_id).limit(1))
+                # Not by the lowest id: a message that was scheduled long ago has an old one.
+                count, oldest = (await session.execute(select(func.count(), func.min(outbox.c.sent_at)))).one()
+                rows = count or 0
             # What was committed meanwhile may count twice, and that only until the next time.
             self._rows += rows - before
         metrics.of(metrics.OUTBOX_MESSAGES, self.service).set(rows)

@@ -10,23 +10,31 @@ class Pace:
     """A token bucket of one second's messages, or of one message where the rate is lower."""
 
     def __init__(self) -> None:
-        self.rate: float | None = None
-        """Messages a second; None without a limit."""
         self.stopping = False
         """Whether what was taken is to be finished at once."""
-        self._tokens, self._at = 0.0, time.monotonic()
+        self.rate = None
+
+    @property
+    def rate(self) -> float | None:
+        """Messages a second; None without a limit."""
+        return self._rate
+
+    @rate.setter
+    def rate(self, rate: float | None) -> None:
+        self._rate, self._tokens, self._at = rate, 0.0, time.monotonic()
 
     async def room(self, most: int) -> int:
         """How many of so many messages may begin now; waits until it is at least one."""
-        while self.rate is not None and not self.stopping:
+        while self._rate is not None and not self.stopping:
             now = time.monotonic()
-            self._tokens = min(max(self.rate, 1.0), self._tokens + (now - self._at) * self.rate)
+            self._tokens = min(max(self._rate, 1.0), self._tokens + (now - self._at) * self._rate)
             self._at = now
             if self._tokens >= 1:
                 return min(most, int(self._tokens))
-            await asyncio.sleep(min(STEP_SECONDS, (1 - self._tokens) / self.rate))  # the rate may be changed meanwhile
+            await asyncio.sleep(min(STEP_SECONDS, (1 - self._tokens) / self._rate))  # the rate may change meanwhile
         return most
 
     def begun(self, number: int) -> None:
         """So many messages have begun."""
-        self._tokens -= number
+        if self._rate is not None:
+            self._tokens -= number

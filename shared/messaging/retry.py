@@ -15,6 +15,7 @@ from contracts.broker import DEAD_LETTERS, retry_exchange
 from contracts.flow import BY_KEY, FLOW, SHOP, service_of
 from contracts.jobs import JobFailed, JobRetrying
 from shared.config.settings import seconds
+from shared.messaging.causes import one_line
 from shared.messaging.copies import Copy, failure_headers, job_of, without_claims
 from shared.messaging.decode import Delivery, key_of, reason_of, sent_at, user_of
 from shared.messaging.handler import Poison
@@ -91,7 +92,7 @@ class Failures:
         if copy.outcome == "retried":
             self._retried.append(time.monotonic())
             self._waiting[math.ceil(time.monotonic() + seconds(copy.about["retry_in"]))] += 1
-            self._why = _ADDRESS.sub("<address>", _one_line(copy.about["error"])) or copy.headers["failure_exception"]
+            self._why = _ADDRESS.sub("<address>", one_line(copy.about["error"])) or copy.headers["failure_exception"]
         if copy.outcome:
             self.tally.failed += 1
             log_outcome(self._lane, copy.outcome, copy.envelope, **copy.about)
@@ -105,7 +106,7 @@ class Failures:
 
 def job_failed(why: str, error: BaseException) -> JobFailed:
     """What a job is told whose message was given up."""
-    return JobFailed(reason="dead_lettered", detail=_one_line(why) or type(error).__name__)
+    return JobFailed(reason="dead_lettered", detail=one_line(why) or type(error).__name__)
 
 
 def _cause_of(raw: IncomingMessage) -> Envelope | None:
@@ -130,8 +131,3 @@ def _order_in(raw: IncomingMessage) -> dict[str, str]:
     with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return {"order_id": str(UUID(json.loads(raw.body)["order_id"]))}
     return {}
-
-
-def _one_line(text: str) -> str:
-    """A text from anywhere as one line of a job's timeline, which has no control characters; it can come out empty."""
-    return " ".join("".join(char if char.isprintable() else " " for char in text).split())[:500]

@@ -29,7 +29,7 @@ from contracts.base import Envelope, Message
 from shared.messaging import inbox
 from shared.messaging.publisher import Outgoing
 from shared.persistence import clock
-from shared.persistence.database import among, kernel_metadata
+from shared.persistence.database import among, kernel_metadata, one_process_at_a_time
 
 AT_ONCE = 1_000
 """Messages that one transaction moves."""
@@ -84,18 +84,25 @@ async def write(session: AsyncSession, messages: Sequence[Scheduled]) -> None:
     """Write messages down; one takes the place of that which waits under its name."""
     named = [message.name for message in messages if message.name]
     if named:
+        await _alone(session, named)
         await session.execute(delete(scheduled).where(among(session, scheduled.c.name, named)))
     latest = {message.name or message.outgoing.envelope.message_id: message for message in messages}
     await session.execute(insert(scheduled), [_to_row(message) for message in latest.values()])
 
 
 async def withdraw(session: AsyncSession, name: str) -> bool:
-    """Whether a message waited under a name and now never comes; no if it was moved before, or never was there.
+    """Whether a message waited under a name and will never be sent; False if it was sent before or none waits.
 
-    While another transaction moves it, this one waits for the end of that.
+    While another transaction moves the message, this one waits for the end of that.
     """
+    await _alone(session, [name])
     found = await session.execute(delete(scheduled).where(scheduled.c.name == name))
     return bool(found.rowcount)  # type: ignore[attr-defined]
+
+
+async def _alone(session: AsyncSession, names: Sequence[str]) -> None:
+    """Let no other transaction write or withdraw under these names until this one ends: none sees the other's row."""
+    await one_process_at_a_time(session, [f"scheduled {name}" for name in names])
 
 
 async def is_due(session: AsyncSession) -> bool:
@@ -106,7 +113,8 @@ async def is_due(session: AsyncSession) -> bool:
 
 async def take_due(session: AsyncSession, service: str) -> list[Outgoing]:
     """Delete some messages that are due by the database's clock, and return them, to be sent in this transaction."""
-    due = select(scheduled.c.message_id).where(scheduled.c.due_at <= clock.of_database(session))
+    now = await clock.read(session)  # apart: PostgreSQL's clock in the condition would keep its index from being used
+    due = select(scheduled.c.message_id).where(scheduled.c.due_at <= now)
     some = due.order_by(scheduled.c.due_at, scheduled.c.message_id).limit(AT_ONCE).with_for_update(skip_locked=True)
     ids = (await session.scalars(some)).all()
     if not ids:

@@ -21,6 +21,10 @@ class Subscription:
         self._queue: AbstractRobustQueue | None = None
         self._tag: str | None = None
         self._turn = asyncio.Lock()
+        self._is_unsure = (
+            False  # whether a cancellation was begun and not answered: aio-pika may have forgotten the tag
+        )
+        self._has_stopped = False
 
     async def start(self, connection: AbstractRobustConnection) -> None:
         """Subscribe, on a channel of its own: its prefetch and its acknowledgements are no other consumer's."""
@@ -28,32 +32,26 @@ class Subscription:
         await channel.set_qos(prefetch_count=self.consumer.prefetch)
         # Found, not declared: a service has no permission to.
         name = queue_of(self.consumer.name)
-        self._queue, self._tag = await channel.declare_queue(name, durable=True, passive=True, timeout=10), None
-        await self.reconcile()
-
-    async def pause(self, why: str) -> None:
-        """Take nothing new until `resume`; what was taken is finished."""
-        self.consumer.held = why
-        await self.reconcile()
-
-    async def resume(self) -> None:
-        """Take what comes, again."""
-        self.consumer.held = None
+        queue = await channel.declare_queue(name, durable=True, passive=True, timeout=TIMEOUT_SECONDS)
+        self._queue, self._tag, self._is_unsure = queue, None, False
         await self.reconcile()
 
     async def reconcile(self) -> None:
-        """Make the subscription what it should be. To be called again now and then: the broker may be away."""
-        if self._queue is None or bool(self._tag) is (self.consumer.held is None):
-            return
+        """Take what comes, or nothing new while the consumer is held. To be called again now and then: the broker may
+        be away. Raises what it says."""
         async with self._turn, asyncio.timeout(TIMEOUT_SECONDS):
+            if self._queue is None or self._has_stopped:
+                return
+            if self._tag and (self.consumer.held is not None or self._is_unsure):
+                self._is_unsure = True
+                await self._queue.cancel(self._tag)
+                self._tag, self._is_unsure = None, False
             if self.consumer.held is None and not self._tag:
                 self._tag = await self._queue.consume(self.consumer.take)
-            elif self.consumer.held is not None and self._tag:
-                await self._queue.cancel(self._tag)
-                self._tag = None
 
     async def stop(self) -> None:
         """Take no more. What was taken can still be acknowledged."""
+        self._has_stopped = True
         if self._queue and self._tag:
             async with asyncio.timeout(CHECK_SECONDS):
                 await self._queue.cancel(self._tag)

@@ -53,6 +53,8 @@ class Work:
         characters, `UnitOfWork.withdraw` can take it back until then, and it takes the place of that which waits under
         the same name in this service. Raises ValueError.
         """
+        if name is not None and not 0 < len(name) <= scheduled.NAME_LENGTH:
+            raise ValueError(f"a name has 1 to {scheduled.NAME_LENGTH} characters, not {len(name)}")
         for message in messages:
             sent = outgoing(message, self._service, self.cause, self._traceparent)
             if at is None:
@@ -106,8 +108,8 @@ class UnitOfWork(Work):
         self.session.add(row)
 
     async def withdraw(self, name: str) -> bool:
-        """Take back what waits to be sent under a name. Whether it never comes: no if it was taken to be sent before,
-        or if none waits. Decided once this transaction is committed."""
+        """Take back what waits to be sent under a name. True if it will never be sent; False if it was sent before or
+        nothing waits under the name. Final once this transaction is committed."""
         kept = [one for one in self.scheduled if one.name != name]
         was_here, self.scheduled = len(kept) < len(self.scheduled), kept
         return await scheduled.withdraw(self.session, name) or was_here

@@ -13,8 +13,7 @@ from typing import Any
 import aiosqlite
 
 PREFETCHED = 1_000
-"""Rows that come with their statement. Of a longer result, which is read as a stream, the rest is fetched as it is
-read."""
+"""Rows fetched together with the statement; the rest of a longer result is fetched when it is read."""
 
 
 class Connection(aiosqlite.Connection):

@@ -45,7 +45,7 @@ from shared.messaging.lane import Lane
 from shared.messaging.outbox import Outbox
 from shared.messaging.pause import Pause
 from shared.messaging.periodic import Periodic, again_and_again, periodic_of
-from shared.messaging.publisher import BROKER_GONE, Publisher, address, gone_is_outage
+from shared.messaging.publisher import Publisher, address, gone_is_outage
 from shared.messaging.purge import EVERY_SECONDS, purge
 from shared.messaging.relay import Relay
 from shared.messaging.resources import Resources, Watched
@@ -62,6 +62,7 @@ log = structlog.get_logger(__name__)
 VERSION = importlib.metadata.version("malote")
 CHECK_SECONDS = 2.0
 LOOK_SECONDS = 1.0
+ATTEMPT_SECONDS = 10.0
 STILL_SECONDS = 60.0
 """A process whose event loop stands still for so long ends itself, to be started again."""
 OTHER_FILES = 300
@@ -211,15 +212,15 @@ class Service:
             yield
         finally:
             await self._drain(lanes, publishing)
-            async with self._attempt:  # cut short, it would go on by itself in aio-pika and never end
-                connecting.cancel()
+            with contextlib.suppress(TimeoutError):  # a cancelled attempt would go on inside aio-pika for ever
+                async with asyncio.timeout(ATTEMPT_SECONDS), self._attempt:
+                    connecting.cancel()
+            connecting.cancel()
             for task in watching:
                 task.cancel()
             await asyncio.gather(*watching, connecting, return_exceptions=True)
             await self.relay.close()
-            with contextlib.suppress(Exception), gone_is_outage("stopping"):
-                await self.broker.stop()
-            await self.publisher.close()
+            await asyncio.gather(_closed(self.broker.stop), _closed(self.publisher.close))
             await self.database.dispose()
             await self.tracing.stop()
             log.info("stopped")
@@ -231,18 +232,25 @@ class Service:
             Periodic("purge", partial(purge, self.outbox, self.settings.inbox_keep_days), EVERY_SECONDS),
             Periodic("scheduled", self.outbox.send_due, scheduled.LOOK_SECONDS),
             Periodic("look after lanes", self._look_after_lanes, LOOK_SECONDS),
+            Periodic("subscriptions", self._reconcile, LOOK_SECONDS),
             Periodic("process seen", self.controlled.say_seen, SEEN_SECONDS),
         ]
 
     async def _look_after_lanes(self) -> None:
         self.watchdog.tick()
-        for subscription in self._subscriptions:
-            subscription.consumer.look_after()
-            with contextlib.suppress(*BROKER_GONE, Exception):
-                await subscription.reconcile()
+        for lane in self.lanes:
+            lane.look_after()
+
+    async def _reconcile(self) -> None:
+        await asyncio.gather(*(one.reconcile() for one in self._subscriptions), return_exceptions=True)
 
     def watch(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Start a part that runs as long as the process. If it ends all the same, readiness and a metric say so."""
+        """Start a part that runs as long as the process. If it ends all the same, readiness and a metric say so.
+
+        Raises ValueError if a part of that name runs.
+        """
+        if name in self._parts and not self._parts[name].done():
+            raise ValueError(f"{self.name} has two parts called {name!r}: rename one")
         task = self._parts[name] = self._task(work, name)
         task.add_done_callback(_say_why)
         metric(TASK_ENDED, self.name, name).set_function(lambda: float(task.done()))
@@ -266,9 +274,8 @@ class Service:
         """Stop taking, finish what was taken, publish it. What is not finished in the grace time goes back."""
         deadline = time.monotonic() + self.settings.grace_seconds
         log.info("stopping", grace_seconds=self.settings.grace_seconds)
-        for subscription, lane in zip(self._subscriptions, self.lanes, strict=True):
-            with contextlib.suppress(*BROKER_GONE, Exception):
-                await subscription.stop()
+        await asyncio.gather(*(subscription.stop() for subscription in self._subscriptions), return_exceptions=True)
+        for lane in self.lanes:
             lane.stop()
         await _finish(lanes, deadline)
         self.relay.stop()
@@ -380,6 +387,13 @@ def _say_why(task: asyncio.Task[None]) -> None:
 
 async def consume() -> None:
     """What FastStream takes for a subscriber's function. Nothing calls it."""
+
+
+async def _closed(close: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Close a connection; one that does not answer is left to the end of the process."""
+    with contextlib.suppress(Exception), gone_is_outage("stopping"):
+        async with asyncio.timeout(CHECK_SECONDS):
+            await close()
 
 
 async def _finish(tasks: list[asyncio.Task[None]], deadline: float) -> None:

@@ -155,6 +155,30 @@ async def test_what_is_not_understood_changes_nothing(guarded: Broker, tmp_path:
         assert service.lanes[0].held is None
 
 
+async def test_a_lane_goes_on_that_was_paused_and_resumed_while_the_broker_was_away(
+    guarded: Broker, database_url: str
+) -> None:
+    async with stock(guarded, database_url) as service:
+        [subscription] = service._subscriptions
+        connection = await service.broker.connect()
+        await connection.transport.connection.close()  # type: ignore[union-attr]
+        for held in ("away", None):
+            subscription.consumer.held = held
+            with contextlib.suppress(Exception):
+                await subscription.reconcile()
+        await until(lambda: _ready(service), "the lane to be consumed again")
+        done = await guarded.spy(RESERVED)
+        await guarded.publish(an_order())
+        await done.collect(1)
+
+
+async def test_a_rate_after_much_work_holds_up_nobody() -> None:
+    pace = Pace()
+    pace.begun(100_000)
+    pace.rate = 50
+    assert await asyncio.wait_for(pace.room(7), 5) >= 1
+
+
 async def test_a_stopped_pace_waits_for_nobody() -> None:
     pace = Pace()
     pace.rate = 0.001

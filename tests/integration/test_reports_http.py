@@ -336,7 +336,7 @@ async def test_what_ended_a_month_ago_is_forgotten_in_steps(served: Fleet, monke
 async def test_the_service_tidies_up_by_itself(
     tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hurry(monkeypatch, periodic.tidy, 0.05)
+    hurry(monkeypatch, periodic.expire_and_forget, 0.05)
     async with fleet(tmp_path, database_url) as served:
         report = await served.holds(expires_at=now() - 1)
 

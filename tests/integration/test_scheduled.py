@@ -190,3 +190,27 @@ async def test_looking_costs_the_same_with_many_rows_for_later(database: Databas
         query = select(func.min(scheduled.c.due_at))
         plan = (await session.connection()).exec_driver_sql(prefix + str(query))
         assert "ix_scheduled_due_at" in str((await plan).all())
+
+
+async def test_many_that_write_and_withdraw_under_one_name_agree(database: Database) -> None:
+    boxes = [Outbox("stock", database) for _ in range(8)]
+
+    async def write(box: Outbox) -> None:
+        async with box.unit() as unit:
+            unit.send(reserved(an_order().order_id), at=YEARS, name="timer")
+
+    async def withdraw(box: Outbox) -> bool:
+        async with box.unit() as unit:
+            return await unit.withdraw("timer")
+
+    await asyncio.gather(*map(write, boxes))
+    assert await waiting(database) == 1
+    said = await asyncio.gather(*map(withdraw, boxes))
+    assert (sum(said), await waiting(database)) == (1, 0)
+
+
+@pytest.mark.parametrize("name", ["", "x" * 256])
+async def test_a_name_that_no_database_stores_is_refused(database: Database, name: str) -> None:
+    async with Outbox("stock", database).unit() as unit:
+        with pytest.raises(ValueError, match="1 to 255 characters"):
+            unit.send(reserved(an_order().order_id), at=YEARS, name=name)
