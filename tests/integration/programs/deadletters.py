@@ -6,7 +6,7 @@ python -m tests.integration.programs.deadletters AMQP_URL DATABASE_URL PORT
 import sys
 
 if __name__ == "__main__":
-    from services.deadletters import domain, handlers
+    from services.deadletters import domain, handlers, periodic
     from services.deadletters.api import router
     from shared.messaging import membership
     from shared.service import Service
@@ -17,4 +17,4 @@ if __name__ == "__main__":
     domain.AT_ONCE = 40
     amqp_url, database_url, port = sys.argv[1:]
     settings = settings_for("deadletters", amqp_url, database_url, port=int(port), batch_limit=20, log_level="WARNING")
-    run(Service(settings, handlers, router))
+    run(Service(settings, handlers, router, periodic))
