@@ -112,7 +112,7 @@ async def _on_a_telephone(chromium: Browser, url: str) -> list[str]:
     assert 'customer.locale string optional One of "pt-BR", "en". By default "pt-BR".' in said
     assert "lines[].quantity integer required At least 1; at most 10000." in said
     await page.locator("dl a", has_text="orders").click()
-    await page.locator(".summary", has_text="Price an order from our own list").wait_for()
+    await page.locator(".summary", has_text="Price an order from the price list").wait_for()
     assert "x-dead-letter-exchange" in await looked.text()
     return looked.complaints
 
