@@ -23,6 +23,7 @@ from shared.messaging.causes import cause_of
 from shared.messaging.decode import reason_of
 from shared.messaging.publisher import Publisher, address, outgoing
 from shared.messaging.subscription import Subscription
+from shared.observability import tracing
 from shared.persistence.database import Backoff
 
 log = structlog.get_logger(__name__)
@@ -63,10 +64,9 @@ class Controlled:
             memory_bytes=process.memory_bytes(),
             lanes=lanes,
         )
-        message = outgoing(event, self._service, None)
-        if ping_id:
-            message = message.belonging_to(ping_id)
-        await self._publisher.publish([message])
+        with tracing.off():
+            message = outgoing(event, self._service, None)
+            await self._publisher.publish([message.belonging_to(ping_id) if ping_id else message])
 
     async def obey(self, control: Control) -> None:
         """Do what the process is told."""

@@ -211,6 +211,16 @@ def sent(exchange: str, envelope: Envelope, since: int, error: BaseException | N
     span.end()
 
 
+@contextlib.contextmanager
+def off() -> Iterator[None]:
+    """Record nothing in the block: for what a process does by itself every few seconds."""
+    token = tracer_of_service.set(None)
+    try:
+        yield
+    finally:
+        tracer_of_service.reset(token)
+
+
 def now() -> int:
     """Epoch nanoseconds, as spans have them; 0 if nothing is traced."""
     return time.time_ns() if tracer_of_service.get() else 0
