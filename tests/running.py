@@ -28,7 +28,7 @@ from shared.config.settings import ServiceSettings
 from shared.messaging import membership, topology
 from shared.messaging.periodic import Periodic, again_and_again
 from shared.messaging.relay import Relay
-from shared.persistence.database import migrate
+from shared.persistence.database import Database, migrate
 from shared.service import Service
 from tests.vhosts import Vhosts
 
@@ -130,6 +130,15 @@ async def broker(vhosts: Vhosts) -> AsyncIterator[Broker]:
 @pytest.fixture(scope="session")
 def vhosts(rabbit: RabbitNode) -> Vhosts:
     return Vhosts(rabbit, LADDER)
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """A database with the kernel's tables alone, on SQLite and on PostgreSQL."""
+    found = Database(database_url)
+    await found.create_all()
+    yield found
+    await found.dispose()
 
 
 @pytest.fixture

@@ -68,17 +68,19 @@ def _ask(seconds: float) -> list[tuple[dict[str, Any], float]]:
     import aio_pika.exceptions
 
     from deploy.local.environment import Environment
+    from shared.messaging.causes import cause_of
 
     here = Environment()
     where = here.amqp_url.rpartition("@")[2]
     try:
         found = asyncio.run(_answers(here, seconds))
+    except OSError as error:  # also what aio-pika raises where it cannot connect, or cannot log in
+        why = f"no connection to the broker at {where} ({cause_of(error)})"
+        raise NotRunning(f"{why}; `malote up` starts one, or set AMQP_URL to an administrator's") from error
     except aio_pika.exceptions.ChannelNotFoundEntity as error:
         raise Failed(f"the broker at {where} has no exchange for this; `malote topology apply` makes it") from error
     except aio_pika.exceptions.AMQPError as error:
-        raise Failed(f"the broker refuses ({type(error).__name__}); is AMQP_URL an administrator's?") from error
-    except OSError as error:
-        raise NotRunning(f"no broker at {where} ({type(error).__name__}); `malote up` starts one") from error
+        raise Failed(f"the broker refuses: {cause_of(error)}; is AMQP_URL an administrator's?") from error
     return sorted(found, key=lambda one: (one[0]["service"], one[0]["process_id"]))
 
 

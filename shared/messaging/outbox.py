@@ -14,11 +14,9 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
-    Boolean,
     Column,
     Float,
     Index,
-    LargeBinary,
     Row,
     String,
     Table,
@@ -29,8 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from contracts.base import Envelope
-from shared.messaging import inbox, scheduled
+from shared.messaging import rows, scheduled
 from shared.messaging.hand import Hand
 from shared.messaging.membership import Membership
 from shared.messaging.publisher import Outgoing
@@ -41,16 +38,9 @@ from shared.persistence.database import Database, among, kernel_metadata
 outbox = Table(
     "outbox",
     kernel_metadata,
-    Column("message_id", String(36), primary_key=True),
+    *rows.columns(),
     Column("owner", String(36), nullable=False),
-    Column("exchange", String(64), nullable=False),
-    Column("key", String(128), nullable=False),
-    Column("correlation_id", String(inbox.ID_LENGTH), nullable=False),
-    Column("causation_id", String(inbox.ID_LENGTH)),
-    Column("traceparent", String(64)),
     Column("sent_at", Float, nullable=False),
-    Column("mandatory", Boolean, nullable=False),
-    Column("body", LargeBinary, nullable=False),
     Column("lane", String(64)),
     Column("properties", JSON(none_as_null=True)),
     Index("ix_outbox_owner", "owner", "message_id"),
@@ -124,12 +114,12 @@ class Outbox:
 
     async def _write(self, session: AsyncSession, messages: Sequence[Outgoing], settled: list[str]) -> int:
         """Return how many rows were added."""
-        rows = [_to_row(message, self.owner) for message in messages if not message.transient]
-        if rows:
-            await session.execute(insert(outbox), rows)
+        values = [_to_row(message, self.owner) for message in messages if not message.transient]
+        if values:
+            await session.execute(insert(outbox), values)
         if settled:
             await session.execute(delete(outbox).where(among(session, outbox.c.message_id, settled)))
-        return len(rows)
+        return len(values)
 
     async def measure(self) -> None:
         """Say how much the whole table holds, whoever's it is: also what no living process has in hand."""
@@ -137,42 +127,20 @@ class Outbox:
             before = self._rows
             async with self.reading() as session:
                 # Not by the lowest id: a message that was scheduled long ago has an old one.
-                count, oldest = (await session.execute(select(func.count(), func.min(outbox.c.sent_at)))).one()
-                rows = count or 0
+                number, oldest = (await session.execute(select(func.count(), func.min(outbox.c.sent_at)))).one()
             # What was committed meanwhile may count twice, and that only until the next time.
-            self._rows += rows - before
-        metrics.of(metrics.OUTBOX_MESSAGES, self.service).set(rows)
+            self._rows += number - before
+        metrics.of(metrics.OUTBOX_MESSAGES, self.service).set(number)
         age = max(0.0, time.time() - oldest) if oldest else 0.0
         metrics.of(metrics.OUTBOX_OLDEST_SECONDS, self.service).set(age)
 
 
 def _to_row(message: Outgoing, owner: str) -> dict[str, object]:
-    envelope = message.envelope
-    return {
-        "message_id": envelope.message_id,
-        "owner": owner,
-        "exchange": message.exchange,
-        "key": envelope.key,
-        "correlation_id": envelope.correlation_id,
-        "causation_id": envelope.causation_id,
-        "traceparent": envelope.traceparent,
-        "sent_at": envelope.sent_at.timestamp(),
-        "mandatory": message.mandatory,
-        "body": message.body,
-        "lane": message.lane,
-        "properties": message.properties,
-    }
+    own = {"owner": owner, "sent_at": message.envelope.sent_at.timestamp()}
+    return rows.to_row(message) | own | {"lane": message.lane, "properties": message.properties}
 
 
 def from_row(row: Row[Any], sender: str) -> Outgoing:
-    """A message as its transaction said it."""
-    envelope = Envelope(
-        message_id=row.message_id,
-        correlation_id=row.correlation_id,
-        causation_id=row.causation_id,
-        key=row.key,
-        sender=sender,
-        sent_at=datetime.fromtimestamp(row.sent_at, UTC),
-        traceparent=row.traceparent,
-    )
-    return Outgoing(envelope, row.exchange, row.body, row.mandatory, lane=row.lane, properties=row.properties)
+    """A message as its transaction sent it."""
+    sent_at = datetime.fromtimestamp(row.sent_at, UTC)
+    return rows.from_row(row, sender, sent_at, lane=row.lane, properties=row.properties)

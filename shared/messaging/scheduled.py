@@ -8,25 +8,12 @@ withdrawn first never comes.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
-from sqlalchemy import (
-    BigInteger,
-    Boolean,
-    Column,
-    Index,
-    LargeBinary,
-    String,
-    Table,
-    delete,
-    func,
-    insert,
-    select,
-)
+from sqlalchemy import BigInteger, Column, Index, String, Table, delete, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from contracts.base import Envelope, Message
-from shared.messaging import inbox
+from contracts.base import Message
+from shared.messaging import rows
 from shared.messaging.publisher import Outgoing
 from shared.persistence import clock
 from shared.persistence.database import among, kernel_metadata, one_process_at_a_time
@@ -40,16 +27,9 @@ NAME_LENGTH = 255
 scheduled = Table(
     "scheduled",
     kernel_metadata,
-    Column("message_id", String(36), primary_key=True),
+    *rows.columns(),
     Column("name", String(NAME_LENGTH)),
     Column("due_at", BigInteger, nullable=False),
-    Column("exchange", String(64), nullable=False),
-    Column("key", String(128), nullable=False),
-    Column("correlation_id", String(inbox.ID_LENGTH), nullable=False),
-    Column("causation_id", String(inbox.ID_LENGTH)),
-    Column("traceparent", String(64)),
-    Column("mandatory", Boolean, nullable=False),
-    Column("body", LargeBinary, nullable=False),
     Index("ix_scheduled_due_at", "due_at", "message_id"),
     Index("ix_scheduled_name", "name", unique=True),
 )
@@ -87,7 +67,8 @@ async def write(session: AsyncSession, messages: Sequence[Scheduled]) -> None:
         await _alone(session, named)
         await session.execute(delete(scheduled).where(among(session, scheduled.c.name, named)))
     latest = {message.name or message.outgoing.envelope.message_id: message for message in messages}
-    await session.execute(insert(scheduled), [_to_row(message) for message in latest.values()])
+    values = [rows.to_row(one.outgoing) | {"name": one.name, "due_at": one.due_at} for one in latest.values()]
+    await session.execute(insert(scheduled), values)
 
 
 async def withdraw(session: AsyncSession, name: str) -> bool:
@@ -120,34 +101,5 @@ async def take_due(session: AsyncSession, service: str) -> list[Outgoing]:
     if not ids:
         return []
     taken = delete(scheduled).where(among(session, scheduled.c.message_id, ids)).returning(*scheduled.c)
-    rows = (await session.execute(taken)).all()
-    return [_from_row(row, service) for row in sorted(rows, key=lambda row: (row.due_at, row.message_id))]
-
-
-def _to_row(message: Scheduled) -> dict[str, object]:
-    outgoing, envelope = message.outgoing, message.outgoing.envelope
-    return {
-        "message_id": envelope.message_id,
-        "name": message.name,
-        "due_at": message.due_at,
-        "exchange": outgoing.exchange,
-        "key": envelope.key,
-        "correlation_id": envelope.correlation_id,
-        "causation_id": envelope.causation_id,
-        "traceparent": envelope.traceparent,
-        "mandatory": outgoing.mandatory,
-        "body": outgoing.body,
-    }
-
-
-def _from_row(row: Any, service: str) -> Outgoing:
-    envelope = Envelope(
-        message_id=row.message_id,
-        correlation_id=row.correlation_id,
-        causation_id=row.causation_id,
-        key=row.key,
-        sender=service,
-        sent_at=datetime.now(UTC),
-        traceparent=row.traceparent,
-    )
-    return Outgoing(envelope, row.exchange, row.body, row.mandatory)
+    found = sorted((await session.execute(taken)).all(), key=lambda row: (row.due_at, row.message_id))
+    return [rows.from_row(row, service, datetime.now(UTC)) for row in found]

@@ -21,10 +21,9 @@ class Subscription:
         self._queue: AbstractRobustQueue | None = None
         self._tag: str | None = None
         self._turn = asyncio.Lock()
-        self._is_unsure = (
-            False  # whether a cancellation was begun and not answered: aio-pika may have forgotten the tag
-        )
         self._has_stopped = False
+        # Whether a cancellation was begun and not answered: aio-pika may have forgotten the tag, and the broker not.
+        self._is_unsure = False
 
     async def start(self, connection: AbstractRobustConnection) -> None:
         """Subscribe, on a channel of its own: its prefetch and its acknowledgements are no other consumer's."""

@@ -49,12 +49,14 @@ class Work:
     def send(self, *messages: Message, at: datetime | None = None, name: str | None = None) -> Envelope:
         """Publish messages once this transaction is committed; return the last one's envelope.
 
-        With `at`, which has a zone, each is published at that time, or at once if it is past. With `name`, at most 255
-        characters, `UnitOfWork.withdraw` can take it back until then, and it takes the place of that which waits under
-        the same name in this service. Raises ValueError.
+        With `at`, which has a zone, each message is published at that time, or at once if the time is past. A `name`
+        of at most 255 characters is for one such message: `UnitOfWork.withdraw` can take the message back until then,
+        and the message replaces the one that waits under the same name in this service. Raises ValueError.
         """
         if name is not None and not 0 < len(name) <= scheduled.NAME_LENGTH:
             raise ValueError(f"a name has 1 to {scheduled.NAME_LENGTH} characters, not {len(name)}")
+        if name is not None and (at is None or len(messages) > 1):
+            raise ValueError(f"{name!r} names one message for later: send one message, with `at`")
         for message in messages:
             sent = outgoing(message, self._service, self.cause, self._traceparent)
             if at is None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -12,11 +13,12 @@ from contracts.email import DeliverMail
 from services.stock.store import Reservation
 from shared.messaging import membership
 from shared.messaging.inbox import attempts, inbox
-from shared.messaging.outbox import outbox
+from shared.messaging.outbox import Outbox, outbox
+from shared.messaging.scheduled import scheduled
 from shared.persistence.database import Database, migrate
 from tests.chaos.processes import program, stock_process
 from tests.integration.reserving import RESERVED, on_order_placed
-from tests.running import Broker, Spy, an_order, module_of, running, until
+from tests.running import Broker, Spy, an_order, module_of, reserved, running, until
 
 STARTS_SECONDS = 90.0
 """Generous: a process is started half a dozen times, beside other tests."""
@@ -55,6 +57,26 @@ async def test_a_process_killed_between_its_commit_and_its_tidying_loses_and_dou
     assert {str(order.order_id) for order in orders} == {order["order_id"] for order in said}
     assert len(ids_of(spy)) == 50, "a copy has the id of its original, by which inboxes know it"
     assert await broker.depth("stock") == 0
+
+
+async def test_messages_for_later_whose_process_is_killed_between_taking_and_publishing_come_once(
+    broker: Broker, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spy = await broker.spy(RESERVED)
+    await asyncio.to_thread(migrate, "stock", database_url)
+    database = Database(database_url)
+    async with Outbox("stock", database).unit() as unit:
+        sent = {unit.send(reserved(an_order().order_id), at=datetime.now(UTC)).message_id for _ in range(50)}
+    await database.dispose()
+    async with stock_process(broker.url, database_url, "before_publish") as process:
+        assert await asyncio.to_thread(process.wait, 60) == -signal.SIGKILL
+    assert (await count(database_url, scheduled), await count(database_url, outbox)) == (0, 50), "taken, not published"
+    monkeypatch.setattr(membership, "HEARTBEAT_SECONDS", 0.1)
+    monkeypatch.setattr(membership, "DEAD_AFTER_SECONDS", 1.0)
+    async with running("stock", broker.url, database_url, module_of(on_order_placed)):
+        await until(lambda: _is_empty(database_url, outbox), "the outbox to be empty")
+    await spy.collect(50)
+    assert (len(spy.seen), ids_of(spy)) == (50, sent)
 
 
 async def test_a_message_that_kills_its_process_goes_to_the_dead_letters_alone(

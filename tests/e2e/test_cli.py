@@ -97,6 +97,17 @@ def test_lanes_are_shown_with_what_they_have_to_do(fleet: Fleet) -> None:
     )
 
 
+def test_every_process_says_that_it_lives_and_answers_a_ping(fleet: Fleet) -> None:
+    found = asked(fleet, "processes")["data"]
+    assert [one["service"] for one in found] == list(SERVICES)
+    assert {lane["name"] for one in found for lane in one["lanes"]} >= set(LANES)
+    assert {one["process_id"] for one in asked(fleet, "processes", "ping")["data"]} == {
+        one["process_id"] for one in found
+    }
+    shown = fleet.malote("processes")
+    assert all(name in shown for name in (*SERVICES, "in hand", "done"))
+
+
 def test_a_service_is_restarted_and_its_warnings_are_in_the_logs_without_an_id(fleet: Fleet) -> None:
     restarted = asked(fleet, "restart", "stock")
     assert restarted["pid"] != restarted["before"]

@@ -41,14 +41,6 @@ class Wire:
         return [not self.refuses] * len(messages)
 
 
-@pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    found = Database(database_url)
-    await found.create_all()
-    yield found
-    await found.dispose()
-
-
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(membership, "HEARTBEAT_SECONDS", 0.05)
