@@ -10,7 +10,6 @@ from typing import Any
 
 import httpx
 import pytest
-import structlog
 from structlog.testing import capture_logs
 
 from shared.http import connection
@@ -168,7 +167,6 @@ async def test_a_request_that_does_not_come_to_its_end_is_given_up(gateway: Serv
 
 @pytest.mark.usefixtures("impatient")
 async def test_who_is_closed_without_a_word_is_logged_all_the_same(gateway: Served) -> None:
-    structlog.reset_defaults()
     with capture_logs() as logged:
         async with connected(gateway) as client:
             assert await client.answers() == b""

@@ -8,7 +8,6 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 import pytest
-import structlog
 from structlog.testing import capture_logs
 from uuid_utils.compat import uuid7
 
@@ -67,7 +66,6 @@ async def test_what_only_operators_may_do_is_refused_to_customers_and_logged_wit
 ) -> None:
     gateway, _ = fleet
     async with gateway.client() as ana:
-        structlog.reset_defaults()
         with capture_logs() as logged:
             asked = {"/v1/products/A": ("PUT", PRODUCT), "/v1/products/A/adjustments": ("POST", ADJUSTMENT)}
             for path, (method, body) in asked.items():

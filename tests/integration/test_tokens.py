@@ -9,7 +9,6 @@ from typing import Any
 import httpx
 import jwt
 import pytest
-import structlog
 from limits import parse
 from structlog.testing import capture_logs
 
@@ -209,7 +208,6 @@ async def test_behind_a_proxy_that_encrypts_browsers_are_told_to_always_encrypt(
 @pytest.mark.parametrize("how", ["plain", "hashed"])
 async def test_who_is_refused_is_logged_and_why(tmp_path: Path, how: str) -> None:
     async with serving("gateway", NO_BROKER, f"sqlite:///{tmp_path}/g.db", log_identities=how) as gateway:
-        structlog.reset_defaults()
         with capture_logs() as logged:
             async with gateway.client("ana@shop") as ana, stranger(gateway) as nobody:
                 await ana.get("/v1/revocations")
@@ -230,7 +228,6 @@ async def test_who_is_let_in_is_logged_once_a_minute_and_by_the_id_that_revokes_
     tmp_path: Path, how: str
 ) -> None:
     async with serving("gateway", NO_BROKER, f"sqlite:///{tmp_path}/g.db", log_identities=how) as gateway:
-        structlog.reset_defaults()
         with capture_logs() as logged:
             async with gateway.client("ana@shop") as ana, gateway.client("eva", "operator") as eva:
                 for client in (ana, ana, eva, ana):
