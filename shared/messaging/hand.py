@@ -16,6 +16,9 @@ class Hand:
     """Messages, of which there may be more in the table."""
     at_once = 500
     """How many are published, and how many are deleted, in one go."""
+    worth_a_statement = 20
+    """So many published rows are deleted by the next transaction; fewer wait for the next heartbeat, because a batch of
+    one message is as good as done without that round trip."""
 
     def __init__(self) -> None:
         self.waiting: deque[Outgoing] = deque()
@@ -38,9 +41,10 @@ class Hand:
         return bool(self._confirmed)
 
     @contextmanager
-    def settling(self) -> Iterator[list[str]]:
-        """Some of the rows to be deleted, for a transaction that is committed in the block."""
-        settled, self._confirmed = self._confirmed[: self.at_once], self._confirmed[self.at_once :]
+    def settling(self, at_least: int) -> Iterator[list[str]]:
+        """Some of the rows to be deleted, if there are so many, for a transaction that is committed in the block."""
+        number = self.at_once if len(self._confirmed) >= at_least else 0
+        settled, self._confirmed = self._confirmed[:number], self._confirmed[number:]
         try:
             yield settled
         except BaseException:

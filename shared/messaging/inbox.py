@@ -4,8 +4,9 @@ All functions work inside the caller's transaction.
 """
 
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from sqlalchemy import (
@@ -17,6 +18,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    bindparam,
     case,
     cast,
     delete,
@@ -57,36 +59,43 @@ attempts = Table(
 )
 
 
-def _unnest(ids: Sequence[str]) -> Any:
-    return func.unnest(literal(ids, ARRAY(Text))).table_valued("id").render_derived()
+def _unnest() -> Any:
+    return func.unnest(bindparam("ids", type_=ARRAY(Text))).table_valued("id").render_derived()
 
 
-def _json_each(ids: Sequence[str]) -> Any:  # it would cut an id off at a NUL; such a message is refused before
-    return func.json_each(json.dumps(ids)).table_valued(Column("value", String))
+def _json_each() -> Any:  # it would cut an id off at a NUL; such a message is refused before
+    return func.json_each(bindparam("ids", type_=Text)).table_valued(Column("value", String))
 
 
-_TABLES: dict[str, Callable[[Sequence[str]], Any]] = {"postgresql": _unnest, "sqlite": _json_each}
+_TABLES: dict[str, Callable[[], Any]] = {"postgresql": _unnest, "sqlite": _json_each}
+_PARAMETERS: dict[str, Callable[[Collection[str]], Any]] = {
+    "postgresql": sorted,
+    "sqlite": lambda ids: json.dumps(sorted(ids)),
+}
+"""The ids of any number of messages as one parameter. In one order in all processes, so that two of them with the same
+messages never wait for each other crosswise."""
 
 
-def _insert(session: AsyncSession, table: Table, ids: Collection[str], **values: Any) -> Any:
-    """Insert a row for each message: one and the same statement for any number of them.
-
-    In one order in all processes, so that two of them with the same messages never wait for each other crosswise.
-    """
-    dialect = session.get_bind().dialect.name
-    of = _TABLES[dialect](sorted(ids))
-    same = [
-        value if isinstance(value, ColumnElement) else literal(value, table.c[name].type)
-        for name, value in values.items()
-    ]
-    rows = select(*of.c, *same).select_from(of).where(true())  # or SQLite would take ON for a join's
+def _insert(dialect: str, table: Table, **values: ColumnElement[Any]) -> Any:
+    """Insert a row for each message: one and the same statement for any number of them."""
+    of = _TABLES[dialect]()
+    rows = select(*of.c, *values.values()).select_from(of).where(true())  # or SQLite would take ON for a join's
     return INSERTS[dialect](table).from_select(["message_id", *values], rows)
+
+
+@cache
+def _claim(dialect: str) -> Any:
+    """Built once: to put it together costs about as much as to run it."""
+    seconds = cast(clock.of_dialect(dialect) / 1000, BigInteger)
+    insert = _insert(dialect, inbox, lane=bindparam("of_lane", type_=inbox.c.lane.type), received_at=seconds)
+    return insert.on_conflict_do_nothing().returning(inbox.c.message_id)
 
 
 async def claim(session: AsyncSession, lane: str, ids: Collection[str]) -> set[str]:
     """Write down messages as done by this transaction; return those that were not done before."""
-    insert = _insert(session, inbox, ids, lane=lane, received_at=cast(clock.of_database(session) / 1000, BigInteger))
-    return set((await session.scalars(insert.on_conflict_do_nothing().returning(inbox.c.message_id))).all())
+    dialect = session.get_bind().dialect.name
+    about = {"ids": _PARAMETERS[dialect](ids), "of_lane": lane}
+    return set((await session.scalars(_claim(dialect), about)).all())
 
 
 async def done(session: AsyncSession, lane: str, ids: Collection[str]) -> set[str]:
@@ -121,7 +130,10 @@ async def begin_attempts(session: AsyncSession, lane: str, ids: Collection[str],
 
     What the same process wrote before, such as before an outage, does not count again: no process died of it.
     """
-    insert = _insert(session, attempts, ids, lane=lane, owner=owner, tries=1)
+    dialect = session.get_bind().dialect.name
+    insert = _insert(
+        dialect, attempts, lane=literal(lane, String), owner=literal(owner, String), tries=literal(1, Integer)
+    )
     is_ours = attempts.c.owner == insert.excluded.owner
     begin = insert.on_conflict_do_update(
         index_elements=["message_id", "lane"],
@@ -131,7 +143,8 @@ async def begin_attempts(session: AsyncSession, lane: str, ids: Collection[str],
             "owner": insert.excluded.owner,
         },
     ).returning(attempts.c.message_id, attempts.c.tries, attempts.c.before)
-    return {row.message_id: Attempt(row.tries, row.before) for row in (await session.execute(begin)).all()}
+    found = await session.execute(begin, {"ids": _PARAMETERS[dialect](ids)})
+    return {row.message_id: Attempt(row.tries, row.before) for row in found.all()}
 
 
 async def tries(session: AsyncSession, lane: str, ids: Collection[str], owner: str) -> dict[str, int]:

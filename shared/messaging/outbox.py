@@ -75,10 +75,14 @@ class Outbox:
         self.demand_room()
         return self.unit(traceparent)
 
-    @asynccontextmanager
-    async def unit(self, traceparent: str | None = None) -> AsyncIterator[UnitOfWork]:
+    def unit(self, traceparent: str | None = None) -> AbstractAsyncContextManager[UnitOfWork]:
         """One transaction with its messages: committed together, or neither."""
-        with self.hand.settling() as settled, ExitStack() as until_committed:
+        return self._unit(traceparent, self.hand.worth_a_statement)
+
+    @asynccontextmanager
+    async def _unit(self, traceparent: str | None, at_least: int) -> AsyncIterator[UnitOfWork]:
+        """A transaction that also deletes published rows, if there are `at_least` so many."""
+        with self.hand.settling(at_least) as settled, ExitStack() as until_committed:
             async with self._database.transaction() as session:
                 unit = UnitOfWork(session, self.service, traceparent)
                 yield unit
@@ -98,7 +102,7 @@ class Outbox:
 
     async def settle(self) -> None:
         """Delete what is published and show that we live, where no other transaction does it."""
-        async with self.unit():
+        async with self._unit(None, at_least=1):
             pass
 
     async def send_due(self) -> None:

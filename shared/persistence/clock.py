@@ -24,8 +24,13 @@ def now() -> int:
 
 def of_database(session: AsyncSession) -> ColumnElement[int]:
     """Epoch milliseconds by the database's clock, as part of a statement."""
+    return of_dialect(session.get_bind().dialect.name)
+
+
+def of_dialect(dialect: str) -> ColumnElement[int]:
+    """The same for a statement that is built before there is a session."""
     at: Any
-    if session.get_bind().dialect.name == "postgresql":
+    if dialect == "postgresql":
         at = func.extract("epoch", func.clock_timestamp()) * 1000
     else:
         at = (func.julianday("now") - _1970) * 86_400_000.0

@@ -6,13 +6,29 @@ import os
 import random
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
-from sqlalchemy import ColumnElement, MetaData, Text, any_, event, func, inspect, literal, select, text
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    MetaData,
+    Select,
+    String,
+    Text,
+    TypeDecorator,
+    any_,
+    bindparam,
+    event,
+    func,
+    inspect,
+    select,
+    text,
+)
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
@@ -249,28 +265,37 @@ async def load(session: AsyncSession, table: type[Row], keys: Iterable[Any], *, 
 
     With `lock`, PostgreSQL locks them in that order, so that two batches never wait for each other crosswise.
     """
-    column = inspect(table).primary_key[0]
+    query = _by_key(table, session.get_bind().dialect.name, lock=lock)
     wanted = sorted(set(keys))
     rows: list[Row] = []
     for start in range(0, len(wanted), _LOAD_STEP):
-        query = select(table).where(among(session, column, wanted[start : start + _LOAD_STEP])).order_by(column)
-        if lock:  # and read anew: what the session has of them was not locked
-            query = query.with_for_update().execution_options(populate_existing=True)
-        rows += (await session.scalars(query)).all()
+        rows += (await session.scalars(query, {"keys": wanted[start : start + _LOAD_STEP]})).all()
     return rows
 
 
-def among(session: AsyncSession, column: ColumnElement[Any], values: Collection[Any]) -> ColumnElement[bool]:
-    """Whether the column has one of these values.
+@cache
+def _by_key(table: type[Row], dialect: str, *, lock: bool) -> Select[Row]:
+    """Built once: to put it together costs about as much as to run it."""
+    column = inspect(table).primary_key[0]
+    query = select(table).where(_among(dialect, column, partial(bindparam, "keys"))).order_by(column)
+    if lock:  # and read anew: what the session has of them was not locked
+        query = query.with_for_update().execution_options(populate_existing=True)
+    return query
 
-    PostgreSQL is given them as one array: with a parameter for each, nearly every batch would be a statement that it
-    has not seen, to be prepared first.
-    """
-    if session.get_bind().dialect.name != "postgresql":
-        return column.in_(values)
-    is_text = any(isinstance(value, str) for value in values)
-    each = Text() if is_text else column.type  # a cast to VARCHAR(n) would cut off what is longer
-    return column == any_(literal([*values], ARRAY(each)))
+
+def among(session: AsyncSession, column: ColumnElement[Any], values: Collection[Any]) -> ColumnElement[bool]:
+    """Whether the column has one of these values."""
+    return _among(session.get_bind().dialect.name, column, partial(bindparam, None, list(values)))
+
+
+def _among(dialect: str, column: ColumnElement[Any], values: Callable[..., BindParameter[Any]]) -> ColumnElement[bool]:
+    """PostgreSQL is given them as one array: with a parameter for each, nearly every batch would be a statement that it
+    has not seen, to be prepared first."""
+    if dialect != "postgresql":
+        return column.in_(values(expanding=True))
+    of = column.type.impl_instance if isinstance(column.type, TypeDecorator) else column.type
+    each = Text() if isinstance(of, String) else of  # a cast to VARCHAR(n) would cut off what is longer
+    return column == any_(values(type_=ARRAY(each)))
 
 
 async def one_process_at_a_time(session: AsyncSession, names: Iterable[str]) -> None:

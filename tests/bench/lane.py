@@ -22,7 +22,7 @@ from contracts.orders import Customer, OrderPlaced, PricedLine
 from services.stock.store import Product
 from shared.messaging import topology
 from shared.persistence.database import Database, migrate
-from tests.bench.common import SECRET, Figure, Machines, beside, process, say, wait_for
+from tests.bench.common import SECRET, Figure, Machines, alone, beside, process, say, wait_for
 
 MESSAGES = 10_000
 ONE_BY_ONE = 1_000
@@ -46,6 +46,7 @@ async def _measure(machines: Machines, many: int, few: int) -> list[Figure]:
         single = await drained(machines, url, few, batch_limit=1)
         figures += [
             beside(f"stock lane, {name}", batched, "messages/s", "the same, batch limit 1", single, ">= 10 x"),
+            alone(f"stock lane, {name}: a batch of one", 1000 / single, "ms"),
             beside(f"stock lane, {name}: without guarantees", batched, "messages/s", "plain aio-pika", plain),
         ]
     for number in PROCESSES:

@@ -15,7 +15,7 @@ from uuid_utils.compat import uuid7
 from contracts.jobs import JobProgressed
 from contracts.stock import StockLow
 from deploy.local.postgres import PostgresCluster
-from shared.messaging import membership, relay
+from shared.messaging import inbox, membership, relay
 from shared.messaging.hand import Hand
 from shared.messaging.membership import processes
 from shared.messaging.outbox import Outbox, outbox
@@ -107,10 +107,36 @@ async def test_many_units_at_once_are_read_back_without_a_copy_or_a_gap(
     assert sorted(wire.sent) == sorted(id_ for ids in found for id_ in ids)
 
 
+async def test_a_batch_of_one_is_four_round_trips_and_those_of_its_handler(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(membership, "HEARTBEAT_SECONDS", 600)
+    box, wire = Outbox("stock", database), Wire()
+    relay = Relay(box, database, wire)  # type: ignore[arg-type]
+    trips: list[str] = []
+    for name in ("begin", "commit"):
+        event.listen(database._writer.sync_engine, name, lambda *_, name=name: trips.append(name.upper()))
+    event.listen(
+        database._writer.sync_engine, "before_cursor_execute", lambda *about: trips.append(about[2].partition(" (")[0])
+    )
+    async with box.unit():
+        pass  # its heartbeat is not due again below
+    for _ in range(3):
+        trips.clear()
+        async with box.unit() as unit:
+            await inbox.claim(unit.session, "stock", {str(uuid7())})
+            unit.send(reserved(uuid7()))
+        assert trips == ["BEGIN", "INSERT INTO inbox", "INSERT INTO outbox", "COMMIT"]
+        await relay._publish_some()
+    await box.settle()
+    assert await rows(database) == 0
+
+
 async def test_what_is_deleted_while_the_table_is_read_is_not_said_again(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(membership, "DEAD_AFTER_SECONDS", 60)
+    monkeypatch.setattr(Hand, "worth_a_statement", 1)
     wire = Wire()
     box = Relay(Outbox("stock", database), database, wire)  # type: ignore[arg-type]
     (said,) = await say(box, 1)
