@@ -14,7 +14,7 @@ from shared.http.pages import Cursor, Page, paginate
 from shared.http.problems import Problem
 from shared.http.protocol import IdOf
 from shared.persistence.clock import moment
-from shared.service import Running
+from shared.service.http import Running
 
 router = APIRouter(prefix="/v1/mails", tags=["mails"], route_class=Route)
 

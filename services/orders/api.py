@@ -16,7 +16,7 @@ from shared.http.pages import CursorOf, Page, paginate
 from shared.http.problems import Problem
 from shared.http.protocol import IdOf
 from shared.persistence.clock import moment
-from shared.service import Running
+from shared.service.http import Running
 
 router = APIRouter(prefix="/v1", tags=["orders"], route_class=Route)
 

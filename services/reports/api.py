@@ -33,7 +33,8 @@ from shared.http.pages import Cursor, CursorOf, Page, paginate
 from shared.http.problems import Problem
 from shared.http.protocol import IdOf
 from shared.persistence.clock import moment, now
-from shared.service import Running, Service
+from shared.service import Service
+from shared.service.http import Running
 
 log = structlog.get_logger(__name__)
 

@@ -19,7 +19,7 @@ from shared.http.pages import CursorOf, Page, paginate
 from shared.http.problems import Problem
 from shared.http.protocol import KeyHeader, idempotency_key
 from shared.persistence.clock import moment
-from shared.service import Running
+from shared.service.http import Running
 
 router = APIRouter(prefix="/v1", tags=["products"], route_class=Route)
 SkuOf = Annotated[Sku, Path()]

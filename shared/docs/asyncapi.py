@@ -4,7 +4,6 @@ FastStream says which queues it consumes, which exchanges it publishes to, and o
 here: the envelope, the committed schemas, examples, who sends and who reads, the queues' arguments and dead letters.
 """
 
-import importlib.metadata
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,11 +16,11 @@ from contracts import schema
 from contracts.base import Message
 from contracts.broker import dead_letters_of, queue_of
 from contracts.flow import COLLECTOR, FLOW, LANES, SHOP
+from shared.config.version import VERSION
 from shared.docs.messages import Document, join, message_components, paragraph, ref, refs
 from shared.messaging import topology
 from shared.messaging.handler import Handler
 
-VERSION = importlib.metadata.version("malote")
 FOLDER = Path(schema.__file__).parent / "asyncapi"
 """The committed documents, one a service and one of all: what is served and printed."""
 ALL = "malote"

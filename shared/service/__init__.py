@@ -2,35 +2,28 @@
 
 import asyncio
 import contextlib
-import importlib.metadata
-import resource
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from functools import partial
 from types import ModuleType
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import structlog
 import uvicorn
-from fastapi import APIRouter, Depends, FastAPI, Request, Response
-from fastapi.responses import PlainTextResponse
+from fastapi import APIRouter, FastAPI
 from faststream.rabbit import RabbitBroker
 from faststream.security import BaseSecurity
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
+from prometheus_client import REGISTRY
 from prometheus_client.registry import Collector as Metrics
 from yarl import URL
 
 from contracts.broker import queue_of
 from contracts.flow import FLOW, LANES
 from shared.config.settings import ServiceSettings
+from shared.config.version import VERSION
 from shared.docs import asyncapi
-from shared.docs.openapi import Application
-from shared.http import edge, problems
-from shared.http.auth import Tokens
-from shared.http.connection import KEEP_ALIVE_SECONDS, RESERVED, Connection
 from shared.http.ports import Ports
 from shared.http.protection import Identities
-from shared.http.room import Room
 from shared.http.stopping import Stopping
 from shared.messaging import membership, scheduled, topology
 from shared.messaging.batch import Batch
@@ -57,16 +50,16 @@ from shared.observability.metrics import of as metric
 from shared.observability.tracing import Tracing
 from shared.outages import Trouble
 from shared.persistence.database import Backoff, Database
+from shared.service import http
+from shared.service.lanes import consumers_of
 
 log = structlog.get_logger(__name__)
-VERSION = importlib.metadata.version("malote")
+
 CHECK_SECONDS = 2.0
 LOOK_SECONDS = 1.0
 ATTEMPT_SECONDS = 10.0
 STILL_SECONDS = 60.0
 """A process whose event loop stands still for so long ends itself, to be started again."""
-OTHER_FILES = 300
-"""Files that a process has open beside its clients' connections: databases, the broker, other services, reports."""
 ENDED = "has ended: this process has to be started again"
 
 
@@ -95,8 +88,7 @@ class Service:
         self.outbox = Outbox(self.name, self.database, settings.outbox_limit)
         self.relay = Relay(self.outbox, self.database, self.publisher)
         self.resources = Resources(*resources, settings, self.database, self.outbox, self)
-        self.lanes = [self._lane(lane, found) for lane, found in lanes_of(self.name, handlers).items()]
-        self.lanes += self._collectors(handlers)
+        self.lanes = consumers_of(self, handlers)
         self._subscriptions = [Subscription(lane) for lane in self.lanes]
         self.controlled = Controlled(self.name, VERSION, self._subscriptions, self.publisher)
         own = periodic_of(periodic) if periodic else []
@@ -115,29 +107,7 @@ class Service:
         self._parts: dict[str, asyncio.Task[None]] = {}
         self._attempt = asyncio.Lock()
         self._missed: str | None = None  # why the broker was not reached when it was last tried
-        self.app = self._application(router or APIRouter())
-
-    def _lane(self, name: str, found: dict[str, Handler]) -> Consumer:
-        handlers = {key: handler.with_resources(self.resources) for key, handler in found.items()}
-        concurrency = next(iter(handlers.values())).concurrency
-        at_once = concurrency or self.settings.batch_limit
-        failures = Failures(name, self.settings.retry_ladder, VERSION)
-        seconds = self.settings.handler_seconds(name, outside=bool(concurrency))
-        lane = Lane(name, handlers, self.outbox, self.publisher, failures, seconds)
-        processor: Processor = Concurrent(lane, at_once) if concurrency else Batch(lane, at_once)
-        return Consumer(name, handlers, processor, lane.intake, lane.pause, 2 * at_once, seconds, lane.tally)
-
-    def _collectors(self, handlers: ModuleType) -> list[Consumer]:
-        if not (keep := collector_of(handlers)):
-            return []
-        return [self._collector(f"{lane}.dlq", keep, self.settings.batch_limit) for lane in LANES]
-
-    def _collector(self, name: str, keep: Keep, at_once: int) -> Consumer:
-        intake, pause = Intake(), Pause(name)
-        processor = Collect(name, keep, self.outbox, intake, pause, at_once)
-        return Consumer(
-            name, {}, processor, intake, pause, 2 * at_once, self.settings.handler_seconds(name, outside=False)
-        )
+        self.app = http.application(self, router or APIRouter())
 
     # -- the broker ---------------------------------------------------------------------------------------------
 
@@ -282,58 +252,10 @@ class Service:
         await _finish([publishing], deadline)
 
     def server(self) -> uvicorn.Server:
-        """What serves all ports of this service: their connections share its limits, and end together."""
-        return uvicorn.Server(uvicorn.Config(self.app, **self.listening()))
+        """The server of all ports of this service: their connections share its limits, and end together."""
+        return uvicorn.Server(uvicorn.Config(self.app, **http.listening(self)))
 
-    def listening(self) -> dict[str, Any]:
-        """How this service is served over HTTP: what uvicorn is to be told."""
-        most = _connections(self.settings.connections)
-        return {
-            "loop": "uvloop",
-            "http": partial(
-                Connection,
-                most=most,
-                room=Room(most, self.settings.proxies),
-                stopping=self.stopping,
-                identities=self.identities,
-            ),
-            "proxy_headers": bool(self.settings.proxies),
-            "forwarded_allow_ips": list(self.settings.proxies),
-            "ws": "none",
-            "access_log": False,
-            "log_config": None,
-            "timeout_keep_alive": KEEP_ALIVE_SECONDS,
-            "timeout_graceful_shutdown": 3,
-            "server_header": False,
-        }
-
-    # -- HTTP ---------------------------------------------------------------------------------------------------
-
-    def _application(self, router: APIRouter) -> FastAPI:
-        app = Application(
-            service=self.name,
-            router=router,
-            referred=(problems.ProblemDetails,),
-            title=f"Malote {self.name}",
-            version=VERSION,
-            license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
-            servers=[{"url": "/", "description": "Where this document comes from."}],
-            redirect_slashes=False,  # it would name the scheme and the host as a proxy left them
-            lifespan=self.running,
-            telemetry=self.tracing.fastapi,
-            responses=problems.PROBLEMS,
-            docs_url=None,
-            redoc_url=None,
-        )
-        app.state.service, app.state.tokens = self, Tokens(self.settings)
-        app.state.identities = self.identities
-        app.state.revoked = None  # the gateway's lifespan sets what knows revoked tokens
-        app.state.limits = None  # a router's lifespan may set some: see shared.http.auth.Limits
-        edge.install(app, self.name, self.tracing, self.stopping, self.identities, self.ports)
-        app.include_router(_health)
-        app.include_router(router)
-        app.include_router(_documents)  # last: the gateway has the document of all services there
-        return app
+    # -- health -------------------------------------------------------------------------------------------------
 
     async def checks(self) -> dict[str, str | None]:
         """What this service needs, and what is wrong with each part; None where all is well."""
@@ -368,18 +290,6 @@ class Service:
         return found | ({"database": damage} if damage else {})
 
 
-def _connections(wanted: int) -> int:
-    """How many connections there may be: as many as were wished for, if the system gives us so many files."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = wanted + RESERVED + OTHER_FILES
-    if soft < needed:
-        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    if soft < needed:
-        log.warning("fewer connections than were set", connections=soft - RESERVED - OTHER_FILES, files=soft)
-    return min(wanted, max(1, soft - RESERVED - OTHER_FILES))
-
-
 def _say_why(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()):
         log.error("a part of the service has ended", part=task.get_name(), exc_info=error)
@@ -403,55 +313,3 @@ async def _finish(tasks: list[asyncio.Task[None]], deadline: float) -> None:
         for task in unfinished:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _running(request: Request) -> Service:  # a plain function would run in a thread
-    service: Service = request.app.state.service
-    return service
-
-
-Running = Annotated[Service, Depends(_running)]
-"""How a route names the service that it runs in."""
-
-_health = APIRouter(tags=["health"])
-
-
-@_health.get("/livez")
-async def livez() -> dict[str, str]:
-    """Whether the process answers at all."""
-    return {"status": "ok"}
-
-
-@_health.get("/readyz", responses={503: {"description": "A part is missing; `checks` says which."}})
-async def readyz(
-    service: Running, request: Request, response: Response, only: Literal["database"] | None = None
-) -> dict[str, Any]:
-    """Whether database, broker and each lane work, or `only` what requests need: orders are taken without a broker.
-
-    `checks` decide it; `warnings` say what works and should be looked at all the same. Where health has a port of its
-    own, the other port answers `ready` alone.
-    """
-    checks = {name: problem for name, problem in (await service.checks()).items() if only in (None, name)}
-    ready = not any(checks.values())
-    response.status_code = 200 if ready else 503
-    if service.ports.is_for_everybody(request.scope):
-        return {"ready": ready}
-    details = {name: {"ok": problem is None, "detail": problem} for name, problem in checks.items()}
-    warnings = {name: why for name, why in service.warnings().items() if only in (None, name)}
-    about = {"service": service.name, "version": VERSION, "ready": ready}
-    return about | {"checks": details, "warnings": warnings}
-
-
-_documents = APIRouter()
-
-
-@_documents.get("/asyncapi.json", include_in_schema=False)
-async def asyncapi_json(service: Running) -> dict[str, Any]:
-    """What this service reads from and sends to the broker."""
-    return service.asyncapi()
-
-
-@_health.get("/metrics", response_class=PlainTextResponse)
-async def metrics(service: Running) -> Response:
-    """Prometheus' text format. Where health has a port of its own, only that port has it."""
-    return Response(generate_latest(service.metrics), media_type=CONTENT_TYPE_LATEST)

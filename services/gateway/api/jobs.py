@@ -23,7 +23,8 @@ from shared.http.events import EVENTS, Events, change_or_pause
 from shared.http.pages import CursorOf, Page, paginate
 from shared.http.problems import Problem
 from shared.http.protocol import IdOf
-from shared.service import Running, Service
+from shared.service import Service
+from shared.service.http import Running
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=Route)
 

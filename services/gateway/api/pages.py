@@ -11,10 +11,10 @@ from fastapi import APIRouter, Header, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 
+from shared.config.version import VERSION
 from shared.docs import asyncapi
 from shared.http.body import Route
 from shared.http.problems import Problem
-from shared.service import VERSION
 
 router = APIRouter(route_class=Route)
 STATIC = Path(__file__).parents[1] / "static"

@@ -9,7 +9,7 @@ from services.gateway.store.revocations import Revocation, Revoked
 from shared.http.auth import OperatorOf
 from shared.http.body import Route
 from shared.persistence.clock import moment
-from shared.service import Running
+from shared.service.http import Running
 
 log = structlog.get_logger(__name__)
 router = APIRouter(prefix="/v1/revocations", tags=["tokens"], route_class=Route)

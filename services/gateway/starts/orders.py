@@ -15,7 +15,8 @@ from shared.http.auth import Caller, CallerOf
 from shared.http.body import Route
 from shared.http.problems import Problem
 from shared.http.protocol import IdOf
-from shared.service import Running, Service
+from shared.service import Service
+from shared.service.http import Running
 
 router = APIRouter(tags=["orders"], route_class=Route)
 
