@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector as Metrics
 from yarl import URL
 
 from contracts.broker import queue_of
-from contracts.flow import FLOW, LANES
+from contracts.flow import FLOW
 from shared.config.settings import ServiceSettings
 from shared.config.version import VERSION
 from shared.docs import asyncapi
@@ -26,23 +26,14 @@ from shared.http.ports import Ports
 from shared.http.protection import Identities
 from shared.http.stopping import Stopping
 from shared.messaging import membership, scheduled, topology
-from shared.messaging.batch import Batch
 from shared.messaging.causes import cause_of
-from shared.messaging.collect import Collect, Keep
-from shared.messaging.concurrent import Concurrent
-from shared.messaging.consumer import Consumer, Processor
 from shared.messaging.control import SEEN_SECONDS, Controlled, listen
-from shared.messaging.handler import Handler, collector_of, lanes_of
-from shared.messaging.intake import Intake
-from shared.messaging.lane import Lane
 from shared.messaging.outbox import Outbox
-from shared.messaging.pause import Pause
 from shared.messaging.periodic import Periodic, again_and_again, periodic_of
 from shared.messaging.publisher import Publisher, address, gone_is_outage
 from shared.messaging.purge import EVERY_SECONDS, purge
 from shared.messaging.relay import Relay
 from shared.messaging.resources import Resources, Watched
-from shared.messaging.retry import Failures
 from shared.messaging.subscription import Subscription
 from shared.messaging.watchdog import Watchdog
 from shared.observability.metrics import TASK_ENDED
