@@ -234,6 +234,15 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
 }
 
 
+def columns_in_markdown() -> str:
+    """The columns of each kind, for the document of the route."""
+    tables = []
+    for kind, columns in COLUMNS.items():
+        rows = "\n".join(f"| `{column.name}` | {column.type} | {column.about} |" for column in columns)
+        tables.append(f"**{kind}**\n\n| column | type | what it is |\n|---|---|---|\n{rows}")
+    return "\n\n".join(tables)
+
+
 # -- messages ---------------------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""What the gateway does with messages: every one that moves a job moves it. No code per kind of job."""
+"""What the gateway does with messages: each message of a job moves the job. No kind of job has code of its own."""
 
 from typing import TYPE_CHECKING, Union
 
@@ -18,15 +18,15 @@ else:
     JobMessage = Union[JOB_MESSAGES]  # noqa: UP007 - for the AsyncAPI document
 
 
-@on(*JOB_MESSAGES, loads_jobs=jobs.jobs)
+@on(*JOB_MESSAGES, loads_jobs=jobs.load_jobs)
 async def on_job_message(message: JobMessage, unit: UnitOfWork) -> None:
-    """Move the jobs that a message speaks of. One that is not ours was started by a shop's own system."""
+    """Move the jobs that a message names. A job that is not found was started by a shop's own system."""
     assert unit.cause
     for job_id, said in message.job_states(unit.job_id).items():
         job = unit.get(Job, jobs.as_uuid(job_id))
         if job is None or not domain.is_about(job.kind, job.resource_id, message):
-            continue  # not ours, or about somebody else's order under a stolen id
-        if message.exchange == JobFailed.exchange and not domain.may_tell(job.kind, unit.cause.user):
+            continue  # a shop's own job, or another's order under a stolen id
+        if message.exchange == JobFailed.exchange and not domain.is_worker(unit.cause.user, job.kind):
             raise Poison(f"{unit.cause.user or 'a nameless user'} has nothing to do with a job {job.kind}")
         done, error = (job.progress or {}).get("done", 0), (job.error or {}).get("code")
         if move := domain.move(JobState(job.status), said, message, done, error):
@@ -34,4 +34,4 @@ async def on_job_message(message: JobMessage, unit: UnitOfWork) -> None:
             jobs.apply(job, move, unit.cause)
             jobs.changes.announce(unit.session, job.id)
             if is_first_end:
-                jobs.tell_end(unit.session, job)
+                jobs.count_end(unit.session, job)

@@ -1,7 +1,7 @@
-"""What the gateway passes on: each public route of another service, as that service's committed document has it.
+"""The routes that the gateway forwards: each public route in the committed document of another service, its owner.
 
-The owner's HTTP is the public one. Who calls, how often, and whether the token is still believed is decided here; what
-the caller may see or change, and whether the request fits, is decided by the owner.
+The gateway decides who calls, how often, and whether the token is revoked. The owner decides what the caller may see or
+change, and whether the request is valid.
 """
 
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -43,11 +43,11 @@ async def _one_stream(request: Request, who: CallerOf) -> AsyncIterator[None]:
 
 
 OneStream = Depends(_one_stream)
-"""What a route has that answers with a stream of events: a caller has not more of them than it may."""
+"""A dependency of routes that answer with a stream of events: a caller may have a limited number of them."""
 
 
 def routes() -> APIRouter:
-    """A route for each operation of an owner. The documents have them already."""
+    """A route for each public operation of an owner. The owners' documents describe them."""
     router = APIRouter(route_class=Route, include_in_schema=False)
     for service, paths in owners().items():
         for path, operations in paths.items():
@@ -63,7 +63,7 @@ def routes() -> APIRouter:
 
 
 def _media(operation: Document) -> set[str]:
-    """What an operation answers with if all is well."""
+    """The media types of an operation's successful answers."""
     answers = (answer for status, answer in operation["responses"].items() if status.startswith("2"))
     return {media for answer in answers for media in answer.get("content", ())}
 
@@ -83,7 +83,7 @@ def _streaming(service: str, *, by_link: bool) -> Endpoint:
 
     async def stream(request: Request, who: Annotated[Caller | None, who_calls]) -> Response:
         answer = await upstream(request, service).stream(request, who)
-        if who is None and answer.status_code == HTTPStatus.FORBIDDEN:  # whoever guesses signatures is counted
+        if who is None and answer.status_code == HTTPStatus.FORBIDDEN:  # so that guessing signatures has a limit
             limits: Limits = request.state.limits
             await limits.count_failure(request.client.host if request.client else "")
         return answer

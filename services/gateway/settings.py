@@ -1,4 +1,4 @@
-"""What the gateway can be told."""
+"""The settings of the gateway."""
 
 from typing import ClassVar
 from urllib.parse import urlsplit

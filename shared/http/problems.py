@@ -134,10 +134,10 @@ async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
     return problem_response(request, problem)
 
 
-def unfit(found: list[FieldProblem]) -> Problem:
-    """A request of which these parts are wrong."""
+def unfit(found: list[FieldProblem], what: str = "The request does not fit") -> Problem:
+    """The refusal of a request of which these parts are wrong."""
     where = "; ".join(f"{problem.pointer}: {problem.detail}" for problem in found[:3])
-    return Problem(422, "invalid_request", f"The request does not fit: {where}", errors=found)
+    return Problem(422, "invalid_request", f"{what}: {where}", errors=found)
 
 
 def pointer(location: Sequence[str | int]) -> str:

@@ -1,8 +1,9 @@
-"""Requests that another service answers: passed on with the caller's token, and the answer with them as it comes."""
+"""Forwards requests to the service that owns the answer, with the caller's token, and returns that answer."""
 
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from http import HTTPStatus
+from typing import Any
 from urllib.parse import quote
 
 import httpx
@@ -22,26 +23,27 @@ from shared.observability import tracing
 
 log = structlog.get_logger(__name__)
 
-ASKED = (
+FORWARDED_REQUEST_HEADERS = (
     *(b"accept", b"accept-language", b"content-type", b"prefer", b"idempotency-key", b"last-event-id"),
     *(b"range", b"if-range", b"if-match", b"if-none-match", b"if-modified-since", b"if-unmodified-since"),
 )
-"""What goes on of a request's headers. `Authorization` does by the caller's token."""
-ANSWERED = (
+"""Request headers that are forwarded to the owner. `Authorization` is set anew from the caller's token."""
+FORWARDED_RESPONSE_HEADERS = (
     *("retry-after", "location", "www-authenticate", "content-type", "content-length", "content-range"),
     *("content-disposition", "content-security-policy", "accept-ranges", "etag", "last-modified", "cache-control"),
     *("x-content-type-options", "x-accel-buffering"),
 )
-"""What comes back of an answer's headers."""
+"""Headers of the owner's answer that the client gets."""
 IN_PATHS = "/:@!$&'()*+,;="
-"""What stands for itself in a path (RFC 3986, 3.3)."""
+"""Characters that a path has unescaped (RFC 3986, 3.3)."""
 SILENCE_SECONDS = 60.0
-"""How long a stream may say nothing: server-sent events have a comment every 15 seconds, a file comes as fast as it is
-read."""
+"""How long a stream may be silent. Server-sent events have a comment every 15 seconds; a file comes as fast as its
+client reads it."""
 
 
 class Upstream:
-    """A service behind this one. It is asked with the caller's token, so it decides what the caller may see."""
+    """A service behind this one, the owner of some answers. It gets the caller's token, and decides what the caller may
+    see."""
 
     def __init__(self, name: str, url: str, tls: Tls) -> None:
         self._name = name
@@ -52,7 +54,7 @@ class Upstream:
             limits=httpx.Limits(max_connections=100, max_keepalive_connections=50),
             trust_env=False,
         )
-        # Apart, and as many as there are clients: streams last, and short requests must not wait for them.
+        # A pool without limit, apart from the other: streams last, and short requests must not wait for them.
         self._streams = httpx.AsyncClient(
             base_url=url,
             verify=tls.context,
@@ -61,15 +63,20 @@ class Upstream:
             trust_env=False,
         )
 
-    async def ask(self, request: Request, who: Caller, path: str) -> httpx.Response:
-        """Its answer to a question that comes up during a request, whatever it is below 500. Raises `Problem` 503 if
-        it has none."""
-        return await self._answer(
-            "GET", lambda: self._client.build_request("GET", path, headers=_headers(request, who))
+    async def read(self, request: Request, who: Caller, path: str) -> dict[str, Any]:
+        """The JSON object at a path of the owner, as the caller may see it. Raises the owner's refusal as `Problem`,
+        and `Problem` 503 if the owner does not answer."""
+        answer = await self._answer(
+            "GET", lambda: self._client.build_request("GET", path, headers=_request_headers(request, who))
         )
+        if not answer.is_success:
+            refusal = ProblemDetails.model_validate_json(answer.content)
+            raise Problem(answer.status_code, refusal.code, refusal.detail)
+        found: dict[str, Any] = answer.json()
+        return found
 
     async def pass_on(self, request: Request, who: Caller | None) -> Response:
-        """Its answer to a client's request. Raises `Problem` 503 if it has none."""
+        """The owner's answer to a client's request. Raises `Problem` 503 if the owner does not answer."""
         try:
             body = await request.body()
         except ClientDisconnect as error:
@@ -77,8 +84,8 @@ class Upstream:
         return _whole(await self._answer(request.method, lambda: _same(self._client, request, who, body)), request)
 
     async def stream(self, request: Request, who: Caller | None) -> Response:
-        """Its answer to a client's request, handed through as it comes. Raises `Problem` 503 if it has none."""
-        # It is in the trace, but is no step of it: it may last long.
+        """The owner's answer to a client's request, as it comes. Raises `Problem` 503 if the owner does not answer."""
+        # The trace has no step for it: a stream may last long.
         asked = _same(self._streams, request, who)
         try:
             answer = await self._streams.send(asked, stream=True)
@@ -100,7 +107,7 @@ class Upstream:
             "peer.service": self._name,
         }
         try:
-            with tracing.step(method, about):  # around the making of it: its `traceparent` names this step
+            with tracing.step(method, about):  # begins before the request is built, whose `traceparent` names this step
                 answer = await self._client.send(make())
         except httpx.HTTPError as error:
             raise self._unanswered(error) from error
@@ -125,22 +132,22 @@ class Upstream:
 
 
 def _same(client: httpx.AsyncClient, request: Request, who: Caller | None, body: bytes = b"") -> httpx.Request:
-    """A client's request as one to the service behind: method, path, query, body, and the headers that may go on.
+    """A client's request as a request to the owner: method, path, query, body, and the forwarded headers.
 
-    The path is the one that a route here has matched, encoded anew. Raises `Problem` 404 if its segments lead to
-    another path.
+    The path is the one that a route has matched, encoded anew. Raises `Problem` 404 for a path with `.` or `..`, which
+    the owner would resolve to another path.
     """
     path = request.scope["path"]
     if {".", ".."} & set(path.split("/")):
         raise Problem(404, "not_found", HTTPStatus.NOT_FOUND.phrase)
     query = request.scope["query_string"].decode("latin-1")
     url = quote(path, safe=IN_PATHS) + (f"?{query}" if query else "")
-    headers = [(name.encode(), value.encode()) for name, value in _headers(request, who).items()]
-    headers += [(name, value) for name, value in request.headers.raw if name in ASKED]  # bytes: any may be in them
+    headers = [(name.encode(), value.encode()) for name, value in _request_headers(request, who).items()]
+    headers += [(name, value) for name, value in request.headers.raw if name in FORWARDED_REQUEST_HEADERS]
     return client.build_request(request.method, url, headers=headers, content=body or None)
 
 
-def _headers(request: Request, who: Caller | None) -> dict[str, str]:
+def _request_headers(request: Request, who: Caller | None) -> dict[str, str]:
     ours = {
         "x-request-id": request.scope["request_id"],
         "traceparent": tracing.current(request.scope["traceparent"]),
@@ -150,26 +157,26 @@ def _headers(request: Request, who: Caller | None) -> dict[str, str]:
 
 
 def _whole(answer: httpx.Response, request: Request) -> Response:
-    """An answer as ours. What it says against the request is in our log, too: only we know where that came from."""
+    """The owner's answer as the gateway's. The gateway logs a refusal's code: it alone knows the client's address."""
     if answer.headers.get("content-type") == PROBLEM:
         request.scope["reason"] = ProblemDetails.model_validate_json(answer.content).code
-    return Response(answer.content, answer.status_code, _told(answer))
+    return Response(answer.content, answer.status_code, _forwarded_headers(answer))
 
 
-def _told(answer: httpx.Response) -> dict[str, str]:
-    return {name: value for name in ANSWERED if (value := answer.headers.get(name))}
+def _forwarded_headers(answer: httpx.Response) -> dict[str, str]:
+    return {name: value for name in FORWARDED_RESPONSE_HEADERS if (value := answer.headers.get(name))}
 
 
 class HandedThrough(StreamingResponse):
-    """A stream that is closed with its client's: whoever goes away leaves nothing running behind the gateway.
+    """A stream of the owner. It is closed as soon as the client goes away, so that nothing is left running.
 
-    A file goes on while the process is stopping; events have no end to wait for, and end there, as they do once
-    `may_go_on` says no: it is asked before each of them.
+    While the process stops, a file goes on to its end. A stream of events has no end: it stops with the process, and
+    before the first event for which `may_go_on` returns False.
     """
 
     def __init__(self, answer: httpx.Response, stopping: Stopping, may_go_on: Callable[[], bool]) -> None:
         self._answer, self._stopping, self._may_go_on = answer, stopping, may_go_on
-        super().__init__(self._chunks(), answer.status_code, _told(answer))
+        super().__init__(self._chunks(), answer.status_code, _forwarded_headers(answer))
 
     async def _chunks(self) -> AsyncIterator[bytes]:
         chunks = self._answer.aiter_raw()
@@ -180,7 +187,7 @@ class HandedThrough(StreamingResponse):
                 yield chunk
         except httpx.HTTPError as error:
             log.warning("upstream: stopped in the middle", why=cause_of(error))
-            raise  # ends the connection: the client must not take what it has for all
+            raise  # cuts the connection, so that the client knows that the file is not complete
 
     @property
     def _has_no_end(self) -> bool:

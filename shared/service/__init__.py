@@ -217,17 +217,6 @@ class Service:
         metric(TASK_ENDED, self.name, name).set_function(lambda: float(task.done()))
         return task
 
-    @contextlib.asynccontextmanager
-    async def background(self, **parts: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-        """Such parts, by their names, as long as the block lasts: what a router's lifespan is made of."""
-        tasks = [self.watch(name, work) for name, work in parts.items()]
-        try:
-            yield
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
     def _task(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         return asyncio.create_task(work, name=name, context=self.tracing.context())
 

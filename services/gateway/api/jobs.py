@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from contracts.base import Command, JobState
 from contracts.http import JobView
 from services.gateway import domain
-from services.gateway.domain import Seen
+from services.gateway.domain import Seen, kind_named
 from services.gateway.jobs import views
 from services.gateway.jobs.starting import STARTED, JobStart
 from services.gateway.proxy import OneStream
@@ -133,7 +133,7 @@ def _all_of(job: Job) -> Seen:
 @router.post("/{job_id}/cancel", status_code=202, responses=STARTED)
 async def cancel_job(job: JobOf, who: CallerOf, cancellation: JobStart) -> Response:
     """Cancel what a job is about, if it has not ended: by a job of its own."""
-    command = domain.cancelled_by(job.kind)
+    command = kind_named(job.kind).cancelled_by
     if command is None:
         raise Problem(409, "not_cancellable", f"A job of kind {job.kind} cannot be cancelled.")
     return await cancellation.start(command, _cancellation(command, job, who), job.resource_id)

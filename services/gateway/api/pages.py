@@ -2,6 +2,7 @@
 
 import re
 from base64 import b64encode
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from string import Template
@@ -18,83 +19,64 @@ from shared.http.problems import Problem
 
 router = APIRouter(route_class=Route)
 STATIC = Path(__file__).parents[1] / "static"
-SWAGGER_FILES = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png")
-ASYNCAPI_FILES = ("page.js", "schema.js", "page.css")
-ASYNCAPI_MAY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none';"
-    " form-action 'none'; frame-ancestors 'none'"
-)
-DOCS_STYLE = """\
-<style>
-.swagger-ui .opblock .opblock-summary-method { color: #111; text-shadow: none; }
-@media (max-width: 640px) { .swagger-ui .download-contents { position: static; } }
-@media (prefers-color-scheme: dark) {
-  html { background: #14181f; color-scheme: dark; }
-  .swagger-ui { filter: invert(0.94) hue-rotate(180deg); color-scheme: light; }
-  .swagger-ui .scheme-container { background: none; box-shadow: none; }
-  .swagger-ui .dialog-ux .backdrop-ux { background: rgba(255, 255, 255, 0.8); }
-  .swagger-ui .highlight-code, .swagger-ui :not(.highlight-code) > .microlight { filter: invert(1) hue-rotate(180deg); }
-  .swagger-ui .json-schema-2020-12-head button { background: none; color: #3b4151; }
+SCRIPT, STYLE, ICON = ("/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css", "/docs/favicon-32x32.png")
+FILES = {path: STATIC / path.removeprefix("/docs/") for path in (SCRIPT, STYLE, ICON)} | {
+    f"/asyncapi/static/{name}": STATIC / "asyncapi" / name for name in ("page.js", "schema.js", "page.css")
 }
-</style>
-"""
+"""The files of the pages, by their public paths."""
+TEXTS = {name: (STATIC / name).read_text(encoding="utf-8") for name in ("home.html", "docs.css", "asyncapi/page.html")}
+LINKS = {"openapi": "/openapi.json", "docs": "/docs", "asyncapi": "/asyncapi", "live": "/livez", "ready": "/readyz"}
 
-HOME = Template((STATIC / "home.html").read_text(encoding="utf-8")).substitute(version=VERSION)
-_STYLE = HOME.partition("<style>")[2].partition("</style>")[0]
-HOME_MAY = (
-    f"default-src 'none'; style-src 'sha256-{b64encode(sha256(_STYLE.encode()).digest()).decode()}';"
-    " img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-LINKS = {
-    "openapi": "/openapi.json",
-    "docs": "/docs",
-    "asyncapi": "/asyncapi",
-    "live": "/livez",
-    "ready": "/readyz",
-}
+
+def _hash(text: str) -> str:
+    """An inline script or style, as a content security policy allows it."""
+    return f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
+
+
+def _page(text: str, policy: str, **headers: str) -> HTMLResponse:
+    """A page that may load what `policy` allows, and may not be framed."""
+    closed = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    return HTMLResponse(text, headers=headers | {"Content-Security-Policy": f"default-src 'none'; {policy}; {closed}"})
+
+
+HOME = Template(TEXTS["home.html"]).substitute(version=VERSION)
+HOME_POLICY = f"style-src {_hash(HOME.partition('<style>')[2].partition('</style>')[0])}; img-src 'self'"
+ASYNCAPI_POLICY = "script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'"
 
 
 @router.get("/", include_in_schema=False)
 async def home(accept: Annotated[str, Header()] = "") -> Response:
     """What is here: a page for people, links for programs."""
     if "text/html" in accept:
-        return HTMLResponse(HOME, headers={"Vary": "Accept", "Content-Security-Policy": HOME_MAY})
+        return _page(HOME, HOME_POLICY, Vary="Accept")
     return JSONResponse({"service": "malote", "version": VERSION, "links": LINKS}, headers={"Vary": "Accept"})
 
 
 @router.get("/docs", include_in_schema=False)
 async def docs() -> HTMLResponse:
     """Swagger UI, with scripts of our own, so that it works without internet."""
-    script, style, icon = (f"/docs/{name}" for name in SWAGGER_FILES)
     page = get_swagger_ui_html(
         openapi_url="/openapi.json",
         title="Malote",
-        swagger_js_url=script,
-        swagger_css_url=style,
-        swagger_favicon_url=icon,
+        swagger_js_url=SCRIPT,
+        swagger_css_url=STYLE,
+        swagger_favicon_url=ICON,
         swagger_ui_parameters={"persistAuthorization": False},  # or the token would stay in the browser
     )
-    text = bytes(page.body).decode().replace("</head>", f"{DOCS_STYLE}</head>")
-    return HTMLResponse(text, headers={"Content-Security-Policy": _only_what_is_in(text)})
-
-
-def _only_what_is_in(page: str) -> str:
-    """What a page of documents may do: run our files, and the script that is written into it, and ask us."""
-    scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
-    hashes = " ".join(f"'sha256-{b64encode(sha256(script.encode()).digest()).decode()}'" for script in scripts)
-    return (
-        f"default-src 'none'; script-src 'self' {hashes}; style-src 'self' 'unsafe-inline'; img-src 'self' data:;"
-        " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    text = bytes(page.body).decode().replace("</head>", f"<style>\n{TEXTS['docs.css']}</style>\n</head>")
+    hashes = " ".join(map(_hash, re.findall(r"<script>(.*?)</script>", text, re.DOTALL)))
+    return _page(
+        text,
+        f"script-src 'self' {hashes}; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'",
     )
 
 
-@router.get("/docs/{name}", include_in_schema=False)
-async def docs_file(name: str) -> FileResponse:
-    """One of the page's own files."""
-    if name not in SWAGGER_FILES:
-        raise Problem(404, "not_found", "Not Found")
-    return FileResponse(STATIC / name, headers={"Cache-Control": "public, max-age=86400"})
+async def _file(path: Path) -> FileResponse:
+    return FileResponse(path, headers={"Cache-Control": "public, max-age=86400"})
 
+
+for public, file in FILES.items():
+    router.add_api_route(public, partial(_file, file), include_in_schema=False, response_class=FileResponse)
 
 MESSAGES: dict[int | str, dict[str, Any]] = {
     200: {
@@ -107,21 +89,13 @@ MESSAGES: dict[int | str, dict[str, Any]] = {
 @router.get("/asyncapi", response_class=Response, responses=MESSAGES, tags=["documents"])
 async def messages(accept: Annotated[str, Header()] = "") -> Response:
     """What goes over the broker: the messages of all services."""
-    return _page(asyncapi.ALL) if "text/html" in accept else _messages(asyncapi.ALL)
+    return _messages_page(asyncapi.ALL) if "text/html" in accept else _messages(asyncapi.ALL)
 
 
 @router.get("/asyncapi.json", include_in_schema=False)
 async def messages_json() -> Response:
-    """The same, whatever is accepted."""
+    """The same document, whatever the client accepts."""
     return _messages(asyncapi.ALL)
-
-
-@router.get("/asyncapi/static/{name}", include_in_schema=False)
-async def messages_file(name: str) -> FileResponse:
-    """One of the page's own files."""
-    if name not in ASYNCAPI_FILES:
-        raise Problem(404, "not_found", "Not Found")
-    return FileResponse(STATIC / "asyncapi" / name, headers={"Cache-Control": "public, max-age=86400"})
 
 
 @router.get("/asyncapi/{service}", response_class=Response, responses=MESSAGES, tags=["documents"])
@@ -130,19 +104,19 @@ async def messages_of(service: str, accept: Annotated[str, Header()] = "") -> Re
     name = service.removesuffix(".json")
     if name not in asyncapi.names():
         raise Problem(404, "no_such_service", f"There is no service {name!r}: {', '.join(asyncapi.names())} are there.")
-    return _page(name) if "text/html" in accept and name == service else _messages(name)
+    return _messages_page(name) if "text/html" in accept and name == service else _messages(name)
 
 
 def _messages(name: str) -> Response:
     return Response(asyncapi.text(name), media_type="application/json", headers={"Vary": "Accept"})
 
 
-def _page(name: str) -> HTMLResponse:
+def _messages_page(name: str) -> HTMLResponse:
     links = " ".join(
         f'<a href="{path}"{" aria-current=page" if one == name else ""}>{"all" if one == asyncapi.ALL else one}</a>'
         for one, path in ((one, asyncapi.path(one)) for one in asyncapi.names())
     )
-    template = Template((STATIC / "asyncapi" / "page.html").read_text(encoding="utf-8"))
     title = "Malote's messages" if name == asyncapi.ALL else f"Messages of {name}"
-    page = template.substitute(title=title, links=links, document=f"{asyncapi.path(name)}.json")
-    return HTMLResponse(page, headers={"Vary": "Accept", "Content-Security-Policy": ASYNCAPI_MAY})
+    document = f"{asyncapi.path(name)}.json"
+    page = Template(TEXTS["asyncapi/page.html"]).substitute(title=title, links=links, document=document)
+    return _page(page, ASYNCAPI_POLICY, Vary="Accept")

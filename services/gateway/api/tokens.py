@@ -1,4 +1,4 @@
-"""Which tokens are believed no more."""
+"""Revoked tokens."""
 
 import structlog
 from fastapi import APIRouter
@@ -16,11 +16,11 @@ router = APIRouter(prefix="/v1/revocations", tags=["tokens"], route_class=Route)
 
 
 @router.post("", status_code=201)
-async def revoke(wish: RevocationIn, service: Running, who: OperatorOf) -> RevocationView:
+async def revoke(body: RevocationIn, service: Running, who: OperatorOf) -> RevocationView:
     """Believe a token, or all tokens that a subject has, no more: at once here, within seconds at other gateways, where
     event streams that are open end, too. Once more is as good as once. Operators only."""
-    id_ = f"token {wish.token_id}" if wish.token_id else f"subject {wish.subject}"
-    before = round(wish.before.timestamp() * 1000) if wish.before else None
+    id_ = f"token {body.token_id}" if body.token_id else f"subject {body.subject}"
+    before = round(body.before.timestamp() * 1000) if body.before else None
     async with service.database.transaction() as session:
         revocation = await revocations.revoke(session, id_, who.subject, before, service.settings.jwt_max_days)
     revoked: Revoked = service.app.state.revoked

@@ -1,4 +1,4 @@
-"""How a route starts a job: as who asks, once for an idempotency key, and waiting for its end if that is wished."""
+"""How a route starts a job: once for an idempotency key, and waiting for its end if the client wants that."""
 
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
@@ -36,45 +36,39 @@ Endpoint = Callable[..., Awaitable[Response]]
 def starting(
     router: APIRouter, command: type[Command], made: str | None = None, **more: Any
 ) -> Callable[[Endpoint], Endpoint]:
-    """Decorates a route that starts a job with a command, at the path of its kind. `made` says, for the documents, what
-    a 201 means."""
+    """Decorates a route that starts a job with a command, at the path of its kind. `made` is the description of a 201
+    in the documents."""
     answers = STARTED | ({201: {"model": JobFinished, "description": made}} if made else {})
     path = with_ids(domain.kind_of(command).path)
     return router.post(path, status_code=202, responses=answers, **more)
 
 
 class Start:
-    """How a route starts a job: as who asks, once for an idempotency key, and waiting for its end if that is wished.
+    """Starts a job for the caller of a request.
 
-    A key comes before the state of what it is about: a request that comes again gets its first answer, also where the
-    first has made it impossible since. So what depends on a state is decided in here.
+    The idempotency key is looked at before the state of the resource: a request that is sent again gets its first
+    answer, even if the first one has made the second impossible. So `start` awaits what depends on a state.
     """
 
     def __init__(self, request: Request, who: Caller, key: str | None) -> None:
         self._request, self._who, self._key = request, who, idempotency_key(key)
         self._service: Service = request.app.state.service
         self._intake: Intake = request.state.intake
+        self._traceparent: str = request.scope["traceparent"]
 
     async def start(
         self,
         starts: type[Command],
         command: Command | Awaitable[Command],
         resource_id: UUID | None = None,
-        asked: BaseModel | None = None,
+        body: BaseModel | None = None,
     ) -> Response:
-        """Send a command of the class `starts`, or the one that an awaitable makes of the present state, which may
-        raise `Problem`. `asked` is the body that the client sent: with the same key it has to be the same."""
-        key, kind = self._scoped(asked), domain.kind_of(starts)
+        """Send a command of the class `starts`, or the command that an awaitable makes of the present state; the
+        awaitable may raise `Problem`. `body` is the client's; the same key demands the same body."""
+        key, kind = self._scoped(body), domain.kind_of(starts)
         try:
-            receipt = await self._intake.start(
-                command if isinstance(command, Command) else await command,
-                kind=kind,
-                owner=self._who.subject,
-                role=self._who.role,
-                resource_id=resource_id,
-                traceparent=self._request.scope["traceparent"],
-                key=key,
-            )
+            made = command if isinstance(command, Command) else await command
+            receipt = await self._intake.start(made, kind, self._who, resource_id, self._traceparent, key)
         except (Problem, OutboxFull):
             earlier = await keys.earlier(self._service.database, key) if key else None
             if earlier is None:
@@ -83,10 +77,10 @@ class Start:
         await self._demand_own(receipt)
         return await self._answer(receipt, kind.name)
 
-    async def count_recipient(self, email: str, asked: BaseModel) -> None:
-        """Count a mail to an address that nobody says to be the caller's own, if a job can begin and has not begun:
-        what is asked for in vain, or again, sends none. Raises `Problem` 429."""
-        key = self._scoped(asked)
+    async def count_recipient(self, email: str, body: BaseModel) -> None:
+        """Count a mail to an address that no token says to be the caller's own, if the request starts a new job: a
+        refused or repeated request causes no mail. Raises `Problem` 429."""
+        key = self._scoped(body)
         if key and await keys.earlier(self._service.database, key):
             return
         self._service.outbox.demand_room()
@@ -100,27 +94,26 @@ class Start:
         async with self._service.database.reading() as session:
             job = await jobs.job(session, receipt.job_id)
         if job and not self._who.may_see(job.owner, job.role):
-            raise Problem(422, "idempotency_key_reused", "This Idempotency-Key came with another request before.")
+            raise keys.reused()
 
-    def _scoped(self, asked: BaseModel | None) -> Key | None:
+    def _scoped(self, body: BaseModel | None) -> Key | None:
         if self._key is None:
             return None
         path = self._request.url.path.lower()  # an id may be written in capitals
-        route, payload = f"POST {path}", asked.model_dump_json() if asked else ""
+        route, payload = f"POST {path}", body.model_dump_json() if body else ""
         return Key.of(self._key, subject=self._who.subject, route=route, payload=payload)
 
     async def _answer(self, receipt: Receipt, kind: str) -> Response:
-        """What the job became by now, or in the time that the client waits."""
+        """The job as it is now, or as it is after the time that the client waits."""
         headers = {"Idempotent-Replayed": "true"} if receipt.is_replay else {}
         status = JobState.PENDING
         wait = domain.preferred_wait(",".join(self._request.headers.getlist("prefer")))
         if wait is not None:
             headers["Preference-Applied"] = f"wait={wait}"
             job = await jobs.ended(self._service.database, receipt.job_id, wait, self._service.stopping)
-            if job:
-                status = JobState(job.status)
-                if status.is_final:
-                    return views.finished(job, headers)
+            status = JobState(job.status) if job else status
+            if job and status.is_final:
+                return views.finished(job, headers)
         return views.accepted(receipt, kind, status, headers)
 
 

@@ -1,13 +1,13 @@
 """Jobs as they are answered."""
 
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
 from fastapi import Response
 
 from contracts.base import Contract, JobState
-from contracts.http import JobAccepted, JobFinished, JobLinks, JobView
-from services.gateway import domain
+from contracts.http import JobAccepted, JobFinished, JobView
+from services.gateway.domain import kind_named
 from services.gateway.store.jobs import Job
 from services.gateway.store.keys import Receipt
 from shared.persistence.clock import moment
@@ -16,29 +16,20 @@ SOON = {"Retry-After": "1"}
 
 
 def accepted(receipt: Receipt, kind: str, status: JobState, headers: dict[str, str]) -> Response:
-    """What is answered to a wish that became a job of that kind."""
-    about = _about(kind, receipt.resource_id)
-    links = _links(receipt.job_id, **about)
-    body = JobAccepted(job_id=receipt.job_id, **about, status=status, links=links)
-    return _json(body, 202, headers | SOON | {"Location": links.job})
+    """The answer to a request that became a job of that kind."""
+    about = _about(receipt.job_id, kind, receipt.resource_id)
+    body = JobAccepted(job_id=receipt.job_id, status=status, **about)
+    return _json(body, 202, headers | SOON | {"Location": body.links.job})
 
 
 def finished(job: Job, headers: dict[str, str]) -> Response:
-    """What is answered to a wish whose job has ended meanwhile: at the resource, if the job has made one."""
-    about = _about(job.kind, job.resource_id)
-    links = _links(job.id, **about)
-    body = JobFinished(
-        job_id=job.id,
-        **about,
-        status=JobState(job.status),
-        links=links,
-        result=job.result,
-        error=job.error,
-    )
-    made = getattr(links, domain.resource(job.kind) or "", None)
-    if domain.is_creation(job.kind) and made and body.status is JobState.SUCCESS:
-        return _json(body, 201, headers | {"Location": made})
-    return _json(body, 200, headers | {"Content-Location": links.job})
+    """The answer to a request whose job has ended meanwhile: at the resource, if the job has made one."""
+    about = _about(job.id, job.kind, job.resource_id)
+    body = JobFinished(job_id=job.id, status=JobState(job.status), result=job.result, error=job.error, **about)
+    kind = kind_named(job.kind)
+    if kind.is_creation and kind.resource and body.status is JobState.SUCCESS:
+        return _json(body, 201, headers | {"Location": getattr(body.links, kind.resource)})
+    return _json(body, 200, headers | {"Content-Location": body.links.job})
 
 
 def _json(body: Contract, status: int, headers: dict[str, str]) -> Response:
@@ -47,33 +38,15 @@ def _json(body: Contract, status: int, headers: dict[str, str]) -> Response:
 
 def view(job: Job) -> JobView:
     """A job as it stands."""
-    about = _about(job.kind, job.resource_id)
-    return JobView(
-        id=job.id,
-        kind=job.kind,
-        status=JobState(job.status),
-        **about,
-        progress=cast(Any, job.progress),
-        result=job.result,
-        error=job.error,
-        timeline=cast(Any, job.timeline),
-        created_at=moment(job.created_at),
-        updated_at=moment(job.updated_at),
-        ended_at=moment(job.ended_at) if job.ended_at else None,
-        links=_links(job.id, **about),
-    )
+    row = job.model_dump(exclude={"owner", "role", "resource_id", "revision"})
+    times = {name: moment(row[name]) for name in ("created_at", "updated_at", "ended_at") if row[name] is not None}
+    return JobView(**(row | times), **_about(job.id, job.kind, job.resource_id))
 
 
-def _about(kind: str, resource_id: UUID | None) -> dict[str, UUID | None]:
-    resource = domain.resource(kind)
-    return {name: resource_id if name == f"{resource}_id" else None for name in ("order_id", "report_id")}
-
-
-def _links(job_id: UUID, order_id: UUID | None, report_id: UUID | None) -> JobLinks:
-    job = f"/v1/jobs/{job_id}"
-    return JobLinks(
-        job=job,
-        order=f"/v1/orders/{order_id}" if order_id else None,
-        report=f"/v1/reports/{report_id}" if report_id else None,
-        events=f"{job}/events",
-    )
+def _about(job_id: UUID, kind: str, resource_id: UUID | None) -> dict[str, Any]:
+    """The fields of every answer: what the job is about, and where to look next."""
+    job, resource = f"/v1/jobs/{job_id}", kind_named(kind).resource
+    links: dict[str, Any] = {"job": job, "events": f"{job}/events"}
+    if not (resource and resource_id):
+        return {"links": links}
+    return {f"{resource}_id": resource_id, "links": links | {resource: f"/v1/{resource}s/{resource_id}"}}

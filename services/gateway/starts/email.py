@@ -1,4 +1,4 @@
-"""What becomes of wishes about mails."""
+"""Jobs about mails."""
 
 from fastapi import APIRouter, Response
 
@@ -12,7 +12,7 @@ router = APIRouter(tags=["mails"], route_class=Route)
 
 
 @starting(router, ResendMails)
-async def resend_mails(wish: ResendWish, who: OperatorOf, job: JobStart) -> Response:
+async def resend_mails(body: ResendWish, who: OperatorOf, job: JobStart) -> Response:
     """Send mails again that their server refused for good, once what it minded is mended. Operators only."""
-    command = ResendMails(ids=wish.ids, failed_since=wish.failed_since, by=who.subject)
-    return await job.start(ResendMails, command, asked=wish)
+    command = ResendMails(ids=body.ids, failed_since=body.failed_since, by=who.subject)
+    return await job.start(ResendMails, command, body=body)

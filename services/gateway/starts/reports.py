@@ -1,11 +1,17 @@
-"""What becomes of wishes for reports. They are accepted while reports is away."""
+"""Jobs about reports. Reports can be asked for while the reports service is away."""
 
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import ValidationError
 from uuid_utils.compat import uuid7
 
 from contracts.http import NoticeChoice
-from contracts.reports import COLUMNS, CreateReport, NotForCustomers, RebuildReadModel, ReportWish, about_customer
+from contracts.reports import (
+    CreateReport,
+    NotForCustomers,
+    RebuildReadModel,
+    ReportWish,
+    about_customer,
+    columns_in_markdown,
+)
 from services.gateway.jobs.starting import JobStart, Start, starting
 from services.gateway.proxy import upstream
 from services.gateway.store.intake import Intake
@@ -17,15 +23,6 @@ router = APIRouter(tags=["reports"], route_class=Route)
 CHOICE = "/v1/me/notifications"
 
 
-def _columns() -> str:
-    """The columns of each kind, in Markdown, for the document."""
-    tables = []
-    for kind, columns in COLUMNS.items():
-        rows = "\n".join(f"| `{column.name}` | {column.type} | {column.about} |" for column in columns)
-        tables.append(f"**{kind}**\n\n| column | type | what it is |\n|---|---|---|\n{rows}")
-    return "\n\n".join(tables)
-
-
 ASK_FOR_REPORT = f"""Ask for a report: orders, their lines, movements of stock, or sales per day and product.
 
 A report shows what is known when its making begins. An operator may ask for anything; a customer has reports of kind
@@ -33,25 +30,25 @@ A report shows what is known when its making begins. An operator may ask for any
 
 Each kind has these columns, in this order, in every format; `money` is in major units (`69.90`).
 
-{_columns()}"""
+{columns_in_markdown()}"""
 
 
 @starting(
     router, CreateReport, "The report was made while you waited; it is at `Location`.", description=ASK_FOR_REPORT
 )
-async def create_report(wish: ReportWish, request: Request, who: CallerOf, job: JobStart) -> Response:
+async def create_report(body: ReportWish, request: Request, who: CallerOf, job: JobStart) -> Response:
     """Ask for a report."""
-    if not who.is_operator:
-        try:
-            wish = about_customer(wish, who.subject)
-        except NotForCustomers as refusal:
-            raise Problem(403, refusal.code, str(refusal)) from refusal
+    try:
+        wish = body if who.is_operator else about_customer(body, who.subject)
+    except NotForCustomers as refusal:
+        raise Problem(403, refusal.code, str(refusal)) from refusal
     command = CreateReport(report_id=uuid7(), owner=who.subject, role=who.role, email=who.email, wish=wish)
     return await job.start(CreateReport, _report(command, request, who, job), command.report_id, wish)
 
 
 async def _report(command: CreateReport, request: Request, who: Caller, job: Start) -> CreateReport:
-    """The command, with the address that a customer's mail goes to, whatever it chooses later. Raises `Problem` 429."""
+    """The command with the address for mail about the report, which no later choice of a customer changes. Raises
+    `Problem` 429 for too many reports in the making, or too many mails to one address."""
     if who.is_operator:
         return command
     address = await _address(request, who)
@@ -63,15 +60,11 @@ async def _report(command: CreateReport, request: Request, who: Caller, job: Sta
 
 
 async def _address(request: Request, who: Caller) -> str | None:
-    """Where its owner wants mail about a report, if anywhere. Wishes are taken while reports is away: then it is the
-    token's address."""
+    """The address that the caller has chosen for mail about reports; None for no mail. The token's address, if the
+    reports service is away or answers as another version."""
     try:
-        answer = await upstream(request, "reports").ask(request, who, CHOICE)
-    except Problem:
-        return who.email
-    try:
-        choice = NoticeChoice.model_validate_json(answer.content)
-    except ValidationError:  # a refusal, or the answer of another version
+        choice = NoticeChoice.model_validate(await upstream(request, "reports").read(request, who, CHOICE))
+    except (Problem, ValueError):
         return who.email
     return (choice.email or who.email) if choice.mail else None
 

@@ -1,7 +1,4 @@
-"""Jobs: what moves them, and who waits for them.
-
-`changes` lets clients wait without asking the database again.
-"""
+"""Jobs: their rows, their changes, and waiting for their end."""
 
 import time
 from collections.abc import Collection, Iterable
@@ -28,9 +25,9 @@ from shared.persistence.database import Database, among, load
 class Job(Base, table=True):
     """What a client asked for. Times are epoch milliseconds; `revision` counts the changes.
 
-    `role` is the one in which its owner asked: as a customer, somebody does not see what it asked for as an operator.
-    `resource_id` is the id of the order or the report that it is about: `kind` says which.
-    `timeline` has the messages that moved it: `at` in ISO 8601, `message`, `service`.
+    `role` is the owner's role in the request: a customer does not see the jobs that the same subject started as an
+    operator. `resource_id` is the id of the order or the report that the job is about; `kind` says which of the two.
+    `timeline` has the messages that moved the job: `at` in ISO 8601, `message`, `service`.
     """
 
     __tablename__ = "jobs"
@@ -55,15 +52,15 @@ table: Any = Job.__table__  # type: ignore[attr-defined]
 
 
 def as_uuid(job_id: str) -> UUID | None:
-    """A job's id as we give it; None for one that a shop made up in a form of its own."""
+    """The id of a job as the gateway gives it; None for an id that a shop made up in another form."""
     with suppress(ValueError):
         found = UUID(job_id)
         return found if str(found) == job_id else None  # inboxes compare text: another spelling is another message
     return None
 
 
-async def jobs(session: AsyncSession, ids: Collection[str]) -> Iterable[SQLModel]:
-    """Those of the jobs that are ours."""
+async def load_jobs(session: AsyncSession, ids: Collection[str]) -> Iterable[SQLModel]:
+    """The jobs of these ids that were started here."""
     return await load(session, Job, filter(None, map(as_uuid, ids)), lock=True)
 
 
@@ -102,7 +99,7 @@ def line(envelope: Envelope) -> dict[str, str]:
     return {"at": envelope.sent_at.isoformat(), "message": envelope.key, "service": envelope.sender}
 
 
-def tell_end(session: AsyncSession, job: Job) -> None:
+def count_end(session: AsyncSession, job: Job) -> None:
     """Count a job that has ended, once the session has committed."""
     ended: list[tuple[str, str, int]] | None = session.info.get("ended")
     if ended is None:
@@ -126,16 +123,16 @@ async def _revisions(session: AsyncSession, ids: Collection[UUID]) -> dict[UUID,
 
 
 changes = Changes(_revisions)
-"""One for the process, by job: its lane announces, its requests wait."""
+"""The jobs that change: the lane announces them, and requests wait for them."""
 
 
 async def ended(database: Database, job_id: UUID, seconds: float, stopping: Stopping) -> Job | None:
-    """A job, as soon as it has ended; after so many seconds, or when this process is about to stop, as it is then.
-    None if it does not exist."""
+    """A job, as soon as it has ended. After so many seconds, and when this process begins to stop, the job as it is.
+    None if the job does not exist."""
     deadline = time.monotonic() + seconds
     with changes.of(job_id) as changed:
         while True:
-            changed.clear()  # first: what happens while we look has to be seen, too
+            changed.clear()  # before the look, so that no change during the look is missed
             async with database.reading() as session:
                 found = await job(session, job_id)
             left = deadline - time.monotonic()

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, delete, select
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import BigInteger
 from sqlmodel import Field
 
 from services.gateway.domain import Key
@@ -13,11 +12,11 @@ from services.gateway.store import Base
 from shared.http.problems import Problem
 from shared.persistence import clock
 from shared.persistence.database import Database, Outage, load
+from shared.persistence.retention import delete_old
 
 KEEP_KEYS_HOURS = 48
-"""An idempotency key is good for at least 24 hours; nobody is hurt if it is for longer."""
+"""A client may count on 24 hours."""
 PURGE_SECONDS = 60.0
-PURGE_STEP = 500
 
 
 class IdempotencyKey(Base, table=True):
@@ -37,11 +36,16 @@ table: Any = IdempotencyKey.__table__  # type: ignore[attr-defined]
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """The job that a wish became, or had become when it came before under the same key."""
+    """The job that a request became, or had become when it came before under the same key."""
 
     job_id: UUID
     resource_id: UUID | None
     is_replay: bool = False
+
+
+def reused() -> Problem:
+    """The refusal of a key that came with another request."""
+    return Problem(422, "idempotency_key_reused", "This Idempotency-Key came with another request before.")
 
 
 def again(key: Key, earlier: dict[str, Any] | None) -> Receipt | Exception:
@@ -49,7 +53,7 @@ def again(key: Key, earlier: dict[str, Any] | None) -> Receipt | Exception:
     if earlier is None:
         return Outage("the idempotency key was being forgotten just now")
     if earlier["payload"] != key.payload:
-        return Problem(422, "idempotency_key_reused", "This Idempotency-Key came with another request before.")
+        return reused()
     return Receipt(earlier["job_id"], earlier["resource_id"], is_replay=True)
 
 
@@ -63,19 +67,8 @@ async def earlier(database: Database, key: Key) -> Receipt | None:
     return outcome
 
 
-async def forget_old_keys(session: AsyncSession, before: int) -> int:
-    """Delete some idempotency keys from before that time; return how many. Call again while it returns `PURGE_STEP`."""
-    old = select(table.c.id).where(table.c.created_at < before).limit(PURGE_STEP)
-    ids = (await session.scalars(old.with_for_update(skip_locked=True))).all()  # not what another process is at
-    await session.execute(delete(table).where(table.c.id.in_(ids)))
-    return len(ids)
-
-
 async def forget(database: Database) -> None:
-    """Forget all idempotency keys that were kept for their time. To be called every `PURGE_SECONDS`."""
+    """Delete the keys that were kept for their time. The caller repeats this every `PURGE_SECONDS`."""
     async with database.reading() as session:
         before = await clock.old_enough(session, table.c.created_at, KEEP_KEYS_HOURS * 3600, PURGE_SECONDS)
-    deleted = PURGE_STEP
-    while deleted == PURGE_STEP:
-        async with database.transaction() as session:
-            deleted = await forget_old_keys(session, before)
+    await delete_old(database, IdempotencyKey, table.c.created_at < before)

@@ -1,10 +1,8 @@
-"""Tokens that are not believed any more."""
+"""Revoked tokens."""
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any, cast
 
-import structlog
 from sqlalchemy import BigInteger, case, delete, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import Field
@@ -14,20 +12,18 @@ from shared.http.auth import LEEWAY_SECONDS, Caller
 from shared.http.problems import Problem
 from shared.messaging.inbox import INSERTS
 from shared.persistence import clock
-from shared.persistence.database import Database, is_outage
-
-log = structlog.get_logger(__name__)
+from shared.persistence.database import Database
 
 LOOK_SECONDS = 2.0
-"""How long another gateway may still believe what was revoked at one."""
+"""How long another gateway may still accept a token that was revoked at one."""
 DAY = 86_400_000
 LISTED = 1_000
 _LATER = ("before", "until")
 
 
 class Revocation(Base, table=True):
-    """What is not believed. `id` is `token ID` or `subject NAME`; of a subject, tokens that were issued before `before`
-    (epoch milliseconds). Forgotten at `until`: no token of before is good by then."""
+    """A revoked token, or all tokens of a subject that were issued before `before` (epoch milliseconds). `id` is
+    `token ID` or `subject NAME`. The row is deleted at `until`: by then all these tokens have expired."""
 
     __tablename__ = "revocations"
 
@@ -39,35 +35,25 @@ class Revocation(Base, table=True):
 
 
 class Revoked:
-    """What this process knows of them."""
+    """The revocations that this process knows."""
 
     def __init__(self) -> None:
         self._before: dict[str, int] | None = None  # None: not read yet
 
     async def read(self, session: AsyncSession) -> None:
-        """Read all of them: a revocation may change a row, and become visible after a later one."""
+        """Read all rows: a revocation may change an old row, and may become visible after a later one."""
         rows = await session.execute(select(Revocation.id, Revocation.before))  # type: ignore[call-overload]
         self._before = {row.id: row.before for row in rows}
 
     async def look(self, database: Database) -> None:
-        """Look again and again, for ever."""
-        while True:
-            await asyncio.sleep(LOOK_SECONDS)
-            await self.look_once(database)
-
-    async def look_once(self, database: Database) -> None:
-        """Read what there is, and forget what has had its time. Without a database, what was known stays known."""
+        """Read all revocations, and delete those whose time is over. During an outage what was read before holds."""
         overdue: Any = Revocation.until
-        try:
-            async with database.reading() as session:
-                await self.read(session)
-                is_overdue = await session.scalar(select(func.min(overdue) < clock.of_database(session)))
-            if is_overdue:
-                async with database.transaction() as session:
-                    await session.execute(delete(Revocation).where(overdue < clock.of_database(session)))
-        except Exception as error:
-            if not is_outage(error):
-                log.exception("cannot read which tokens are revoked")
+        async with database.reading() as session:
+            await self.read(session)
+            is_overdue = await session.scalar(select(func.min(overdue) < clock.of_database(session)))
+        if is_overdue:
+            async with database.transaction() as session:
+                await session.execute(delete(Revocation).where(overdue < clock.of_database(session)))
 
     def demand_good(self, who: Caller) -> None:
         """Raises `Problem` 401 for a token that is revoked, and 503 until it is known which are."""
@@ -77,17 +63,17 @@ class Revoked:
             raise Problem(401, "token_revoked", "The token was revoked: get another one.")
 
     def is_good(self, who: Caller) -> bool:
-        """Whether a token is not revoked, as far as it is known: what goes on asks this again and again."""
+        """Whether a token is not revoked, as far as this process knows. Open streams ask this again and again."""
         before = self._before or {}
         is_revoked = who.token_id is not None and f"token {who.token_id}" in before
         return not is_revoked and who.issued_at * 1000 >= before.get(f"subject {who.subject}", 0)
 
 
 async def revoke(session: AsyncSession, id_: str, by: str, before: int | None, days: float) -> Revocation:
-    """Write down what is not believed any more, until no token of before can be good, which is so many days.
+    """Revoke a token or the tokens of a subject. The row stays for `days`, the longest life of a token.
 
-    `before` is when tokens were issued, in epoch milliseconds. Without one it is now, and some seconds more, because an
-    issuer's clock may run ahead. What was said before is never taken back: the later time stays."""
+    Of a subject, tokens issued before `before` (epoch milliseconds) are revoked. The default is now plus the leeway,
+    because an issuer's clock may run ahead. An earlier revocation is never taken back: the later time stays."""
     at = await clock.read(session)
     latest = at + LEEWAY_SECONDS * 1000
     wanted = Revocation(
@@ -107,6 +93,6 @@ async def revoke(session: AsyncSession, id_: str, by: str, before: int | None, d
 
 
 async def newest(session: AsyncSession) -> Sequence[Revocation]:
-    """The newest of them."""
+    """The newest revocations."""
     rows = select(Revocation).order_by(Revocation.at.desc()).limit(LISTED)  # type: ignore[attr-defined]
     return (await session.scalars(rows)).all()

@@ -86,19 +86,19 @@ def test_a_retry_is_not_final(message: Message, said: JobState) -> None:
 
 
 def test_only_jobs_that_make_something_can_be_cancelled() -> None:
-    cancellable = {kind for kind in domain.STARTED_BY if domain.cancelled_by(kind)}
+    cancellable = {kind.name for kind in domain.WORKERS if kind.cancelled_by}
     assert cancellable == {"order.place", "report.create", "dead_letters.replay"}
-    assert domain.cancelled_by("a kind of long ago") is None
+    assert domain.kind_named("a kind of long ago").cancelled_by is None
 
 
-@pytest.mark.parametrize("kind", [kind for kind in domain.STARTED_BY if domain.cancelled_by(kind)])
+@pytest.mark.parametrize("kind", [kind for kind in domain.KINDS if domain.KINDS[kind].cancelled_by])
 def test_a_cancellation_names_what_it_is_about_and_starts_a_job_about_the_same(kind: str) -> None:
-    command, target = domain.cancelled_by(kind), uuid7()
+    command, target = domain.kind_named(kind).cancelled_by, uuid7()
     assert command
     made = domain.cancellation(command, target, "olga")
     assert target in made.model_dump().values()
     assert getattr(made, "by", "olga") == "olga"
-    assert domain.kind_of(command).resource == domain.resource(kind)
+    assert domain.kind_of(command).resource == domain.kind_named(kind).resource
 
 
 @pytest.mark.parametrize(
@@ -109,11 +109,11 @@ def test_a_cancellation_names_what_it_is_about_and_starts_a_job_about_the_same(k
     ],
 )
 def test_a_kind_says_what_its_jobs_are_about(kind: str, resource: str | None) -> None:
-    assert domain.resource(kind) == resource
+    assert domain.kind_named(kind).resource == resource
 
 
 def test_each_kind_is_started_by_one_command_and_at_one_path() -> None:
-    kinds = [domain.kind_of(command) for command in domain.STARTED_BY.values()]
+    kinds = list(domain.KINDS.values())
     assert len(kinds) == sum(1 for message in FLOW if getattr(message, "job_kind", None))
     paths = [kind.path for kind in kinds if not kind.path.startswith("/v1/jobs/")]
     assert len(paths) == len(set(paths))

@@ -126,7 +126,7 @@ async def test_a_job_has_one_end_for_the_metrics_however_often_it_is_given_up(
     gateway: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
-    monkeypatch.setattr(jobs, "tell_end", lambda session, job: told.append(job.status))
+    monkeypatch.setattr(jobs, "count_end", lambda session, job: told.append(job.status))
     job = a_job(uuid7())
     await gateway.given(job)
     given_up = JobFailed(reason="dead_lettered", detail="no such table")
