@@ -14,6 +14,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from deploy.cli import dlq, output
+from deploy.cli.dlq import acting, editing, looking, selecting
 from deploy.cli.errors import Failed, Refused
 
 GROUP = "0f1e2d3c4b5a"
@@ -32,21 +33,21 @@ BODY = {"customer": {"email": "x"}, "lines": [{"sku": "A", "quantity": 1}, {"sku
 )
 def test_one_value_of_a_body_is_replaced_and_the_rest_stays(path: str, text: str, what: Any) -> None:
     before = json.dumps(BODY)
-    assert dlq.changed(BODY, path, text) == what
+    assert editing.changed(BODY, path, text) == what
     assert json.dumps(BODY) == before
 
 
 @pytest.mark.parametrize("path", ["custmer.email", "lines.2.sku", "lines.x", "customer.email.domain", "lines.-1"])
 def test_a_path_that_leads_nowhere_is_refused(path: str) -> None:
     with pytest.raises(typer.BadParameter):
-        dlq.changed(BODY, path, "1")
+        editing.changed(BODY, path, "1")
 
 
 def test_letters_are_named_in_one_way() -> None:
     id_ = uuid4()
-    assert dlq._selection([id_], {}, everything=False) == {"ids": [str(id_)]}
-    assert dlq._selection(None, {"lane": "stock"}, everything=False) == {"filter": {"lane": "stock"}}
-    assert dlq._selection(None, {}, everything=True) == {"all": True}
+    assert selecting.selection([id_], {}, everything=False) == {"ids": [str(id_)]}
+    assert selecting.selection(None, {"lane": "stock"}, everything=False) == {"filter": {"lane": "stock"}}
+    assert selecting.selection(None, {}, everything=True) == {"all": True}
     for ids, wanted, everything in (
         (None, {}, False),
         ([id_], {"lane": "x"}, False),
@@ -54,7 +55,7 @@ def test_letters_are_named_in_one_way() -> None:
         (None, {"lane": "x"}, True),
     ):
         with pytest.raises(typer.BadParameter):
-            dlq._selection(ids, wanted, everything=everything)
+            selecting.selection(ids, wanted, everything=everything)
 
 
 def test_an_editor_is_given_the_body_and_leaves_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,15 +63,15 @@ def test_an_editor_is_given_the_body_and_leaves_a_file(monkeypatch: pytest.Monke
     monkeypatch.setattr("sys.stdin.isatty", lambda: True)
     monkeypatch.delenv("VISUAL", raising=False)
     monkeypatch.setenv("EDITOR", 'sed -i s/ana/bia/;s/\\"A\\"/\\"C\\"/')
-    draft = dlq._draft(letter)
-    assert dlq._new_body(letter, [], draft)["lines"][0]["sku"] == "C"
+    draft = editing._draft(letter)
+    assert editing._new_body(letter, [], draft)["lines"][0]["sku"] == "C"
     draft.unlink()
     monkeypatch.setenv("EDITOR", "true")
     with pytest.raises(Failed, match="nothing was changed"):
-        dlq._draft(letter)
+        editing._draft(letter)
     monkeypatch.setenv("EDITOR", "no-such-editor")
     with pytest.raises(Failed, match="set EDITOR"):
-        dlq._draft(letter)
+        editing._draft(letter)
 
 
 @pytest.mark.parametrize(("editor", "says"), [("sed -i 1d", "is not JSON"), ("sed -i s/x/y/", "the order is refused")])
@@ -84,7 +85,7 @@ def test_an_edit_that_is_refused_is_kept(
     refused = Refused("the order is refused")
     asked(monkeypatch, letter={"id": "x", "body": BODY, "encoding": "json"}, edit_letter=refused)
     with pytest.raises(Failed, match=says) as caught:
-        dlq.edit(uuid4())
+        editing.edit(uuid4())
     [kept] = tmp_path.iterdir()
     assert f"--body {kept}" in str(caught.value)
 
@@ -92,7 +93,7 @@ def test_an_edit_that_is_refused_is_kept(
 def test_without_a_terminal_nothing_can_be_edited_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin.isatty", lambda: False)
     with pytest.raises(Failed, match="--set or --body"):
-        dlq._draft({"id": "x", "body": BODY, "encoding": "json"})
+        editing._draft({"id": "x", "body": BODY, "encoding": "json"})
 
 
 def test_a_letter_gives_no_orders_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,7 +103,7 @@ def test_a_letter_gives_no_orders_to_the_terminal(capsys: pytest.CaptureFixture[
     known |= dict.fromkeys(("attempts", "service", "host"), None) | {"id": "x", "state": "WAITING", "size": 1}
     history = [{"at": moment, "what": "failed again", "reason": evil}]
     more = {"first_at": moment, "last_at": moment, "history": history, "encoding": "text", "body": evil}
-    dlq._describe({**known, **more, "traceback": evil})
+    looking._describe({**known, **more, "traceback": evil})
     said = capsys.readouterr().out
     assert said.count(r"\x1b[2Jgone\x9b") == 10
     assert not {"\x1b", "\x9b"} & set(said)
@@ -153,8 +154,8 @@ def test_a_list_fits_eighty_columns_and_cuts_neither_ids_nor_times(
     listed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, now = io.StringIO(), datetime.now(UTC).isoformat()
-    monkeypatch.setattr(dlq, "console", lambda: Console(file=out, width=80))
-    monkeypatch.setattr(output, "console", dlq.console)
+    monkeypatch.setattr(looking, "console", lambda: Console(file=out, width=80))
+    monkeypatch.setattr(output, "console", looking.console)
     known = {"lane": "email.outgoing", "message": "order.confirmed.v1", "reason": "customer: Field required " * 9}
     times = {"first_at": now, "last_at": now}
     letter_id = str(uuid4())
@@ -214,7 +215,7 @@ def test_a_probe_that_failed_is_named_with_what_to_do_next(monkeypatch: pytest.M
     error = {"code": "probe_failed", "detail": "letter x failed again", "letter_id": "x", "not_sent": 11}
     job = {"job_id": "j", "status": "FAILURE", "error": error}
     asked(monkeypatch, letter_groups={"total": 12}, replay=job)
-    monkeypatch.setattr(dlq, "follow", lambda started, *_, **__: started)
+    monkeypatch.setattr(acting, "follow", lambda started, *_, **__: started)
     result = CliRunner().invoke(dlq.app, ["replay", "--lane", "stock"])
     for part in ("letter x failed again", "malote dlq show x", "--group GROUP"):
         assert part in str(result.exception)
@@ -236,7 +237,7 @@ def test_a_probe_that_failed_is_named_with_what_to_do_next(monkeypatch: pytest.M
     ],
 )
 def test_what_an_action_was_about_is_said_in_words(wish: dict[str, Any], which: str) -> None:
-    assert dlq._which(wish) == which
+    assert looking._which(wish) == which
 
 
 def test_all_options_of_a_filter_say_which_letters_are_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
