@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 
 from contracts.deadletters import LetterFilter
-from contracts.http import ActionView, LetterGroup, LetterGroups, LetterSummary, LetterView
+from contracts.http.deadletters import ActionView, LetterGroup, LetterGroups, LetterSummary, LetterView
 from services.deadletters import adapters
 from services.deadletters.store import actions, letters
 from services.deadletters.store.actions import Action

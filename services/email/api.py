@@ -5,7 +5,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Query
 
-from contracts.http import MailState, MailSummary, MailView
+from contracts.http.email import MailState, MailSummary, MailView
 from services.email import store
 from services.email.store import Mail
 from shared.http.auth import CallerOf

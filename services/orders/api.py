@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 
 from contracts.base import Contract, Money, Sku
-from contracts.http import OrderView
+from contracts.http.orders import OrderView
 from contracts.orders import OrderState
 from services.orders import store
 from services.orders.store import Order

@@ -12,7 +12,8 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from contracts.base import minor_digits
-from contracts.http import AdjustmentView, OrderView, ReservationView
+from contracts.http.orders import OrderView
+from contracts.http.stock import AdjustmentView, ReservationView
 from contracts.jobs import JobProgressed
 from contracts.orders import OrderCancelled, OrderConfirmed, OrderPlaced, OrderRejected
 from contracts.reports import (

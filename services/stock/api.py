@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from uuid_utils.compat import uuid7
 
 from contracts.base import Money, Sku
-from contracts.http import AdjustmentIn, AdjustmentView, PriceChangeView, ProductIn, ProductView, ReservationView
+from contracts.http.stock import AdjustmentIn, AdjustmentView, PriceChangeView, ProductIn, ProductView, ReservationView
 from contracts.stock import ProductPriced, StockAdjusted
 from services.stock import domain, store
 from services.stock.store import Adjustment, PriceChange, Product, Reservation

@@ -18,7 +18,9 @@ from pydantic import BaseModel, ValidationError
 from schemathesis import Case
 from uuid_utils.compat import uuid7
 
-from contracts.http import PurgeWish, ReplayWish, ResendWish, RevocationIn
+from contracts.http.deadletters import PurgeWish, ReplayWish
+from contracts.http.email import ResendWish
+from contracts.http.tokens import RevocationIn
 from contracts.reports import ReportWish
 from services.gateway import handlers
 from services.gateway.api import router

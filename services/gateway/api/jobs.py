@@ -9,7 +9,7 @@ from fastapi.sse import ServerSentEvent
 from pydantic import BaseModel, Field
 
 from contracts.base import Command, JobState
-from contracts.http import JobView
+from contracts.http.jobs import JobView
 from services.gateway import domain
 from services.gateway.domain import Seen, kind_named
 from services.gateway.jobs import views

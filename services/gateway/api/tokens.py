@@ -3,7 +3,7 @@
 import structlog
 from fastapi import APIRouter
 
-from contracts.http import RevocationIn, Revocations, RevocationView
+from contracts.http.tokens import RevocationIn, Revocations, RevocationView
 from services.gateway.store import revocations
 from services.gateway.store.revocations import Revocation, Revoked
 from shared.http.auth import OperatorOf

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Header, Request, Response
 from pydantic import BaseModel
 
 from contracts.base import Command, JobState
-from contracts.http import JobAccepted, JobFinished
+from contracts.http.jobs import JobAccepted, JobFinished
 from services.gateway import domain
 from services.gateway.domain import Key
 from services.gateway.jobs import views

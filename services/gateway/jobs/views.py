@@ -6,7 +6,7 @@ from uuid import UUID
 from fastapi import Response
 
 from contracts.base import Contract, JobState
-from contracts.http import JobAccepted, JobFinished, JobView
+from contracts.http.jobs import JobAccepted, JobFinished, JobView
 from services.gateway.domain import kind_named
 from services.gateway.store.jobs import Job
 from services.gateway.store.keys import Receipt

@@ -5,7 +5,7 @@ from uuid import UUID
 from fastapi import APIRouter, Request, Response
 
 from contracts.deadletters import EditLetter, PurgeLetters, ReplayLetters, Selection
-from contracts.http import EditWish, PurgeWish, ReplayWish
+from contracts.http.deadletters import EditWish, PurgeWish, ReplayWish
 from contracts.lanes import complaints
 from services.gateway.jobs.starting import JobStart, starting
 from services.gateway.proxy import upstream

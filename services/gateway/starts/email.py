@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Response
 
 from contracts.email import ResendMails
-from contracts.http import ResendWish
+from contracts.http.email import ResendWish
 from services.gateway.jobs.starting import JobStart, starting
 from shared.http.auth import OperatorOf
 from shared.http.body import Route

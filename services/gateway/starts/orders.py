@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 from uuid_utils.compat import uuid7
 
 from contracts.base import JobState
-from contracts.http import OrderIn
+from contracts.http.orders import OrderIn
 from contracts.orders import CancelOrder, PlaceOrder
 from services.gateway.jobs.starting import JobStart, Start, starting
 from services.gateway.proxy import upstream

@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Depends, Request, Response
 from uuid_utils.compat import uuid7
 
-from contracts.http import NoticeChoice
+from contracts.http.reports import NoticeChoice
 from contracts.reports import (
     CreateReport,
     NotForCustomers,

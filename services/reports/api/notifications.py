@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Response
 from fastapi.sse import ServerSentEvent
 
-from contracts.http import NoticeChoice, NotificationPage, NotificationView
+from contracts.http.reports import NoticeChoice, NotificationPage, NotificationView
 from services.reports import domain
 from services.reports.store import notifications
 from services.reports.store.choices import Choice, save_choice

@@ -4,7 +4,7 @@ from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Depends, Query, Request
 
-from contracts.http import LinkView, ReportView
+from contracts.http.reports import LinkView, ReportView
 from contracts.reports import ReportStatus
 from services.reports import domain
 from services.reports.settings import ReportsSettings

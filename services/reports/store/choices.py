@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import Field
 
-from contracts.http import NoticeChoice
+from contracts.http.reports import NoticeChoice
 from services.reports.store.base import Base
 from shared.messaging.inbox import INSERTS
 from shared.persistence.database import load

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import Field, SQLModel
 
 from contracts.base import Money
-from contracts.http import OrderView
+from contracts.http.orders import OrderView
 from contracts.orders import OrderRejected
 from contracts.reports import RebuildReadModel
 from services.reports import domain

@@ -13,7 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
-from contracts.http import OrderIn
+from contracts.http.orders import OrderIn
 from tests.bench.peer.models import Job, Order, Product, engine, now
 from tests.bench.peer.tasks import reserve
 

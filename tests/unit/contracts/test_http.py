@@ -10,7 +10,9 @@ from uuid_utils.compat import uuid7
 
 from contracts.base import _DIGITS, CURRENCIES, Money
 from contracts.deadletters import EditLetter
-from contracts.http import EditWish, OrderIn, Price, PurgeWish, ReplayWish
+from contracts.http.deadletters import EditWish, PurgeWish, ReplayWish
+from contracts.http.orders import OrderIn
+from contracts.http.stock import Price
 from contracts.orders import PlaceOrder
 
 ORDER: dict[str, Any] = {

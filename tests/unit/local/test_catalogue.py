@@ -5,7 +5,7 @@ import json
 from pydantic import TypeAdapter
 
 from contracts.base import Sku
-from contracts.http import AdjustmentIn, ProductIn
+from contracts.http.stock import AdjustmentIn, ProductIn
 from deploy.local.catalogue import PRODUCTS, Product
 
 sku: TypeAdapter[str] = TypeAdapter(Sku)

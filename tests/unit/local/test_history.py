@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 from pydantic import TypeAdapter
 
-from contracts.http import HIGHEST_PRICE
+from contracts.http.stock import HIGHEST_PRICE
 from contracts.orders import Customer, OrderedLine, PricedLine, RejectedLine
 from contracts.stock import StockAdjusted
 from deploy.local.history import COLUMNS, HOUR, History, customers, dashed, products, uuid7
