@@ -14,8 +14,8 @@ import pytest
 import trustme
 
 from deploy.local.ports import free_port
-from deploy.local.postgres import PostgresCluster
 from deploy.local.rabbitmq import ADMINISTRATOR, RabbitNode
+from tests.postgres import PostgresCluster
 
 _TLS = """\
 max_message_size = 134217728

@@ -18,8 +18,8 @@ import httpx
 import psutil
 
 from deploy.local.ports import free_port
-from deploy.local.postgres import PostgresCluster
 from deploy.local.rabbitmq import ADMINISTRATOR, RabbitNode
+from tests.postgres import PostgresCluster
 
 SECRET = "a secret for benchmarks, long enough to sign"
 _TARGET = re.compile(r"(>=|<=) ([\d.]+)( x)?")

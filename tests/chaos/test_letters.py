@@ -11,7 +11,6 @@ from uuid_utils.compat import uuid7
 
 from contracts.deadletters import ReplayLetters, Selection
 from deploy.local.ports import free_port
-from deploy.local.postgres import PostgresCluster
 from deploy.local.rabbitmq import RabbitNode
 from services.deadletters.store.actions import Action
 from services.deadletters.store.letters import Letter
@@ -21,6 +20,7 @@ from tests.chaos.processes import program
 from tests.deadlettering import Stock
 from tests.forking import Forked
 from tests.integration.reserving import count
+from tests.postgres import PostgresCluster
 from tests.running import Broker, an_order, running, until
 
 LETTERS = 300

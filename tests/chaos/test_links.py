@@ -8,13 +8,13 @@ import pytest
 from sqlalchemy import text
 from yarl import URL
 
-from deploy.local.postgres import PostgresCluster
 from services.stock.store import Reservation
 from shared.messaging import publisher
 from shared.persistence import database as database_module
 from shared.persistence.database import Database, is_outage
 from tests.chaos.proxy import link_to
 from tests.integration.reserving import RESERVED, count, on_order_placed
+from tests.postgres import PostgresCluster
 from tests.running import Broker, an_order, is_ready, module_of, running, until
 
 

@@ -16,7 +16,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from contracts.broker import queue_of
 from contracts.orders import OrderPlaced
 from contracts.stock import StockReserved
-from deploy.local.postgres import PostgresCluster
 from deploy.local.rabbitmq import RabbitNode
 from services.stock.store import Reservation
 from shared.messaging import membership, topology
@@ -28,6 +27,7 @@ from shared.persistence.database import Database, migrate
 from shared.service import Service
 from tests.integration.reserving import RESERVED, count, on_order_placed
 from tests.integration.test_topology import vhost_of
+from tests.postgres import PostgresCluster
 from tests.running import LADDER, Broker, Spy, an_order, is_ready, module_of, reserved, running, settings_for, until
 from tests.servers import manage
 

@@ -25,7 +25,6 @@ from sqlalchemy.engine import make_url
 from contracts.flow import SERVICES, SHOP
 from deploy.local import install
 from deploy.local.ports import free_port
-from deploy.local.postgres import PostgresCluster
 from deploy.local.rabbitmq import RabbitNode
 from services.orders.store import ListPrice
 from shared.messaging import topology
@@ -35,6 +34,7 @@ from tests.chaos.office import Office
 from tests.chaos.proxy import Link
 from tests.chaos.shop import FIRST_LEVEL, Shop
 from tests.fleet import Fleet, migrate_here
+from tests.postgres import PostgresCluster
 from tests.running import until
 from tests.servers import manage
 from tests.several import Process

@@ -22,10 +22,10 @@ from pathlib import Path
 
 from deploy.local import install
 from deploy.local.ports import free_port
-from deploy.local.postgres import PostgresCluster
 from deploy.local.rabbitmq import RabbitNode
 from shared.messaging import topology
 from tests.deploy.dockerfile import ROOT, Build, Image, passed_on
+from tests.postgres import PostgresCluster
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 UV_CACHE = Path.home() / ".cache/uv"

@@ -11,10 +11,10 @@ import yaml
 
 from contracts.flow import SERVICES, SHOP
 from deploy.local import install
-from deploy.local.postgres import PostgresCluster
 from shared.messaging.decode import MESSAGE_LIMIT
 from tests.contract.test_settings import CLASSES, DOCUMENTED
 from tests.deploy.dockerfile import DOCKERFILE, stages
+from tests.postgres import PostgresCluster
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "docker-compose.yml"

@@ -18,9 +18,9 @@ import pytest
 
 from deploy.local import install
 from deploy.local.ports import free_port
-from deploy.local.postgres import PostgresCluster
 from shared.messaging import topology
 from tests.deploy.dockerfile import DOCKERFILE, ROOT, Build, Image, stages, steps
+from tests.postgres import PostgresCluster
 from tests.running import SECRET
 
 # Without its capabilities root is held to files' permissions like anybody, as in a container with cap_drop: ALL.

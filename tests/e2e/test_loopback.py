@@ -9,9 +9,9 @@ from typing import Any
 import psutil
 import pytest
 
-from deploy.local.postgres import PostgresCluster
 from deploy.local.rabbitmq import RabbitNode
 from tests.e2e.conftest import PORTS, Fleet
+from tests.postgres import PostgresCluster
 
 
 def is_open_to_all(socket: Any) -> bool:

@@ -18,7 +18,6 @@ from uuid_utils.compat import uuid7
 from contracts.flow import SERVICES
 from contracts.orders import Customer, OrderLine, PlaceOrder
 from deploy.local import install
-from deploy.local.postgres import PostgresCluster
 from deploy.local.rabbitmq import ADMINISTRATOR, RabbitNode
 from services.email.adapters import Mailer
 from services.email.store import Mail
@@ -26,6 +25,7 @@ from services.orders.store import ListPrice
 from services.stock.store import Product
 from shared.messaging import membership, topology
 from shared.persistence.database import Database
+from tests.postgres import PostgresCluster
 from tests.running import LADDER, Broker, running, until
 from tests.servers import create_vhost, manage
 from tests.serving import NO_BROKER, Served, serving

@@ -14,7 +14,6 @@ from uuid_utils.compat import uuid7
 
 from contracts.jobs import JobProgressed
 from contracts.stock import StockLow
-from deploy.local.postgres import PostgresCluster
 from shared.messaging import inbox, membership, relay
 from shared.messaging.hand import Hand
 from shared.messaging.membership import processes
@@ -22,6 +21,7 @@ from shared.messaging.outbox import Outbox, outbox
 from shared.messaging.publisher import Outgoing, Publisher
 from shared.messaging.relay import Relay
 from shared.persistence.database import Database, Outage
+from tests.postgres import PostgresCluster
 from tests.running import beating, reserved, until
 
 

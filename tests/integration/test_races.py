@@ -12,12 +12,12 @@ from uuid_utils.compat import uuid7
 from contracts.base import Money
 from contracts.orders import Customer, OrderCancelled, OrderLine, PlaceOrder
 from contracts.stock import ProductPriced
-from deploy.local.postgres import PostgresCluster
 from services.orders.store import ListPrice, Order
 from services.stock.store import Product, Reservation
 from shared.persistence.database import Database, load, migrate
 from shared.service import Service
 from tests.integration.reserving import count
+from tests.postgres import PostgresCluster
 from tests.running import Broker, an_order, running, until
 
 

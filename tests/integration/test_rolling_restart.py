@@ -14,10 +14,10 @@ from sqlalchemy import text
 from uuid_utils.compat import uuid7
 
 from contracts.flow import FLOW, SERVICES
-from deploy.local.postgres import PostgresCluster
 from shared.persistence.database import Database
 from tests.fleet import Fleet
 from tests.integration.test_gateway_jobs import ORDER
+from tests.postgres import PostgresCluster
 from tests.running import LADDER, Broker, until
 from tests.serving import token
 from tests.several import listen

@@ -20,9 +20,9 @@ from aiosmtpd.smtp import SMTP, AuthResult
 
 from contracts.flow import SERVICES
 from deploy.local.ports import HOST
-from deploy.local.postgres import PostgresCluster
 from shared.http.tokens import issue_token
 from shared.persistence.database import migrate
+from tests.postgres import PostgresCluster
 from tests.running import Broker, an_order, until
 from tests.several import Process
 

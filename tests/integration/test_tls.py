@@ -21,7 +21,6 @@ from jwt.algorithms import OKPAlgorithm
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from deploy.local.postgres import PostgresCluster
 from deploy.local.rabbitmq import ADMINISTRATOR, RabbitNode
 from shared.config.tls import Tls
 from shared.messaging import topology
@@ -29,6 +28,7 @@ from shared.persistence.database import Database, Outage, is_outage, migrate
 from shared.service import Service
 from tests.integration.reserving import RESERVED, on_order_placed
 from tests.integration.test_topology import PASSWORDS
+from tests.postgres import PostgresCluster
 from tests.running import LADDER, Broker, an_order, module_of, running, settings_for, until
 from tests.servers import Certificates, Doors
 from tests.serving import NO_BROKER, serving

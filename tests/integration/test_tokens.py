@@ -169,7 +169,7 @@ async def test_who_guesses_signatures_of_links_is_slowed_down(fleet: Fleet) -> N
     report = await fleet.holds()
     link = link_of(report)
     wrong = f"{link[:-4]}0000"
-    fleet.gateway.service.app.state.limits._limits["failure"] = parse("2/hour")
+    fleet.gateway.service.app.state.limits.rates._limits["failure"] = parse("2/hour")
     async with stranger(fleet.gateway) as guessing:
         answers = [await guessing.get(wrong) for _ in range(4)]
         assert [answer.status_code for answer in answers] == [403] * 2 + [429] * 2

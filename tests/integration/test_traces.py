@@ -20,13 +20,13 @@ from uuid_utils.compat import uuid7
 from contracts.orders import OrderPlaced
 from contracts.reports import FetchPage
 from deploy.local.ports import free_port
-from deploy.local.postgres import PostgresCluster
 from services.orders.store import ListPrice
 from services.stock.store import Product
 from shared.messaging.handler import on
 from tests.collecting import Collector, Taken, collecting
 from tests.exporting import exporting
 from tests.integration.test_email_outgoing import Server
+from tests.postgres import PostgresCluster
 from tests.running import SECRET, Broker, an_order, module_of, running, until
 from tests.servers import Certificates
 from tests.serving import Served, serving

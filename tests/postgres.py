@@ -166,4 +166,4 @@ def _reachable(folder: Path) -> bool:
 
 
 def _elsewhere(folder: Path) -> Path:
-    return Path("/var/tmp") / f"malote-postgres-{hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:12]}"  # noqa: S108 - a folder per path, owned by the server's user
+    return Path("/var/tmp") / f"malote-postgres-{hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:12]}"
