@@ -61,7 +61,7 @@ class Options(Contract):
 
 
 class ReportWish(Contract):
-    """A wish for a report. All but `kind` and `format` may be left out.
+    """A request for a report. All but `kind` and `format` may be left out.
 
     `from` (inclusive) and `to` (exclusive) are about when an order was placed, or a movement happened; without an
     offset they are local to `timezone`, as are the times and days in the report.
@@ -148,17 +148,17 @@ class NotForCustomers(Exception):
         self.code = code
 
 
-def about_customer(wish: ReportWish, customer: str) -> ReportWish:
-    """A customer's wish, narrowed down to its own orders. Raises `NotForCustomers` if it is about anything else."""
-    if wish.kind not in OF_CUSTOMERS:
-        raise NotForCustomers("operators_only", f"Only an operator may have a report of kind {wish.kind}.")
-    if wish.filters.customer_id not in (None, customer):
+def about_customer(request: ReportWish, customer: str) -> ReportWish:
+    """A customer's request, narrowed down to its own orders. Raises `NotForCustomers` if it is about anything else."""
+    if request.kind not in OF_CUSTOMERS:
+        raise NotForCustomers("operators_only", f"Only an operator may have a report of kind {request.kind}.")
+    if request.filters.customer_id not in (None, customer):
         detail = "A customer has reports of its own orders: leave customer_id out."
         raise NotForCustomers("not_your_orders", detail)
     if len(customer) > LONGEST_CUSTOMER_ID:
         detail = "Your token's subject is too long to be a customer's id: you have no orders."
         raise NotForCustomers("no_customer", detail)
-    return wish.model_copy(update={"filters": wish.filters.model_copy(update={"customer_id": customer})})
+    return request.model_copy(update={"filters": request.filters.model_copy(update={"customer_id": customer})})
 
 
 # -- columns ----------------------------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ class Case:
     """One order: what is sent, how it has to end, and what became of it. Its customer is nobody else's."""
 
     what: str
-    wish: Body
+    request: Body
     ids: set[str] = field(default_factory=set)
     job_id: str = ""
     found: dict[str, Body] = field(default_factory=dict)
@@ -67,7 +67,7 @@ class Case:
 
     @property
     def has_ended(self) -> bool:
-        """A confirmed order can still be cancelled: where that is the wish, it has not ended."""
+        """A confirmed order can still be cancelled: where that is the request, it has not ended."""
         finals = {"REJECTED", "CANCELLED"} | ({"CONFIRMED"} if self.what != CANCELLED else set())
         return self.status in finals
 
@@ -184,10 +184,10 @@ def _cases(products: Sequence[Body], mark: str) -> list[Case]:
     skus = [product["sku"] for product in plenty[:_ASSORTMENT]] or [scarcest["sku"]]
     currency = scarcest["price"]["currency"]
     kinds = [*SPECIAL, *[ORDINARY] * (ORDERS - len(SPECIAL))]
-    wishes = [samples.order(samples.customer(n, f"{mark}-{n}"), skus, currency) for n in range(ORDERS)]
-    cases = [Case(what, wish) for what, wish in zip(kinds, wishes, strict=True)]
+    requests = [samples.order(samples.customer(n, f"{mark}-{n}"), skus, currency) for n in range(ORDERS)]
+    cases = [Case(what, request) for what, request in zip(kinds, requests, strict=True)]
     pieces = {"sku": scarcest["sku"], "quantity": _MOST_PER_LINE}
-    cases[0].wish["lines"] = [pieces] * (scarcest["available"] // _MOST_PER_LINE + 1)
+    cases[0].request["lines"] = [pieces] * (scarcest["available"] // _MOST_PER_LINE + 1)
     return cases
 
 
@@ -196,7 +196,7 @@ async def _stock_up(gateway: Any, cases: Sequence[Case]) -> None:
     wanted: Counter[str] = Counter()
     for case in cases:
         if case.what != TOO_MUCH:
-            for line in case.wish["lines"]:
+            for line in case.request["lines"]:
                 wanted[line["sku"]] += line["quantity"]
     async for product in gateway.products():
         if product["available"] < wanted[product["sku"]]:
@@ -208,10 +208,10 @@ async def _send(case: Case, gateway: Any, here: Any, slots: asyncio.Semaphore) -
         if case.what == SHOP:
             await _publish(case, here.state()["shop_amqp_url"], here.tls_of())
         elif case.what == TWICE:
-            key = case.wish["customer"]["id"]
-            _note(case, *await asyncio.gather(*(gateway.place(case.wish, key=key) for _ in range(2))))
+            key = case.request["customer"]["id"]
+            _note(case, *await asyncio.gather(*(gateway.place(case.request, key=key) for _ in range(2))))
         else:
-            _note(case, await gateway.place(case.wish))
+            _note(case, await gateway.place(case.request))
     if case.what == CANCELLED:
         (order_id,) = case.ids
         case.cancel_job = await gateway.cancel(order_id, wait=int(_PATIENCE / 2))
@@ -230,7 +230,7 @@ async def _publish(case: Case, amqp_url: str, tls: Any) -> None:
     from uuid_utils.compat import uuid7
 
     order_id = str(uuid7())
-    body = json.dumps({"order_id": order_id, **case.wish}).encode()
+    body = json.dumps({"order_id": order_id, **case.request}).encode()
     async with await aio_pika.connect(amqp_url, ssl_context=tls.context, timeout=10) as connection:
         channel = await connection.channel()
         commands = await channel.get_exchange("commands", ensure=False)
@@ -255,7 +255,7 @@ async def _watch(gateway: Any, cases: Sequence[Case], sending: "asyncio.Future[A
 
 async def _look(gateway: Any, cases: Sequence[Case]) -> None:
     """Ask orders for what is newer than our first order, whoever else buys at the same time."""
-    by_customer = {case.wish["customer"]["id"]: case for case in cases}
+    by_customer = {case.request["customer"]["id"]: case for case in cases}
     first = min((order_id for case in cases for order_id in case.ids), default=None)
     async for order in gateway.each_order():
         if first and order["id"] < first:  # UUIDv7: older than ours

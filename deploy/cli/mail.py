@@ -101,8 +101,8 @@ def resend(
         begin = datetime.now(UTC) - timedelta(seconds=seconds(since))
     except (ValueError, OverflowError) as error:
         raise typer.BadParameter(str(error), param_hint="--since") from error
-    wish = {"failed_since": begin.isoformat()} if failed else {"ids": [str(id_) for id_ in ids or ()]}
-    job = ask(lambda gateway: gateway.resend(wish, wait=wait))
+    body = {"failed_since": begin.isoformat()} if failed else {"ids": [str(id_) for id_ in ids or ()]}
+    job = ask(lambda gateway: gateway.resend(body, wait=wait))
     if (job.get("error") or {}).get("code") == "none_failed" and not as_json:
         which = f"no mail has failed in the last {since}" if failed else "none of these mails has failed"
         raise Failed(f"{which}: nothing is sent again; `malote mail written` says how each mail stands")

@@ -52,8 +52,8 @@ def choose(
     from deploy.cli.client.gateway import Gateway, ask
 
     mail = True if mail is None and email else mail  # whoever says where to means it
-    wishes = {"mail": mail, "in_app": in_app, "email": email, "locale": locale}
-    given = {name: value for name, value in wishes.items() if value is not None}
+    requests = {"mail": mail, "in_app": in_app, "email": email, "locale": locale}
+    given = {name: value for name, value in requests.items() if value is not None}
 
     async def change(gateway: Gateway) -> dict[str, Any]:
         chosen = await gateway.choice()

@@ -40,8 +40,8 @@ def set_(
     from deploy.cli.client.gateway import ask
 
     cost = {"amount": minor_units(price, currency), "currency": currency}
-    wish = {"name": name, "price": cost, "low_threshold": low_threshold}
-    _show_one(ask(lambda gateway: gateway.set_product(sku, wish)), as_json)
+    body = {"name": name, "price": cost, "low_threshold": low_threshold}
+    _show_one(ask(lambda gateway: gateway.set_product(sku, body)), as_json)
 
 
 @app.command()
@@ -63,8 +63,8 @@ async def _fill(gateway: "Gateway") -> int:
         return 0
     for product in PRODUCTS:
         price = {"amount": product.price, "currency": "BRL"}
-        wish = {"name": product.name, "price": price, "low_threshold": product.low_threshold}
-        await gateway.set_product(product.sku, wish)
+        body = {"name": product.name, "price": price, "low_threshold": product.low_threshold}
+        await gateway.set_product(product.sku, body)
         await gateway.adjust(product.sku, product.pieces, "first delivery")
     return len(PRODUCTS)
 

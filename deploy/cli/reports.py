@@ -74,11 +74,11 @@ def create(
     filters = {"status": status, "sku": sku, "customer_id": customer}
     options = {"delimiter": delimiter, "bom": bom or None, "locale": locale}
     fields = {"from": since, "to": until, "timezone": timezone, "filters": _given(filters), "options": _given(options)}
-    wish = {"kind": kind, "format": format_, **_given(fields)}
+    request = {"kind": kind, "format": format_, **_given(fields)}
     if output:
         _demand_folder(output)
     is_followed = watch or (output is not None and not wait)
-    job = ask(lambda gateway: gateway.create_report(wish, key=idempotency_key, wait=0 if is_followed else wait))
+    job = ask(lambda gateway: gateway.create_report(request, key=idempotency_key, wait=0 if is_followed else wait))
     if is_followed:
         cancels = f"`malote reports cancel {job['report_id']}` cancels it"
         with beside(output):
@@ -260,7 +260,7 @@ def _row(report: Body) -> Sequence[str]:
 def _describe(report: Body) -> None:
     out, why = console(), ": ".join(filter(None, (report["reason"], report["detail"])))
     out.print(f"report    {report['id']}\nstatus    {state(report['status'])}{plain(f' ({why})') if why else ''}")
-    out.print(f"wish      {json.dumps(report['wish'], ensure_ascii=False)}", markup=False)
+    out.print(f"request   {json.dumps(report['wish'], ensure_ascii=False)}", markup=False)
     out.print(f"job       {report['job_id']}\ncreated   {at(report['created_at'])}", markup=False)
     if report["bytes"] is not None:
         out.print(f"rows      {report['rows']:,}\nsize      {size(report['bytes'])}\nsha256    {report['sha256']}")

@@ -51,8 +51,8 @@ def revoke(
 
     if (token_id is None) == (subject is None):
         raise typer.BadParameter("give --id or --subject, and only one of them", param_hint="--id")
-    wish: dict[str, Any] = {"token_id": token_id} if token_id else {"subject": subject}
-    revoked = ask(lambda gateway: gateway.ask("POST", "/v1/revocations", wish))
+    body: dict[str, Any] = {"token_id": token_id} if token_id else {"subject": subject}
+    revoked = ask(lambda gateway: gateway.ask("POST", "/v1/revocations", body))
     if as_json:
         print_json(revoked)
     else:

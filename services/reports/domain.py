@@ -52,9 +52,9 @@ WHITE_STARTS = (0x09, 0x0A, 0x0D)
 """The code points of tab, LF and CR. A text that begins with one gets a ' in front: a program may drop them."""
 
 
-def part_rows(wish: ReportWish, chunk_rows: int) -> int:
+def part_rows(request: ReportWish, chunk_rows: int) -> int:
     """How many rows a part may have."""
-    return max(1, chunk_rows // SLOWER.get(wish.format, 1))
+    return max(1, chunk_rows // SLOWER.get(request.format, 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +120,10 @@ def milliseconds(at: datetime) -> int:
     return round(at.timestamp() * 1000)
 
 
-def filename(wish: ReportWish, report_id: UUID, created: datetime) -> str:
+def filename(request: ReportWish, report_id: UUID, created: datetime) -> str:
     """The file name of a download: `orders-2026-11-02-4d5e6f.csv`."""
-    day = created.astimezone(ZoneInfo(wish.timezone)).date()
-    return f"{wish.kind}-{day}-{report_id.hex[-6:]}.{wish.format}"
+    day = created.astimezone(ZoneInfo(request.timezone)).date()
+    return f"{request.kind}-{day}-{report_id.hex[-6:]}.{request.format}"
 
 
 def role_of(command: CreateReport) -> str:

@@ -52,14 +52,14 @@ async def show_product(sku: SkuOf, service: Running, _: CallerOf) -> ProductView
 
 
 @router.put("/products/{sku}")
-async def set_product(sku: SkuOf, wish: ProductIn, request: Request, service: Running, who: OperatorOf) -> ProductView:
+async def set_product(sku: SkuOf, body: ProductIn, request: Request, service: Running, who: OperatorOf) -> ProductView:
     """Set a product's name and price. Operators only."""
-    price: dict[str, Any] = {"name": wish.name, "price": wish.price.amount, "currency": wish.price.currency}
+    price: dict[str, Any] = {"name": body.name, "price": body.price.amount, "currency": body.price.currency}
     async with service.outbox.request(request.scope["traceparent"]) as unit:
         row = await store.claimed(unit.session, sku)
-        row.low_threshold = wish.low_threshold
+        row.low_threshold = body.low_threshold
         if (row.name, row.price, row.currency) != tuple(price.values()):
-            row.name, row.price, row.currency = wish.name, wish.price.amount, wish.price.currency
+            row.name, row.price, row.currency = body.name, body.price.amount, body.price.currency
             row.revision += 1
             unit.add(PriceChange(id=uuid7(), sku=sku, revision=row.revision, **price, changed_by=who.subject))
         # Said again even if nothing changed: that is how a price list that was lost is filled again.
@@ -67,7 +67,7 @@ async def set_product(sku: SkuOf, wish: ProductIn, request: Request, service: Ru
             ProductPriced(
                 sku=sku,
                 name=row.name,
-                price=wish.price,
+                price=body.price,
                 revision=row.revision,
                 priced_at=datetime.now(UTC),
                 priced_by=who.subject,
@@ -79,7 +79,7 @@ async def set_product(sku: SkuOf, wish: ProductIn, request: Request, service: Ru
 @router.post("/products/{sku}/adjustments")
 async def adjust_stock(
     sku: SkuOf,
-    wish: AdjustmentIn,
+    body: AdjustmentIn,
     request: Request,
     service: Running,
     who: OperatorOf,
@@ -88,10 +88,10 @@ async def adjust_stock(
     """Add pieces that came, or take away what went. Never below what is reserved. Operators only."""
     given = idempotency_key(key)
     adjustment_id = uuid5(NAMESPACE_URL, f"{who.subject}\n{given}") if given else uuid7()
-    wanted = Adjustment(id=adjustment_id, sku=sku, delta=wish.delta, reason=wish.reason, adjusted_by=who.subject)
+    wanted = Adjustment(id=adjustment_id, sku=sku, delta=body.delta, reason=body.reason, adjusted_by=who.subject)
     async with service.outbox.request(request.scope["traceparent"]) as unit:
         earlier = await store.claim(unit.session, wanted)
-        if earlier and (earlier.sku, earlier.delta, earlier.reason) != (sku, wish.delta, wish.reason):
+        if earlier and (earlier.sku, earlier.delta, earlier.reason) != (sku, body.delta, body.reason):
             raise Problem(422, "idempotency_key_reused", "This Idempotency-Key came with another adjustment before.")
         row = await store.product(unit.session, sku, lock=True)
         if row is None:
@@ -99,7 +99,7 @@ async def adjust_stock(
         if not earlier:
             before = domain.available(row)
             try:
-                row.on_hand = domain.adjusted(row, wish.delta)
+                row.on_hand = domain.adjusted(row, body.delta)
             except domain.Impossible as error:
                 raise Problem(409, "impossible_level", f"{error}.") from error
             unit.send(StockAdjusted(adjustment_id=wanted.id, **_adjustment(wanted)))

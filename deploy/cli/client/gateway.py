@@ -108,10 +108,10 @@ class Gateway:
 
     # -- reports ------------------------------------------------------------------------------------------------------
 
-    async def create_report(self, wish: Body, *, key: str | None = None, wait: int = 0) -> Body:
+    async def create_report(self, body: Body, *, key: str | None = None, wait: int = 0) -> Body:
         """Ask for a report. The job, as with `place`."""
         headers = {"Idempotency-Key": key} if key else {}
-        return await self._start("/v1/reports", wait, headers, wish)
+        return await self._start("/v1/reports", wait, headers, body)
 
     async def rebuild(self, *, wait: int = 0) -> Body:
         """Have the reports' read model filled again. The job, as with `place`."""
@@ -183,17 +183,17 @@ class Gateway:
     async def letter(self, letter_id: object) -> Body:
         return await self.ask("GET", f"{_LETTERS}/{letter_id}")
 
-    async def replay(self, wish: Body) -> Body:
+    async def replay(self, body: Body) -> Body:
         """Send dead letters again. The job, as with `place`."""
-        return await self._start(f"{_LETTERS}/replay", 0, {}, wish)
+        return await self._start(f"{_LETTERS}/replay", 0, {}, body)
 
-    async def edit_letter(self, letter_id: object, wish: Body, *, wait: int = 0) -> Body:
+    async def edit_letter(self, letter_id: object, body: Body, *, wait: int = 0) -> Body:
         """Send another message in a dead letter's place. The job, as with `place`."""
-        return await self._start(f"{_LETTERS}/{letter_id}/edit", wait, {}, wish)
+        return await self._start(f"{_LETTERS}/{letter_id}/edit", wait, {}, body)
 
-    async def purge(self, wish: Body) -> Body:
+    async def purge(self, body: Body) -> Body:
         """Remove dead letters. The job, as with `place`."""
-        return await self._start(f"{_LETTERS}/purge", 0, {}, wish)
+        return await self._start(f"{_LETTERS}/purge", 0, {}, body)
 
     async def export_letters(self, wanted: Body) -> AsyncIterator[str]:
         """Dead letters that fit with what they carry, a line each. Raises `Failed` if they did not all come."""
@@ -223,9 +223,9 @@ class Gateway:
         """The newest mails that were written."""
         return await self._newest("/v1/mails", limit, status)
 
-    async def resend(self, wish: Body, *, wait: int = 0) -> Body:
+    async def resend(self, body: Body, *, wait: int = 0) -> Body:
         """Send failed mails again. The job, as with `place`."""
-        return await self._start("/v1/mails/resend", wait, {}, wish)
+        return await self._start("/v1/mails/resend", wait, {}, body)
 
     async def _start(self, path: str, wait: int, headers: dict[str, str], body: Body | None = None) -> Body:
         """Start a job, and wait for its end as long as was asked for, in turns that the gateway allows."""

@@ -28,11 +28,11 @@ def replay(
     Ctrl-C leaves it to itself; `malote dlq stop` stops it. Exit status 1 if one of them failed again."""
     from deploy.cli.client.gateway import ask
 
-    wish = selection(ids, wanted, everything=everything) | {"rate": rate}
+    request = selection(ids, wanted, everything=everything) | {"rate": rate}
     if wanted.get("state") in ("DONE", "REPLACED"):
         raise Failed(f"nothing matches: what is {wanted['state']} is not sent again")
     demand_some(ids, wanted, ("WAITING",))
-    started = ask(lambda gateway: gateway.replay(wish))
+    started = ask(lambda gateway: gateway.replay(request))
     if not detach:
         started = follow(started, f"`malote dlq stop {started['job_id']}` stops it", is_silent=as_json)
     probed = started.get("error") or {}
@@ -79,11 +79,11 @@ def purge(
     """Remove dead letters for good. There is no --all: say what they have in common."""
     from deploy.cli.client.gateway import ask
 
-    wish = selection(ids, wanted, everything=False)
+    request = selection(ids, wanted, everything=False)
     number = demand_some(ids, wanted, STATES)
     if not yes:
         _demand_yes(number)
-    job_ = follow(ask(lambda gateway: gateway.purge(wish)), is_silent=as_json)
+    job_ = follow(ask(lambda gateway: gateway.purge(request)), is_silent=as_json)
     end_of_job(job_, as_json, waited=True)
     if not as_json:
         typer.echo(f"purged {job_['result']['purged']:,}")

@@ -36,8 +36,8 @@ def edit(
     letter = ask(lambda gateway: gateway.letter(letter_id))
     draft = None if set_ or body else _draft(letter)
     try:
-        wish = {"body": _new_body(letter, set_ or [], body or draft)} | ({"message": message} if message else {})
-        job = ask(lambda gateway: gateway.edit_letter(letter_id, wish, wait=_EDIT_WAIT))
+        request = {"body": _new_body(letter, set_ or [], body or draft)} | ({"message": message} if message else {})
+        job = ask(lambda gateway: gateway.edit_letter(letter_id, request, wait=_EDIT_WAIT))
         end_of_job(job, as_json, waited=True)
     except Failed as error:
         if not draft:

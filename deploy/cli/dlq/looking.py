@@ -154,14 +154,14 @@ def _action(action: Body) -> Sequence[str]:
     return *about, f"{action['done']:,}", f"{action['failed']:,}", plain(_which(action["wish"]))
 
 
-def _which(wish: Body) -> str:
+def _which(request: Body) -> str:
     """`lane stock, text COFFEE`, `letter …`, `12 letters`: what an action was about."""
-    selection = wish.get("selection") or {}
+    selection = request.get("selection") or {}
     if selection.get("all"):
         return "all that wait"
     if len(ids := selection.get("ids") or []) > 1:
         return number_of(len(ids), "letter")
-    said = {"letter": ids[0]} if ids else selection.get("filter") or wish
+    said = {"letter": ids[0]} if ids else selection.get("filter") or request
     return ", ".join(f"{name.removesuffix('_id')} {value}" for name, value in said.items() if name != "message_id")
 
 

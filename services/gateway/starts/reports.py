@@ -39,11 +39,11 @@ Each kind has these columns, in this order, in every format; `money` is in major
 async def create_report(body: ReportWish, request: Request, who: CallerOf, job: JobStart) -> Response:
     """Ask for a report."""
     try:
-        wish = body if who.is_operator else about_customer(body, who.subject)
+        asked = body if who.is_operator else about_customer(body, who.subject)
     except NotForCustomers as refusal:
         raise Problem(403, refusal.code, str(refusal)) from refusal
-    command = CreateReport(report_id=uuid7(), owner=who.subject, role=who.role, email=who.email, wish=wish)
-    return await job.start(CreateReport, _report(command, request, who, job), command.report_id, wish)
+    command = CreateReport(report_id=uuid7(), owner=who.subject, role=who.role, email=who.email, wish=asked)
+    return await job.start(CreateReport, _report(command, request, who, job), command.report_id, asked)
 
 
 async def _report(command: CreateReport, request: Request, who: Caller, job: Start) -> CreateReport:

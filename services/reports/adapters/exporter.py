@@ -40,10 +40,10 @@ class Exporter:
     async def write_part(self, report: Report, command: ExportChunk) -> Part:
         """Write one part. A second call writes the same part again. Raises `Stopped` at a limit, `NotStored` and
         `Incomplete`."""
-        wish = ReportWish.model_validate(report.wish)
-        write = self._write_days if wish.kind == "sales-summary" else self._write_rows
+        request = ReportWish.model_validate(report.wish)
+        write = self._write_days if request.kind == "sales-summary" else self._write_rows
         with for_customers("making a part of the report"):
-            part = await write(wish, report, command)
+            part = await write(request, report, command)
             async with self.database.reading() as session:
                 await self._check(session, report, command, part)
         return part
@@ -60,13 +60,13 @@ class Exporter:
 
     # -- parts of rows --------------------------------------------------------------------------------------------
 
-    async def _write_rows(self, wish: ReportWish, report: Report, command: ExportChunk) -> Part:
-        found = select_rows(wish, report.revision)
-        limit = domain.part_rows(wish, report.chunk_rows)
-        is_formatted_by_database = wish.format == "csv" and not self.database.is_sqlite
+    async def _write_rows(self, request: ReportWish, report: Report, command: ExportChunk) -> Part:
+        found = select_rows(request, report.revision)
+        limit = domain.part_rows(request, report.chunk_rows)
+        is_formatted_by_database = request.format == "csv" and not self.database.is_sqlite
         # Each on its own connection, so that the queries run at the same time.
         (written, size), (last, number), total = await _all(
-            (self._copy if is_formatted_by_database else self._format)(found, wish, command, limit),
+            (self._copy if is_formatted_by_database else self._format)(found, request, command, limit),
             self._last_of_part(found, command.after, limit),
             self._total(found, command),
         )
@@ -87,17 +87,17 @@ class Exporter:
         async with self.database.reading() as session:
             return int(await session.scalar(found.count()) or 0)
 
-    async def _copy(self, found: Rows, wish: ReportWish, command: ExportChunk, limit: int) -> tuple[int, int]:
+    async def _copy(self, found: Rows, request: ReportWish, command: ExportChunk, limit: int) -> tuple[int, int]:
         """Let PostgreSQL format a part, and stream it into the storage: memory holds a few blocks at a time. Return the
         number of rows and of bytes."""
-        query, options = as_csv(found, wish).part(command.after, limit), wish.options
+        query, options = as_csv(found, request).part(command.after, limit), request.options
         mark = BOM if options.bom and command.part == 0 else b""
         csv_options = {"delimiter": options.delimiter, "header": command.part == 0}
-        async with copying(self.database, query, wish.timezone, mark, **csv_options) as copied:
+        async with copying(self.database, query, request.timezone, mark, **csv_options) as copied:
             size = await self.storage.put(domain.part_name(command.report_id, command.part), copied.blocks())
             return await copied.rows(), size
 
-    async def _format(self, found: Rows, wish: ReportWish, command: ExportChunk, limit: int) -> tuple[int, int]:
+    async def _format(self, found: Rows, request: ReportWish, command: ExportChunk, limit: int) -> tuple[int, int]:
         """Format a part in a process of its own, so that the lanes of this process go on. Return the number of rows
         and of bytes."""
         query = found.part(command.after, limit)
@@ -106,29 +106,29 @@ class Exporter:
             if self.database.is_sqlite:
                 async with self.database.reading() as session:
                     database, sql = str(self.database.url.database), literal_sql(query, session)
-                work = to_process.run_sync(templates.write_part_of, database, sql, wish, command.done, target)
+                work = to_process.run_sync(templates.write_part_of, database, sql, request, command.done, target)
             else:
                 async with copying(self.database, query, "UTC") as copied:
                     with raw.open("wb") as file:
                         async for block in copied.blocks():
                             file.write(block)
-                work = to_process.run_sync(templates.write_part, raw, wish, command.done, target)
+                work = to_process.run_sync(templates.write_part, raw, request, command.done, target)
             written = await work
             return written, await self.storage.put(domain.part_name(command.report_id, command.part), target)
 
     # -- parts of days --------------------------------------------------------------------------------------------
 
-    async def _write_days(self, wish: ReportWish, report: Report, command: ExportChunk) -> Part:
+    async def _write_days(self, request: ReportWish, report: Report, command: ExportChunk) -> Part:
         with scratch() as folder:
             raw, target = folder / "raw", folder / "part"
             async with self.database.reading() as session:
-                bounds = command.after or await first_and_last_day(session, wish, report.revision)
-                days, after, left = domain.part_days(bounds, wish.timezone)
+                bounds = command.after or await first_and_last_day(session, request, report.revision)
+                days, after, left = domain.part_days(bounds, request.timezone)
                 raw.touch()
                 number = 0
                 if days:
-                    number = await save_summary(session, select_summary(wish, report.revision, days), raw)
-            await to_process.run_sync(templates.write_part, raw, wish, command.done, target)
+                    number = await save_summary(session, select_summary(request, report.revision, days), raw)
+            await to_process.run_sync(templates.write_part, raw, request, command.done, target)
             size = await self.storage.put(domain.part_name(command.report_id, command.part), target)
         before = command.part * domain.SUMMARY_DAYS
         return Part(number, size, None, after, before + len(days), before + left, "days")
@@ -140,24 +140,24 @@ class Exporter:
         `Stopped` for a PDF that this machine cannot write."""
         if command.total not in (None, command.rows):
             raise Incomplete(f"{command.rows} rows were written where {command.total} were counted")
-        wish, name = ReportWish.model_validate(report.wish), domain.result_name(report.id)
+        request, name = ReportWish.model_validate(report.wish), domain.result_name(report.id)
         names = [domain.part_name(report.id, part) for part in range(command.parts)]
         with for_customers("putting the report together"):
-            if wish.format not in templates.CONCATENATED:
-                return await self._assemble(names, wish, name)
+            if request.format not in templates.CONCATENATED:
+                return await self._assemble(names, request, name)
             digest = hashlib.sha256()
             size = await self.storage.put(name, self._hashed(names, digest))
         if size != command.bytes:
             raise Incomplete(f"the file has {size} bytes where its parts had {command.bytes}")
         return size, digest.hexdigest()
 
-    async def _assemble(self, names: list[str], wish: ReportWish, name: str) -> tuple[int, str]:
+    async def _assemble(self, names: list[str], request: ReportWish, name: str) -> tuple[int, str]:
         with scratch() as folder:
             target = folder / "result"
             for number, part in enumerate(names):
                 await self.storage.save(part, folder / f"{number:06}")
             try:
-                await to_process.run_sync(templates.assemble_files, folder, len(names), wish, target)
+                await to_process.run_sync(templates.assemble_files, folder, len(names), request, target)
             except templates.PangoMissing as error:
                 raise Stopped("cannot_write_pdf", str(error)) from error
             sha256 = await asyncio.to_thread(_sha256, target)

@@ -15,10 +15,10 @@ from contracts.reports import ReportWish
 from services.reports.store.rows import Key, select_first_and_last
 
 
-async def first_and_last_day(session: AsyncSession, wish: ReportWish, revision: int) -> Key:
+async def first_and_last_day(session: AsyncSession, request: ReportWish, revision: int) -> Key:
     """The first and the last day of a summary as ISO dates, as its chunks carry them; empty without any order."""
-    zone = ZoneInfo(wish.timezone)
-    times = (await session.execute(select_first_and_last(wish, revision))).one()
+    zone = ZoneInfo(request.timezone)
+    times = (await session.execute(select_first_and_last(request, revision))).one()
     if times[0] is None:
         return ()
     return tuple(datetime.fromtimestamp(at / 1000, UTC).astimezone(zone).date().isoformat() for at in times)

@@ -81,13 +81,13 @@ def plain_key(row: Sequence[Any]) -> Key:
     return tuple(value if isinstance(value, int) else str(value) for value in row)
 
 
-def select_rows(wish: ReportWish, revision: int) -> Rows:
+def select_rows(request: ReportWish, revision: int) -> Rows:
     """The rows of a report at a revision of the read model, for all kinds of reports except the sales summary."""
     kinds = {"orders": _order_rows, "order-lines": _line_rows, "stock-movements": _movement_rows}
-    return kinds[wish.kind](wish, revision)
+    return kinds[request.kind](request, revision)
 
 
-def _order_rows(wish: ReportWish, revision: int) -> Rows:
+def _order_rows(request: ReportWish, revision: int) -> Rows:
     status = _status(revision)
     columns = {
         "order_id": _IdText(_orders.c.id),
@@ -105,13 +105,17 @@ def _order_rows(wish: ReportWish, revision: int) -> Rows:
         f"{state}_at": _known(_orders.c[f"{state}_revision"], revision, _orders.c[f"{state}_at"])
         for state in ("confirmed", "rejected", "cancelled")
     }
-    conditions = [_orders.c.revision <= revision, *_within(wish, _orders.c.placed_at), *_of_customer(wish, status)]
-    if sku := wish.filters.sku:
+    conditions = [
+        _orders.c.revision <= revision,
+        *_within(request, _orders.c.placed_at),
+        *_of_customer(request, status),
+    ]
+    if sku := request.filters.sku:
         conditions.append(exists().where(_lines.c.order_id == _orders.c.id, _lines.c.sku == sku))
     return Rows(columns, (_orders.c.placed_at, _orders.c.id), _orders, tuple(conditions))
 
 
-def _line_rows(wish: ReportWish, revision: int) -> Rows:
+def _line_rows(request: ReportWish, revision: int) -> Rows:
     status = _status(revision)
     columns = {
         "order_id": _IdText(_lines.c.order_id),
@@ -126,12 +130,12 @@ def _line_rows(wish: ReportWish, revision: int) -> Rows:
         "customer_name": _orders.c.customer_name,
         "placed_at": _lines.c.placed_at,
     }
-    conditions = [*_sold(wish, revision), *_of_customer(wish, status)]
+    conditions = [*_sold(request, revision), *_of_customer(request, status)]
     key = (_lines.c.placed_at, _lines.c.order_id, _lines.c.sku)
     return Rows(columns, key, _lines.join(_orders, _orders.c.id == _lines.c.order_id), tuple(conditions))
 
 
-def _movement_rows(wish: ReportWish, revision: int) -> Rows:
+def _movement_rows(request: ReportWish, revision: int) -> Rows:
     columns = {
         "movement_id": _movements.c.id,
         "moved_at": _movements.c.moved_at,
@@ -143,13 +147,13 @@ def _movement_rows(wish: ReportWish, revision: int) -> Rows:
         "reason": _movements.c.reason,
         "adjusted_by": _movements.c.adjusted_by,
     }
-    conditions = [_movements.c.revision <= revision, *_within(wish, _movements.c.moved_at)]
-    if sku := wish.filters.sku:
+    conditions = [_movements.c.revision <= revision, *_within(request, _movements.c.moved_at)]
+    if sku := request.filters.sku:
         conditions.append(_movements.c.sku == sku)
     return Rows(columns, (_movements.c.moved_at, _movements.c.id), _movements, tuple(conditions))
 
 
-def select_summary(wish: ReportWish, revision: int, days: Iterable[tuple[date, int, int]]) -> Any:
+def select_summary(request: ReportWish, revision: int, days: Iterable[tuple[date, int, int]]) -> Any:
     """The sales summary of some days at a revision. Each of `days` is a date, its beginning and its end (exclusive) in
     epoch milliseconds. `revenue` is in minor units."""
     named = (column("day", String), column("begins", BigInteger), column("ends", BigInteger))
@@ -168,21 +172,21 @@ def select_summary(wish: ReportWish, revision: int, days: Iterable[tuple[date, i
         func.sum(case((sold, func.coalesce(_lines.c.total, 0)), else_=0)).label("revenue"),
         func.sum(case((rejected, 1), else_=0)).label("rejected_orders"),
     )
-    query = query.select_from(source).where(*_sold(wish, revision))
+    query = query.select_from(source).where(*_sold(request, revision))
     order = (calendar.c.day, _lines.c.sku, _orders.c.currency)
     return query.group_by(*order).order_by(*order)
 
 
-def select_first_and_last(wish: ReportWish, revision: int) -> Any:
+def select_first_and_last(request: ReportWish, revision: int) -> Any:
     """The times at which the first and the last order of a summary were placed."""
     query = select(func.min(_lines.c.placed_at), func.max(_lines.c.placed_at))
-    return query.where(*_sold(wish, revision))
+    return query.where(*_sold(request, revision))
 
 
-def as_csv(found: Rows, wish: ReportWish) -> Rows:
+def as_csv(found: Rows, request: ReportWish) -> Rows:
     """The same rows, formatted for a CSV file by PostgreSQL: a million rows then never pass through Python."""
-    types = {column.name: column.type for column in COLUMNS[wish.kind]}
-    columns = {name: _as_csv(each, types[name], wish.options.delimiter) for name, each in found.columns.items()}
+    types = {column.name: column.type for column in COLUMNS[request.kind]}
+    columns = {name: _as_csv(each, types[name], request.options.delimiter) for name, each in found.columns.items()}
     return replace(found, columns=columns)
 
 
@@ -209,18 +213,18 @@ def _known(of_fact: Any, revision: int, value: Any) -> Any:
     return case((of_fact <= revision, value))
 
 
-def _within(wish: ReportWish, at: Any) -> list[Any]:
-    since, until = wish.since and milliseconds(wish.since), wish.until and milliseconds(wish.until)
+def _within(request: ReportWish, at: Any) -> list[Any]:
+    since, until = request.since and milliseconds(request.since), request.until and milliseconds(request.until)
     return [*([at >= since] if since is not None else []), *([at < until] if until is not None else [])]
 
 
-def _sold(wish: ReportWish, revision: int) -> list[Any]:
-    of_sku = [_lines.c.sku == wish.filters.sku] if wish.filters.sku else []
-    return [_lines.c.revision <= revision, *_within(wish, _lines.c.placed_at), *of_sku]
+def _sold(request: ReportWish, revision: int) -> list[Any]:
+    of_sku = [_lines.c.sku == request.filters.sku] if request.filters.sku else []
+    return [_lines.c.revision <= revision, *_within(request, _lines.c.placed_at), *of_sku]
 
 
-def _of_customer(wish: ReportWish, status: Any) -> list[Any]:
-    customer, wanted = wish.filters.customer_id, wish.filters.status
+def _of_customer(request: ReportWish, status: Any) -> list[Any]:
+    customer, wanted = request.filters.customer_id, request.filters.status
     return [*([_orders.c.customer_id == customer] if customer else []), *([status == wanted] if wanted else [])]
 
 

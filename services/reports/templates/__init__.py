@@ -20,7 +20,7 @@ class PangoMissing(Exception):
     """This machine lacks what a pdf is written with; the text says what to install."""
 
 
-def write_part(raw: Path, wish: ReportWish, first_row: int, target: Path) -> int:
+def write_part(raw: Path, request: ReportWish, first_row: int, target: Path) -> int:
     """Write a part of the file, from raw rows: RFC 4180 without a header, in the columns of the report's kind.
 
     `first_row` counts the report's rows from 0. The part with row 0 has the header, where the format has one.
@@ -29,21 +29,21 @@ def write_part(raw: Path, wish: ReportWish, first_row: int, target: Path) -> int
     from services.reports.templates import tables
 
     with raw.open("rb") as rows, target.open("wb") as file:
-        match wish.format:
+        match request.format:
             case "csv":
-                return tables.write_csv_part(rows, wish, first_row == 0, file)
+                return tables.write_csv_part(rows, request, first_row == 0, file)
             case "jsonl":
-                return tables.write_jsonl_part(rows, wish, file)
+                return tables.write_jsonl_part(rows, request, file)
             case "parquet":
-                return tables.write_parquet_part(rows, wish, file)
+                return tables.write_parquet_part(rows, request, file)
             case "xlsx":
-                return tables.write_xlsx_part(rows, wish, first_row, file)
+                return tables.write_xlsx_part(rows, request, first_row, file)
             case _:
                 shutil.copyfileobj(rows, file)
                 return 0
 
 
-def write_part_of(database: str, query: str, wish: ReportWish, first_row: int, target: Path) -> int:
+def write_part_of(database: str, query: str, request: ReportWish, first_row: int, target: Path) -> int:
     """Write a part of the file, from the rows that a query finds in a SQLite database."""
     raw, address = target.with_name("raw"), f"{Path(database).resolve().as_uri()}?mode=ro"
     with (
@@ -52,28 +52,28 @@ def write_part_of(database: str, query: str, wish: ReportWish, first_row: int, t
     ):
         connection.execute("PRAGMA busy_timeout=10000")
         csv.writer(file).writerows(connection.execute(query))
-    return write_part(raw, wish, first_row, target)
+    return write_part(raw, request, first_row, target)
 
 
-def assemble(parts: Iterable[bytes], wish: ReportWish, target: Path) -> None:
+def assemble(parts: Iterable[bytes], request: ReportWish, target: Path) -> None:
     """Write the file from its parts in their order, one in memory at a time.
 
     Raises `PangoMissing` where this machine cannot write a pdf.
     """
-    if wish.format in PAGES:
+    if request.format in PAGES:
         from services.reports.templates import summary
 
-        summary.write(parts, wish, target)
-    elif wish.format in CONCATENATED:
+        summary.write(parts, request, target)
+    elif request.format in CONCATENATED:
         with target.open("wb") as file:
             file.writelines(parts)
     else:
         from services.reports.templates import tables
 
-        write = tables.write_parquet if wish.format == "parquet" else tables.write_xlsx
-        write(parts, wish, target)
+        write = tables.write_parquet if request.format == "parquet" else tables.write_xlsx
+        write(parts, request, target)
 
 
-def assemble_files(folder: Path, number: int, wish: ReportWish, target: Path) -> None:
+def assemble_files(folder: Path, number: int, request: ReportWish, target: Path) -> None:
     """`assemble` with the parts as files, `000000` and on."""
-    assemble(((folder / f"{each:06}").read_bytes() for each in range(number)), wish, target)
+    assemble(((folder / f"{each:06}").read_bytes() for each in range(number)), request, target)

@@ -180,30 +180,30 @@ def gather(parts: Iterable[bytes]) -> Summary:
     return summary
 
 
-def write(parts: Iterable[bytes], wish: ReportWish, target: Path) -> None:
+def write(parts: Iterable[bytes], request: ReportWish, target: Path) -> None:
     """Write the page. Raises `PangoMissing`."""
-    if wish.format == "html":
-        target.write_text(page(gather(parts), wish), encoding="utf-8")
+    if request.format == "html":
+        target.write_text(page(gather(parts), request), encoding="utf-8")
     else:
-        _write_pdf(parts, wish, target)
+        _write_pdf(parts, request, target)
 
 
-def page(summary: Summary, wish: ReportWish) -> str:
+def page(summary: Summary, request: ReportWish) -> str:
     """The page as one html file that needs nothing else."""
-    language = Language(wish.options.locale)
+    language = Language(request.options.locale)
     products = sorted(summary.products.items(), key=lambda item: (item[0][1], -item[1].revenue, item[0]))
     revenue = {currency: sum(days.values()) for currency, days in sorted(summary.revenue.items())}
     return _TEMPLATE.render(
         say=language,
         words=language.words,
-        for_print=wish.format == "pdf",
-        fonts=_fonts() if wish.format == "pdf" else "",
-        period=language.period(wish),
-        zone=wish.timezone,
-        sku=wish.filters.sku,
+        for_print=request.format == "pdf",
+        fonts=_fonts() if request.format == "pdf" else "",
+        period=language.period(request),
+        zone=request.timezone,
+        sku=request.filters.sku,
         total=summary.total,
         revenue={currency: amount for currency, amount in revenue.items() if amount} or revenue,
-        charts=_charts(summary, language, has_dark=wish.format == "html"),
+        charts=_charts(summary, language, has_dark=request.format == "html"),
         rankings=_rankings(summary, language),
         is_long=summary.is_long,
         products=products[:TABLE_ROWS],
@@ -247,11 +247,11 @@ class Language:
             return format_decimal(value, "0.##", locale=self.locale)
         return format_compact_decimal(Decimal(str(value)), locale=self.locale, fraction_digits=1)
 
-    def period(self, wish: ReportWish) -> str:
+    def period(self, request: ReportWish) -> str:
         """What was asked for, in whole days if it is; a day ends where the next one begins."""
-        zone = ZoneInfo(wish.timezone)
-        since, until = (at and at.astimezone(UTC).astimezone(zone) for at in (wish.since, wish.until))
-        if all(at is None or milliseconds(at) == midnight(at.date(), wish.timezone) for at in (since, until)):
+        zone = ZoneInfo(request.timezone)
+        since, until = (at and at.astimezone(UTC).astimezone(zone) for at in (request.since, request.until))
+        if all(at is None or milliseconds(at) == midnight(at.date(), request.timezone) for at in (since, until)):
             until = until - timedelta(days=1) if until else None
             said = {"since": since and self.day(since), "until": until and self.day(until)}
         else:
@@ -332,7 +332,7 @@ def _rankings(summary: Summary, language: Language) -> dict[str, list[Bar]]:
     }
 
 
-def _write_pdf(parts: Iterable[bytes], wish: ReportWish, target: Path) -> None:
+def _write_pdf(parts: Iterable[bytes], request: ReportWish, target: Path) -> None:
     try:
         from weasyprint import HTML
     except OSError as error:  # it finds no Pango
@@ -343,7 +343,7 @@ def _write_pdf(parts: Iterable[bytes], wish: ReportWish, target: Path) -> None:
     from weasyprint.urls import URLFetcher
 
     os.environ["SOURCE_DATE_EPOCH"] = "0"  # fontTools would date a font of emojis by the clock
-    html = HTML(string=page(gather(parts), wish), url_fetcher=URLFetcher(allowed_protocols=["data", "file"]))
+    html = HTML(string=page(gather(parts), request), url_fetcher=URLFetcher(allowed_protocols=["data", "file"]))
     html.write_pdf(target, pdf_tags=True, pdf_identifier=b"malote")
 
 

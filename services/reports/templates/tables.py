@@ -46,16 +46,16 @@ _before_a_formula = re.compile(domain.BEFORE_A_FORMULA)
 _may_be_a_formula = re.compile(domain.MAY_BE_A_FORMULA)
 
 
-def write_csv_part(raw: IO[bytes], wish: ReportWish, has_header: bool, target: IO[bytes]) -> int:
+def write_csv_part(raw: IO[bytes], request: ReportWish, has_header: bool, target: IO[bytes]) -> int:
     """RFC 4180 as PostgreSQL's COPY writes it: LF ends a row, a field is quoted only where it must be.
 
     Returns how many rows, as its siblings do."""
-    columns, lines = COLUMNS[wish.kind], _Lines()
-    writer = csv.writer(lines, delimiter=wish.options.delimiter, lineterminator="\r\n")
-    clock = Clock(wish.timezone)
-    turns = [_csv(column, wish, clock) for column in columns]
+    columns, lines = COLUMNS[request.kind], _Lines()
+    writer = csv.writer(lines, delimiter=request.options.delimiter, lineterminator="\r\n")
+    clock = Clock(request.timezone)
+    turns = [_csv(column, request, clock) for column in columns]
     if has_header:
-        target.write(codecs.BOM_UTF8 if wish.options.bom else b"")
+        target.write(codecs.BOM_UTF8 if request.options.bom else b"")
         writer.writerow([column.name for column in columns])
         target.write(lines.take())
     number = 0
@@ -66,11 +66,11 @@ def write_csv_part(raw: IO[bytes], wish: ReportWish, has_header: bool, target: I
     return number
 
 
-def write_jsonl_part(raw: IO[bytes], wish: ReportWish, target: IO[bytes]) -> int:
+def write_jsonl_part(raw: IO[bytes], request: ReportWish, target: IO[bytes]) -> int:
     """An object a row. Money is text, for a reader that keeps numbers as doubles would change it."""
-    columns = COLUMNS[wish.kind]
+    columns = COLUMNS[request.kind]
     names = [column.name for column in columns]
-    clock = Clock(wish.timezone)
+    clock = Clock(request.timezone)
     turns = [_json(column, clock) for column in columns]
     number = 0
     for batch in _columns(raw):
@@ -148,9 +148,9 @@ def read_rows(raw: IO[bytes]) -> Iterator[list[str]]:
     return csv.reader(io.TextIOWrapper(raw, encoding="utf-8", newline=""))
 
 
-def _csv(column: Column, wish: ReportWish, clock: Clock) -> Callable[[tuple[str, ...]], list[str] | tuple[str, ...]]:
+def _csv(column: Column, request: ReportWish, clock: Clock) -> Callable[[tuple[str, ...]], list[str] | tuple[str, ...]]:
     """How a column's raw values are written."""
-    for_spreadsheets = wish.options.delimiter == ";"
+    for_spreadsheets = request.options.delimiter == ";"
 
     def time(value: str) -> str:
         if not value:
@@ -201,12 +201,12 @@ def _json(column: Column, clock: Clock) -> Callable[[str], str | int | float | N
 # -- parquet ----------------------------------------------------------------------------------------------------------
 
 
-def write_parquet_part(raw: IO[bytes], wish: ReportWish, target: IO[bytes]) -> int:
+def write_parquet_part(raw: IO[bytes], request: ReportWish, target: IO[bytes]) -> int:
     """A file of one row group."""
     import pyarrow as pa
     from pyarrow import csv, parquet
 
-    schema = _schema(wish)
+    schema = _schema(request)
     table = schema.empty_table()
     if content := raw.read():
         read_as = {field.name: pa.int64() if pa.types.is_timestamp(field.type) else field.type for field in schema}
@@ -220,18 +220,18 @@ def write_parquet_part(raw: IO[bytes], wish: ReportWish, target: IO[bytes]) -> i
     return int(table.num_rows)
 
 
-def write_parquet(parts: Iterable[bytes], wish: ReportWish, target: Path) -> None:
+def write_parquet(parts: Iterable[bytes], request: ReportWish, target: Path) -> None:
     """A file with a row group for each part."""
     import pyarrow as pa
     from pyarrow import parquet
 
-    with parquet.ParquetWriter(target, _schema(wish), compression="zstd") as writer:
+    with parquet.ParquetWriter(target, _schema(request), compression="zstd") as writer:
         for part in parts:
             table = parquet.read_table(pa.BufferReader(part), use_threads=False)
             writer.write_table(table, row_group_size=max(1, table.num_rows))
 
 
-def _schema(wish: ReportWish) -> "pa.Schema":
+def _schema(request: ReportWish) -> "pa.Schema":
     """What the columns hold. Money has room for every currency in one column: 4 digits after the point, as CLF has,
     and 20 before it, 10,000 times the largest amount of one that has none; BigQuery's NUMERIC takes it, too."""
     import pyarrow as pa
@@ -240,17 +240,17 @@ def _schema(wish: ReportWish) -> "pa.Schema":
         "text": pa.string(),
         "integer": pa.int64(),
         "money": pa.decimal128(24, 4),
-        "time": pa.timestamp("ms", tz=wish.timezone),
+        "time": pa.timestamp("ms", tz=request.timezone),
         "day": pa.date32(),
         "share": pa.decimal128(5, 4),
     }
-    return pa.schema([(column.name, types[column.type]) for column in COLUMNS[wish.kind]])
+    return pa.schema([(column.name, types[column.type]) for column in COLUMNS[request.kind]])
 
 
 # -- xlsx -------------------------------------------------------------------------------------------------------------
 
 
-def write_xlsx_part(raw: IO[bytes], wish: ReportWish, first_row: int, target: IO[bytes]) -> int:
+def write_xlsx_part(raw: IO[bytes], request: ReportWish, first_row: int, target: IO[bytes]) -> int:
     """The XML of some rows, as xlsxwriter makes it, compressed, behind their number and its sizes: once for each sheet
     that they are on.
 
@@ -258,14 +258,14 @@ def write_xlsx_part(raw: IO[bytes], wish: ReportWish, first_row: int, target: IO
     """
     rows, done, number = read_rows(raw), first_row, -1
     while number and (number < 0 or done % domain.SHEET_ROWS == 0):  # what ends at a border may go on behind it
-        number = _write_rows(islice(rows, domain.SHEET_ROWS - done % domain.SHEET_ROWS), wish, done, target)
+        number = _write_rows(islice(rows, domain.SHEET_ROWS - done % domain.SHEET_ROWS), request, done, target)
         done += number
     return done - first_row
 
 
-def _write_rows(rows: Iterable[list[str]], wish: ReportWish, done: int, target: IO[bytes]) -> int:
-    file, clock, row = io.BytesIO(), Clock(wish.timezone), done % domain.SHEET_ROWS
-    columns = COLUMNS[wish.kind]
+def _write_rows(rows: Iterable[list[str]], request: ReportWish, done: int, target: IO[bytes]) -> int:
+    file, clock, row = io.BytesIO(), Clock(request.timezone), done % domain.SHEET_ROWS
+    columns = COLUMNS[request.kind]
     workbook, formats = _workbook(file)
     sheet = workbook.add_worksheet()
     _use(formats, sheet, row=0)
@@ -286,7 +286,7 @@ def _write_rows(rows: Iterable[list[str]], wish: ReportWish, done: int, target: 
     return number
 
 
-def write_xlsx(parts: Iterable[bytes], wish: ReportWish, target: Path) -> None:
+def write_xlsx(parts: Iterable[bytes], request: ReportWish, target: Path) -> None:
     """A workbook whose sheets are put together from the parts' XML. What comes before a sheet's rows says how many
     they are, so all parts are looked at first."""
     with TemporaryFile(dir=target.parent) as spool, ZipFile(target, "w", ZIP_DEFLATED, compresslevel=1) as archive:
@@ -299,7 +299,7 @@ def write_xlsx(parts: Iterable[bytes], wish: ReportWish, target: Path) -> None:
             sheets[-1].append(_Part(number, size, len(stored)))
             done += number
         spool.seek(0)
-        frame = ZipFile(_frame(wish, [sum(part.number for part in sheet) for sheet in sheets]))
+        frame = ZipFile(_frame(request, [sum(part.number for part in sheet) for sheet in sheets]))
         bodies = {_SHEET.format(number): sheet for number, sheet in enumerate(sheets, start=1)}
         for name in frame.namelist():
             xml, rows = frame.read(name), bodies.get(name, [])
@@ -329,12 +329,12 @@ class _Part(NamedTuple):
     stored: int
 
 
-def _frame(wish: ReportWish, heights: list[int]) -> IO[bytes]:
+def _frame(request: ReportWish, heights: list[int]) -> IO[bytes]:
     """A workbook with all but its rows: xlsxwriter is told of each sheet's header and last row only."""
-    columns, file = COLUMNS[wish.kind], io.BytesIO()
+    columns, file = COLUMNS[request.kind], io.BytesIO()
     workbook, formats = _workbook(file)
     for number, height in enumerate(heights, start=1):
-        sheet = workbook.add_worksheet(wish.kind if number == 1 else f"{wish.kind} {number}")
+        sheet = workbook.add_worksheet(request.kind if number == 1 else f"{request.kind} {number}")
         for at, column in enumerate(columns):
             sheet.set_column(at, at, max(_WIDTHS.get(column.name, _WIDTHS[column.type]), len(column.name) + 4))
             sheet.write_string(0, at, column.name, formats["header"])
