@@ -57,16 +57,16 @@ def _silence() -> Iterator[Callable[[Body], None]]:
 @contextlib.contextmanager
 def _lines() -> Iterator[Callable[[Body], None]]:
     """A line for each change of state, and for how far it is once a second, where there is no terminal to redraw."""
-    told, told_at = "", 0.0
+    shown, shown_at = "", 0.0
 
     def show(job: Body) -> None:
-        nonlocal told, told_at
-        if job["status"] != told:
+        nonlocal shown, shown_at
+        if job["status"] != shown:
             typer.echo(f"{job['status']}{'' if job['ended_at'] else reason(job)}")  # who follows says why it ended
-        if job["progress"] and not job["ended_at"] and time.monotonic() - told_at > 1:
-            told_at = time.monotonic()
+        if job["progress"] and not job["ended_at"] and time.monotonic() - shown_at > 1:
+            shown_at = time.monotonic()
             typer.echo(rate(job["progress"]))
-        told = job["status"]
+        shown = job["status"]
 
     yield show
 

@@ -19,12 +19,12 @@ from deploy.cli.output import (
     at,
     console,
     end_of_job,
+    hint_at_more,
     plain,
     print_json,
     reason,
     state,
     table,
-    tell_of_more,
 )
 
 app = typer.Typer(no_args_is_help=True)
@@ -55,7 +55,7 @@ def list_(status: Annotated[Status | None, typer.Option()] = None, limit: Limit 
         return
     rows = table(("job", "kind", "status", "since", "error~"), map(_row, page["data"]))
     console().print(rows if page["data"] else "no jobs")
-    tell_of_more(page, limit)
+    hint_at_more(page, limit)
 
 
 @app.command()
@@ -90,8 +90,8 @@ def picture(job: dict[str, Any]) -> Any:
     about[1:1] = [f"{what:<7} {job[f'{what}_id']}" for what in ("order", "report") if job.get(f"{what}_id")]
     if progress := job["progress"]:
         about.append(f"done    {progress['done']} of {progress['total'] or '?'} {progress['unit']}")
-    told = [(at(entry["at"]), after(job, entry), entry["message"], entry["service"]) for entry in job["timeline"]]
-    return Group("\n".join(about), _bar(job), "", table(("at", "after", "message", "by"), told))
+    rows = [(at(entry["at"]), after(job, entry), entry["message"], entry["service"]) for entry in job["timeline"]]
+    return Group("\n".join(about), _bar(job), "", table(("at", "after", "message", "by"), rows))
 
 
 def _bar(job: dict[str, Any]) -> Any:
@@ -140,13 +140,13 @@ class _Lines:
     """A line for each piece of news, where there is no terminal to redraw."""
 
     def __init__(self) -> None:
-        self._told = 0
+        self._printed = 0
         self._status = ""
 
     def __call__(self, job: dict[str, Any]) -> None:
-        for entry in job["timeline"][self._told :]:
+        for entry in job["timeline"][self._printed :]:
             typer.echo(f"{entry['at']} {entry['message']} by {entry['service']}")
-        self._told = len(job["timeline"])
+        self._printed = len(job["timeline"])
         if job["progress"]:
             typer.echo(f"{job['progress']['done']} of {job['progress']['total'] or '?'} {job['progress']['unit']}")
         if job["status"] != self._status:

@@ -21,10 +21,10 @@ from deploy.cli.output import (
     at,
     console,
     end_of_job,
+    hint_at_more,
     plain,
     print_json,
     table,
-    tell_of_more,
     visible,
 )
 
@@ -80,7 +80,7 @@ def written(
         return
     rows = [(m["id"], at(m["created_at"]), m["status"], m["kind"], plain(m["smtp_answer"] or "")) for m in page["data"]]
     console().print(table(("mail", "written", "status", "kind", "answer~"), rows) if rows else "no mails")
-    tell_of_more(page, limit)
+    hint_at_more(page, limit)
 
 
 @app.command()

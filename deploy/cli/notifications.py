@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from deploy.cli.output import Json, Limit, at, console, plain, print_json, size, table, tell_of_more
+from deploy.cli.output import Json, Limit, at, console, hint_at_more, plain, print_json, size, table
 
 app = typer.Typer()
 
@@ -37,7 +37,7 @@ def notifications(
     if page["data"]:
         console().print(table(("at", "new", "what", "report", "about~"), map(_row, page["data"])))
     typer.echo(f"{page['unread']} unread" if page["data"] else "no notifications")
-    tell_of_more(page, limit)
+    hint_at_more(page, limit)
 
 
 @app.command()

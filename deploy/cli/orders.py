@@ -13,12 +13,12 @@ from deploy.cli.output import (
     at,
     console,
     end_of_job,
+    hint_at_more,
     money,
     plain,
     print_json,
     state,
     table,
-    tell_of_more,
     visible,
 )
 
@@ -77,7 +77,7 @@ def list_(
         return
     rows = table(("order", "status", ">total", "placed", "customer~"), map(_row, page["data"]))
     console().print(rows if page["data"] else "no orders")
-    tell_of_more(page, limit)
+    hint_at_more(page, limit)
 
 
 @app.command()

@@ -171,7 +171,7 @@ def at(moment: str | None) -> str:
     return zoned(local, "%H:%M:%S") if today else local.strftime("%Y-%m-%d")
 
 
-def tell_of_more(page: dict[str, Any], limit: int) -> None:
+def hint_at_more(page: dict[str, Any], limit: int) -> None:
     """Say on stderr that a list ends at its limit, and how to see more."""
     if page["has_more"]:
         how = f"; --limit lists up to {_MOST}" if limit < _MOST else ""

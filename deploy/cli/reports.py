@@ -23,6 +23,7 @@ from deploy.cli.output import (
     beside,
     console,
     end_of_job,
+    hint_at_more,
     is_regular,
     is_stdout,
     opened,
@@ -31,7 +32,6 @@ from deploy.cli.output import (
     size,
     state,
     table,
-    tell_of_more,
 )
 
 app = typer.Typer(no_args_is_help=True)
@@ -88,7 +88,7 @@ def create(
     with beside(output):
         end_of_job(job, as_json, is_followed or wait > 0)
         if not as_json:
-            _tell_result(job)
+            _print_result(job)
 
 
 @app.command("list")
@@ -102,7 +102,7 @@ def list_(status: Annotated[Status | None, typer.Option()] = None, limit: Limit 
         return
     columns = ("report", "kind", "format", "status", ">rows", ">size", "created", "kept until")
     console().print(table(columns, map(_row, page["data"])) if page["data"] else "no reports")
-    tell_of_more(page, limit)
+    hint_at_more(page, limit)
 
 
 @app.command()
@@ -243,7 +243,7 @@ async def _downloading(report: Body, is_silent: bool) -> AsyncIterator[Callable[
         yield lambda there: bar.update(task, completed=there)
 
 
-def _tell_result(job: Body) -> None:
+def _print_result(job: Body) -> None:
     result = job.get("result") or {}
     if "rows" in result:
         typer.echo(f"rows   {result['rows']:,}\nsize   {size(result['bytes'])}\nsha256 {result['sha256']}")

@@ -44,13 +44,13 @@ def restart(
     if not as_json:
         typer.echo(f"restarting {name}", err=True)
     began, awaited = time.monotonic(), ""
-    with _telling(as_json) as tell:
-        _end(before[name], lambda how: tell(f"{name}: {how}"))
+    with _progress(as_json) as report:
+        _end(before[name], lambda how: report(f"{name}: {how}"))
 
         def is_back() -> bool:
             nonlocal awaited
             if awaited := _awaited(here, name, before[name]):
-                tell(f"{name}: {awaited}")
+                report(f"{name}: {awaited}")
             return not awaited
 
         if not processes.until(is_back, _BACK_SECONDS):
@@ -63,7 +63,7 @@ def restart(
 
 
 @contextlib.contextmanager
-def _telling(is_silent: bool) -> Iterator[Callable[[str], None]]:
+def _progress(is_silent: bool) -> Iterator[Callable[[str], None]]:
     """What is waited for: on a terminal one line that changes, elsewhere a line for each change."""
     if is_silent:
         yield lambda _: None
@@ -71,15 +71,15 @@ def _telling(is_silent: bool) -> Iterator[Callable[[str], None]]:
         with console().status("") as line:
             yield lambda text: line.update(plain(text))
     else:
-        told = ""
+        reported = ""
 
-        def tell(text: str) -> None:
-            nonlocal told
-            if text != told:
+        def report(text: str) -> None:
+            nonlocal reported
+            if text != reported:
                 typer.echo(visible(text))
-            told = text
+            reported = text
 
-        yield tell
+        yield report
 
 
 def _pids(here: "Environment") -> dict[str, int]:
@@ -90,16 +90,16 @@ def _pids(here: "Environment") -> dict[str, int]:
     return found | ({"broker": state["broker"]} if state.get("broker") else {})
 
 
-def _end(pid: int, tell: Callable[[str], None]) -> None:
+def _end(pid: int, report: Callable[[str], None]) -> None:
     """SIGTERM; SIGKILL for what does not end in the grace time, or stands still and would not hear of it."""
     if not pid:
         return
     if not processes.is_stopped(pid):
-        tell(f"waits until pid {pid} has ended, which finishes what it has in hand, for {fleet.GRACE:g} s at most")
+        report(f"waits until pid {pid} has ended, which finishes what it has in hand, for {fleet.GRACE:g} s at most")
         processes.signal_group(pid, signal.SIGTERM)
         if processes.until(lambda: not processes.command_line(pid), fleet.GRACE):
             return
-    tell(f"kills pid {pid}, which does not end")
+    report(f"kills pid {pid}, which does not end")
     processes.signal_group(pid, signal.SIGKILL)
 
 

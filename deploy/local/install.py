@@ -175,20 +175,20 @@ def package(*names: str) -> None:
     last: list[str] = []
     # One at a time on this machine: apt-get waits for the lock of its packages, but not for that of its lists.
     with alone(Path(tempfile.gettempdir()) / "malote-install.lock"):
-        _tell(f"installing {name} from the system's packages")
-        told = time.monotonic()
+        _show(f"installing {name} from the system's packages")
+        shown_at = time.monotonic()
         with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=PIPE, stderr=STDOUT, text=True) as apt:
             for line in apt.stdout or ():
                 last = [*last[-9:], line.rstrip()]
-                if sys.stderr.isatty() or time.monotonic() - told > _SILENCE:
-                    told = time.monotonic()
-                    _tell(f"installing {name}: {line.strip()[:80]}")
+                if sys.stderr.isatty() or time.monotonic() - shown_at > _SILENCE:
+                    shown_at = time.monotonic()
+                    _show(f"installing {name}: {line.strip()[:80]}")
         if apt.returncode != 0:
             raise Missing("\n".join([f"apt-get could not install {name}:", *last]))
-        _tell(f"installed {name}\n")
+        _show(f"installed {name}\n")
 
 
-def _tell(text: str) -> None:
+def _show(text: str) -> None:
     """One line that is written over on a terminal, and lines elsewhere."""
     line = f"\r\x1b[K{text}" if sys.stderr.isatty() else text.rstrip() + "\n"
     print(line, end="", file=sys.stderr, flush=True)

@@ -41,16 +41,16 @@ class Hand:
         return bool(self._confirmed)
 
     @contextmanager
-    def settling(self, at_least: int) -> Iterator[list[str]]:
+    def confirmed(self, at_least: int) -> Iterator[list[str]]:
         """Some of the rows to be deleted, if there are so many, for a transaction that is committed in the block."""
         number = self.at_once if len(self._confirmed) >= at_least else 0
-        settled, self._confirmed = self._confirmed[:number], self._confirmed[number:]
+        confirmed, self._confirmed = self._confirmed[:number], self._confirmed[number:]
         try:
-            yield settled
+            yield confirmed
         except BaseException:
-            self._confirmed += settled
+            self._confirmed += confirmed
             raise
-        self._published.difference_update(settled)
+        self._published.difference_update(confirmed)
 
     @contextmanager
     def adding(self, messages: Sequence[Outgoing]) -> Iterator[None]:

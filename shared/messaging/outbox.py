@@ -82,26 +82,26 @@ class Outbox:
     @asynccontextmanager
     async def _unit(self, traceparent: str | None, at_least: int) -> AsyncIterator[UnitOfWork]:
         """A transaction that also deletes published rows, if there are `at_least` so many."""
-        with self.hand.settling(at_least) as settled, ExitStack() as until_committed:
+        with self.hand.confirmed(at_least) as confirmed, ExitStack() as until_committed:
             async with self._database.transaction() as session:
                 unit = UnitOfWork(session, self.service, traceparent)
                 yield unit
                 await session.flush()
                 beaten_at = await self.membership.beat(session)
-                written = await self._write(session, unit.outgoing, settled)
+                written = await self._write(session, unit.outgoing, confirmed)
                 if unit.scheduled:
                     await scheduled.write(session, unit.scheduled)
                 until_committed.enter_context(self.hand.adding(unit.outgoing))
         self.membership.committed(beaten_at)
-        self._rows += written - len(settled)
+        self._rows += written - len(confirmed)
         self.hand.add(unit.outgoing)
 
     def reading(self) -> AbstractAsyncContextManager[AsyncSession]:
         """A session that only reads, in no transaction of the outbox's."""
         return self._database.reading()
 
-    async def settle(self) -> None:
-        """Delete what is published and show that we live, where no other transaction does it."""
+    async def delete_published(self) -> None:
+        """Delete published rows and renew the heartbeat, in a transaction of its own."""
         async with self._unit(None, at_least=1):
             pass
 
@@ -116,13 +116,13 @@ class Outbox:
                 unit.outgoing += await scheduled.take_due(unit.session, self.service)
                 number = len(unit.outgoing)
 
-    async def _write(self, session: AsyncSession, messages: Sequence[Outgoing], settled: list[str]) -> int:
+    async def _write(self, session: AsyncSession, messages: Sequence[Outgoing], confirmed: list[str]) -> int:
         """Return how many rows were added."""
         values = [_to_row(message, self.owner) for message in messages if not message.transient]
         if values:
             await session.execute(insert(outbox), values)
-        if settled:
-            await session.execute(delete(outbox).where(among(session, outbox.c.message_id, settled)))
+        if confirmed:
+            await session.execute(delete(outbox).where(among(session, outbox.c.message_id, confirmed)))
         return len(values)
 
     async def measure(self) -> None:

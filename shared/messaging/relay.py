@@ -86,7 +86,7 @@ class Relay:
         """Fill the empty hand. What is committed meanwhile is left for the next time: it comes after these."""
         # Delete what is published first: it would fill most of the page. What is read must be ours for a while.
         while self._hand.has_confirmed or self._membership.may_be_dead():
-            await self.outbox.settle()
+            await self.outbox.delete_published()
         if not self._read_to:
             self._hand.has_skipped = False
         published = self._hand.published()  # those that are deleted while we read, too
@@ -108,7 +108,7 @@ class Relay:
             await self._look_for_strays()
 
     async def _tidy_once(self) -> None:
-        await self.outbox.settle()
+        await self.outbox.delete_published()
         async with self._database.reading() as session:
             dead = await self._membership.dead(session)
             orphan = select(outbox.c.message_id).where(outbox.c.owner.not_in(select(processes.c.id))).limit(1)
@@ -172,7 +172,7 @@ class Relay:
             log.warning("outbox: stopped with messages unpublished; another process will send them")
         try:
             while self._hand.has_confirmed:
-                await self.outbox.settle()
+                await self.outbox.delete_published()
             async with self._database.transaction() as session:
                 await self._membership.leave(session)
         except Exception as error:

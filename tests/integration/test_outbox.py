@@ -128,7 +128,7 @@ async def test_a_batch_of_one_is_four_round_trips_and_those_of_its_handler(
             unit.send(reserved(uuid7()))
         assert trips == ["BEGIN", "INSERT INTO inbox", "INSERT INTO outbox", "COMMIT"]
         await relay._publish_some()
-    await box.settle()
+    await box.delete_published()
     assert await rows(database) == 0
 
 

@@ -16,6 +16,7 @@ from deploy.cli.output import (
     at,
     beside,
     console,
+    hint_at_more,
     number_of,
     opened,
     plain,
@@ -23,7 +24,6 @@ from deploy.cli.output import (
     size,
     state,
     table,
-    tell_of_more,
     visible,
 )
 
@@ -53,7 +53,7 @@ def list_(
     shown = _table_of_letters if each else _table_of_groups
     console().print(shown(page["data"]) if page["data"] else "no dead letters")
     if each:
-        tell_of_more(page, limit)
+        hint_at_more(page, limit)
     if not each and page["has_more"]:
         listed = sum(group["count"] for group in page["data"])
         typer.echo(
@@ -114,7 +114,7 @@ def actions(limit: Limit = 20, as_json: Json = False) -> None:
         return
     columns = ("job", "at", "by~", "what", "status", ">letters", ">done", ">failed", "which~")
     console().print(table(columns, map(_action, page["data"])) if page["data"] else "nothing was done yet")
-    tell_of_more(page, limit)
+    hint_at_more(page, limit)
 
 
 def _table_of_groups(groups: list[Body]) -> Any:

@@ -103,8 +103,8 @@ def test_what_email_wrote_is_listed_with_what_the_server_said(monkeypatch: pytes
 def test_a_list_that_ends_at_its_limit_says_so_beside_it(
     limit: int, how: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    output.tell_of_more({"data": [{}] * limit, "has_more": True}, limit)
-    output.tell_of_more({"data": [{}] * limit, "has_more": False}, limit)
+    output.hint_at_more({"data": [{}] * limit, "has_more": True}, limit)
+    output.hint_at_more({"data": [{}] * limit, "has_more": False}, limit)
     assert tuple(capsys.readouterr()) == ("", f"there are more than these {limit}{how}")
 
 
