@@ -1,4 +1,4 @@
-"""Looking at dead letters, which changes nothing; and what goes on in the background with those that are dealt with."""
+"""Dead letters over HTTP, for reading only."""
 
 from collections.abc import AsyncIterator
 from typing import Annotated, Any

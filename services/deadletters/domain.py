@@ -31,13 +31,13 @@ _BROKERS_WORDS = {
 }
 _NO_REASON = "nobody said why"
 _GIVEN_UP = re.compile(r"failed \d+ times")
-# A host and the port that a server listens on. A client's own port is another one with each connection.
+# A host and the port on which a server listens. The port of a client differs with each connection.
 _SERVER = re.compile(
     r"(?<![\w@.:-])"
     r"((?:localhost|\[[0-9a-fA-F:]+\]|\d{1,3}(?:\.\d{1,3}){3}|[A-Za-z][\w-]*(?:\.[\w-]+)+)"
     r":(?:[12]?\d{1,4}|3[01]\d{3}|32[0-6]\d\d|327[0-5]\d|3276[0-7]))(?!\d|[.:]\d)"
 )
-# The order matters: what is left of a time or of an id are numbers.
+# The order matters: the rest of a time or of an id would count as numbers.
 _VARYING = (
     (re.compile(r"[^\s<>\"'(]+@[^\s<>\"'),;]+"), "<address>"),
     (re.compile(r"\b\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:?\d\d)?)?"), "<time>"),
@@ -63,13 +63,13 @@ class Failure:
 
 
 def failure(headers: Mapping[str, Any], now: int) -> Failure:
-    """From a dead letter's headers: what the kernel wrote, and, where the broker itself gave it up, its own marks. Of
-    what no service has read, all else was written by whoever sent it."""
+    """The failure of a dead letter, from the headers that the kernel wrote, or from the broker's marks if the broker
+    dead-lettered it. If no service has read the message, all other headers are the sender's and are not trusted."""
     mark = brokers_mark(headers)
     if is_first_hand(headers) or "failure_reason" not in headers:
         return _given_up_by_the_broker(mark, now)
     failed = _said(headers, now)
-    if not mark:  # the kernel takes it off whatever it sends on
+    if not mark:  # the kernel removes it from all that it sends on
         return failed
     given_up = _given_up_by_the_broker(mark, now)
     return replace(failed, reason=given_up.reason, last_at=given_up.last_at)
@@ -96,7 +96,7 @@ _SAID = ("reason", "exception", "message", "traceback", "first_at", "last_at", "
 
 
 def _reason(reason: str, exception: str, message: str) -> str:
-    """`failed 6 times` is no reason: the exception and its message are."""
+    """The exception and its message, in place of `failed 6 times`."""
     if _GIVEN_UP.fullmatch(reason) and (exception or message):
         reason = f"{exception}: {message}" if exception and message != exception else exception or message
     return (" ".join(reason.split()) or _NO_REASON)[:LONGEST_REASON]
@@ -117,8 +117,8 @@ def brokers_mark(headers: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def key_of(headers: Mapping[str, Any], type_: str | None) -> str:
-    """A dead letter's name on the wire. What the broker gave up as it had come through an exchange is named by its
-    routing key; all else by the `type` that the kernel gave it."""
+    """The name of a dead letter's message: the routing key if the broker dead-lettered it directly after an exchange,
+    else the `type` that the kernel gave it."""
     mark = brokers_mark(headers)
     keys = mark.get("routing-keys")
     if is_first_hand(headers) and isinstance(keys, list) and keys:
@@ -127,14 +127,14 @@ def key_of(headers: Mapping[str, Any], type_: str | None) -> str:
 
 
 def is_first_hand(headers: Mapping[str, Any]) -> bool:
-    """Whether it is just as its sender sent it: it had come through an exchange when the broker gave it up, so no
-    service had read it before. What the kernel sends on has lost the broker's marks, or comes back by `RETURNS`."""
+    """Whether no service has read the message before: it came through an exchange directly before the broker
+    dead-lettered it. A message that the kernel sends on has no marks of the broker, or returns by `RETURNS`."""
     return brokers_mark(headers).get("exchange") not in (None, "", RETURNS)
 
 
 def pattern(reason: str) -> str:
-    """A reason without what differs from letter to letter: mail addresses, times, ids and numbers. Digits in a word,
-    such as those of `order.placed.v1`, stay, and so does a server's address: its port says what was not reached."""
+    """A reason with placeholders for what varies between letters: mail addresses, times, ids and numbers. Digits within
+    a word stay, such as those of `order.placed.v1`, and so does the address of a server."""
     parts = _SERVER.split(reason)
     return "".join(part if n % 2 else _without_varying(part) for n, part in enumerate(parts))[:LONGEST_REASON]
 
@@ -146,17 +146,17 @@ def _without_varying(text: str) -> str:
 
 
 def group_of(lane: str, message: str, reason: str) -> str:
-    """The id of what belongs together: one lane, one message, one pattern of a reason."""
+    """The id of a group of letters: one lane, one message, one pattern of a reason."""
     return hashlib.sha256("\x00".join((lane, message, pattern(reason))).encode("utf-8", "replace")).hexdigest()[:12]
 
 
 def clean(text: str) -> str:
-    """Without NUL and halves of surrogate pairs, which no database stores."""
+    """A text without NUL and halves of surrogate pairs, which no database stores."""
     return text.replace("\x00", "�").encode("utf-8", "replace").decode()
 
 
 def is_deep(value: Any) -> bool:
-    """Whether lists or objects lie in one another deeper than what shows them can follow."""
+    """Whether lists or objects are nested deeper than a letter is shown."""
     level = [value]
     for _ in range(DEEPEST):
         level = [inner for outer in level for inner in _parts(outer)]
@@ -170,7 +170,7 @@ def _parts(value: Any) -> Iterable[Any]:
 
 
 def order_of(body: Any) -> UUID | None:
-    """The order that a body speaks of, if it does."""
+    """The order that a body names; None if it names none."""
     found = body.get("order_id") if isinstance(body, dict) else None
     try:
         return UUID(found) if isinstance(found, str) else None
@@ -186,7 +186,7 @@ def _moment(text: str) -> int | None:
 
 
 def _milliseconds(at: datetime) -> int:
-    """Raises OverflowError for what is not in the years 1 to 9999 any more, once it is in UTC."""
+    """Epoch milliseconds. Raises OverflowError if the time in UTC is outside the years 1 to 9999."""
     return int((at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC).timestamp() * 1000)
 
 
@@ -217,7 +217,8 @@ class Standing:
 
 
 def next_step(at: Standing, now: int) -> int | Literal["wait", "finish", "fail"]:
-    """How many letters to send now, or what else to do: the first one alone, the rest once that went well."""
+    """The number of letters to send now, or another step. The first letter is sent alone, the others after it
+    succeeded."""
     settled = at.done + at.failed
     if at.sent == 0 and not at.is_exhausted:
         return 1
@@ -232,7 +233,7 @@ def next_step(at: Standing, now: int) -> int | Literal["wait", "finish", "fail"]
 
 
 def pace(at: Standing, sent: int, now: int) -> int:
-    """Up to when the rate is used up by what is sent now."""
+    """The time up to which the letters that are sent now use up the rate."""
     return _since(at, now) + int(sent * 1000 / at.rate)
 
 

@@ -1,4 +1,4 @@
-"""What the deadletters service can be told."""
+"""The settings of the deadletters service."""
 
 from typing import ClassVar
 

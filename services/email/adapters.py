@@ -21,18 +21,18 @@ from shared.persistence.clock import moment
 from shared.persistence.database import Outage
 
 CONNECTIONS = 16
-"""How many mails are in hand at once, each on a connection of its own from before it is sent until its outcome is
-committed: a process that dies leaves no more of them in doubt. Many servers take no more from one client than 20."""
+"""How many mails are sent at once. A mail has its connection until its outcome is committed, so at most this many
+outcomes are unknown after the process dies. Many servers accept at most 20 connections from one client."""
 
 IDLE_SECONDS = 30.0
 """How long a connection is kept for the next mail."""
 
 DATA_SECONDS = 600.0
-"""How long the server may take to accept what it was given (RFC 5321, 4.5.3.2.6). Whoever gives up earlier sends it
-twice: the server has the mail, and we don't know it."""
+"""How long the server may take to accept a mail after its text was sent (RFC 5321, 4.5.3.2.6). A client that gives up
+earlier sends the mail twice, because the server may have accepted it."""
 
 SLOW_SECONDS = 15.0
-"""A server that takes longer for an answer is named in `/readyz`: nothing has failed yet, which may take far longer."""
+"""`/readyz` names a server that needs longer for an answer. The timeouts that make a mail fail are much longer."""
 
 SHORT = 60
 """Characters of a name or a subject that need no folding."""
@@ -42,7 +42,7 @@ _BOUNDARY = "=_malote"  # no quoted-printable text has `=_` in it: RFC 2045, 6.7
 
 
 class Refused(Exception):
-    """The server will not take this mail, now or later; the text is its answer."""
+    """The server refuses this mail for good; the text is its answer."""
 
 
 class NotSent(Exception):
@@ -50,23 +50,23 @@ class NotSent(Exception):
 
 
 class NoSession(Outage):
-    """The server took no session of ours, or nothing from us in it: it is no mail's fault."""
+    """The server accepts no session or no mail at all. The reason is not in the mail."""
 
 
 class Mailer:
-    """Hands mails to the SMTP server, over connections that are used again."""
+    """Sends mails to the SMTP server, over connections that are reused."""
 
     name = "mail server"
 
     def __init__(self, settings: EmailSettings) -> None:
-        """Connections are made when there is something to send."""
+        """Connections are opened when a mail is sent."""
         self.settings = settings
         self._tls = None if settings.smtp_tls == "none" else settings.tls.context
         self._idle: list[tuple[SMTP, asyncio.TimerHandle]] = []
-        self._asked: dict[object, float] = {}  # since when each answer is waited for, by the monotonic clock
+        self._asked: dict[object, float] = {}  # the start of the wait for each answer, by the monotonic clock
 
     def concern(self) -> str | None:
-        """That the server leaves somebody waiting; None while it does not."""
+        """The time for which the server has not answered, if it is long; None otherwise."""
         longest = time.monotonic() - min(self._asked.values(), default=math.inf)
         if longest < SLOW_SECONDS:
             return None
@@ -77,8 +77,10 @@ class Mailer:
         return f"{self.settings.smtp_host}:{self.settings.smtp_port}"
 
     async def deliver(self, mail: Mail, demand_ours: Demand) -> str:
-        """Send a mail; return the server's answer. Raises `Refused`, `NotSent` or `NoSession`, and what `demand_ours`
-        raises: it is asked last of all, for a mail that the server has can be taken back by nobody."""
+        """Send a mail; return the server's answer. Raises `Refused`, `NotSent` or `NoSession`.
+
+        `demand_ours` is called directly before the text is sent, because a sent mail cannot be taken back. Raises what
+        `demand_ours` raises."""
         content = to_bytes(mail, self.settings.sender)
         where = {"server.address": self.settings.smtp_host, "server.port": self.settings.smtp_port}
         with tracing.step("smtp send", {"network.protocol.name": "smtp", **where}):
@@ -91,12 +93,12 @@ class Mailer:
         return answer(response.code, response.message)
 
     async def _ready_for(self, recipient: str) -> SMTP:
-        """A connection on which the server has taken sender and recipient."""
+        """A connection on which the server has accepted sender and recipient."""
         if self._idle:
             try:
                 return await self._announce(self._take(), recipient)
-            except (NotSent, NoSession) as error:  # closed meanwhile, or no longer wanted: take a new one
-                if _is_silence(error):  # which would only take as long again to find out
+            except (NotSent, NoSession) as error:  # the server has closed it meanwhile: open a new one
+                if _is_silence(error):  # a new connection would only time out as well
                     raise error if isinstance(error, NoSession) else self._taken_from_nobody(error) from error
         return await self._announce(await self._connect(), recipient)
 
@@ -104,7 +106,7 @@ class Mailer:
         try:
             with _judged(client, "MAIL"), self._answered():
                 await client.mail(self.settings.sender_address)
-        except NotSent as error:  # it knows nothing yet but who we are
+        except NotSent as error:  # the server knows only the sender so far
             raise self._taken_from_nobody(error) from error
         try:
             with _judged(client, "RCPT"), self._answered():
@@ -126,7 +128,7 @@ class Mailer:
             port=settings.smtp_port,
             username=settings.smtp_username,
             password=password.get_secret_value() if password else None,
-            local_hostname=settings.domain,  # the default asks the DNS for our own name, which can take long
+            local_hostname=settings.domain,  # the default asks the DNS for the name of this host, which can take long
             timeout=settings.smtp_timeout,
             use_tls=settings.smtp_tls == "tls",
             start_tls=settings.smtp_tls == "starttls",
@@ -135,7 +137,7 @@ class Mailer:
         try:
             with self._answered():
                 await client.connect()
-        except (SMTPException, OSError) as error:  # even a 5xx is about us here, not about the mail
+        except (SMTPException, OSError) as error:  # here even a 5xx is about this client, not about the mail
             raise NoSession(f"no SMTP session with {self._server}: {_said(error)}") from error
         return client
 
@@ -163,10 +165,9 @@ class Mailer:
 
 
 def to_bytes(mail: Mail, sender: str) -> bytes:
-    """The mail as it goes over the wire: always the same bytes. Readers can tell a repeat by its Message-ID and Date.
+    """The mail as it is sent: always the same bytes, so that Message-ID and Date identify a repeat.
 
-    Put together here, because the standard library's `EmailMessage` parses its own headers again and again: that took
-    most of the time that a mail costs.
+    The standard library's `EmailMessage` parses its own headers again and again, which took most of the time of a mail.
     """
     head = (
         # Python would decode what looks like an encoded word in an address, line breaks included:
@@ -175,7 +176,7 @@ def to_bytes(mail: Mail, sender: str) -> bytes:
         f"{_sender(sender)}{_subject(mail.subject)}"
         f"Date: {format_datetime(moment(mail.created_at))}\r\n"
         f"Message-ID: {mail.message_id}\r\n"
-        "Auto-Submitted: auto-generated\r\n"  # RFC 3834: no out-of-office answers, please
+        "Auto-Submitted: auto-generated\r\n"  # RFC 3834: asks for no out-of-office answer
         f"Content-Language: {mail.locale}\r\n"
         "MIME-Version: 1.0\r\n"
         f'Content-Type: multipart/alternative; boundary="{_BOUNDARY}"\r\n\r\n'
@@ -189,16 +190,16 @@ def _part(subtype: str, text: str) -> bytes:
         f'Content-Type: text/{subtype}; charset="utf-8"\r\n'
         "Content-Transfer-Encoding: quoted-printable\r\n\r\n"
     )
-    # It copies line breaks as they come, so they have to be SMTP's.
+    # The library copies line breaks unchanged, so they have to be those of SMTP.
     return head.encode() + b2a_qp(b"".join(line + b"\r\n" for line in text.encode().splitlines())) + b"\r\n"
 
 
 @lru_cache(maxsize=1)
 def _sender(sender: str) -> str:
-    """Not by the standard library's policy: when it folds a long name it drops the quotes around it, and the name's
-    commas make several addresses of one."""
+    """The `From` header. The standard library drops the quotes of a long name when it folds it; a comma in the name
+    then makes several addresses of one."""
     name, address = parseaddr(sender)
-    if name.isascii():  # in quotes where it needs them, on a line of its own where it is long
+    if name.isascii():  # quoted if necessary, on a line of its own if long
         said, space = formataddr((name, address)).rpartition(" ")[::2], LINE if len(name) > SHORT else ""
         return f"From: {f'{space} '.join(filter(None, said))}{LINE}"
     return f"From: {Header(name, 'utf-8', header_name='From').encode(linesep=LINE)}{LINE} <{address}>{LINE}"
@@ -207,13 +208,13 @@ def _sender(sender: str) -> str:
 def _subject(subject: str) -> str:
     if subject.isascii() and subject.isprintable() and len(subject) <= SHORT:  # needs no encoding and no folding
         return f"Subject: {subject}\r\n"
-    # Not by the standard library's policy, either: it loses blanks between encoded words.
+    # The standard library's policy loses blanks between encoded words.
     return "Subject: " + Header(subject, "utf-8", header_name="Subject").encode(linesep=LINE) + LINE
 
 
 @contextlib.contextmanager
 def _judged(client: SMTP, stage: Stage) -> Iterator[None]:
-    """Say what a failure means for the mail. The connection is closed: nobody knows where the server is in it."""
+    """Raise what a failure means for the mail, and close the connection, whose state is unknown."""
     try:
         yield
     except SMTPResponseException as error:
@@ -228,7 +229,7 @@ def _judged(client: SMTP, stage: Stage) -> Iterator[None]:
 
 
 def _is_silence(error: BaseException) -> bool:
-    """Whether an error comes of a server that did not answer in time."""
+    """Whether an error means that the server did not answer in time."""
     cause: BaseException | None = error
     while cause and not isinstance(cause, SMTPTimeoutError):
         cause = cause.__cause__

@@ -1,4 +1,4 @@
-"""The email service's routes: what was written to whom. A customer sees what is about its own orders."""
+"""The mails over HTTP. A customer sees the mails about its own orders."""
 
 from typing import Annotated, Any
 from uuid import UUID

@@ -1,4 +1,4 @@
-"""What email decides: names for its mails, and what a server's answer means."""
+"""The decisions of email: Message-IDs, greetings, and what an SMTP answer means."""
 
 import hashlib
 import re
@@ -16,7 +16,7 @@ NAME_LENGTH, NAME_WORDS, NAME_DIGITS = 60, 5, 4
 def mail_id(message_id: str, domain: str, copy: int = 1) -> str:
     """The Message-ID of the mail that a message causes, always the same; `copy` counts its recipients from 1.
 
-    A `message_id` from outside can be any text: what is not fit for a header is replaced by its digest.
+    A `message_id` from outside can be any text. A text that a header cannot have is replaced by its digest.
     """
     is_fit = len(message_id) <= 128 and _ATOM.fullmatch(message_id)
     left = message_id if is_fit else hashlib.sha256(message_id.encode()).hexdigest()
@@ -29,11 +29,11 @@ def order_number(order_id: object) -> str:
 
 
 def greeted(name: str) -> str:
-    """The customer's name, or nothing where it is no name but a message or an address.
+    """The customer's name, or an empty text if it may be a message or an address.
 
-    Whoever places an order chooses name and address: our mail must not carry a stranger's advertisement. So what is not
-    sure to be a name is left out: letters of any script, few words, few digits, and no dot that a mail program would
-    make a link of, in any of the forms that a dot has (NFKC).
+    A customer chooses name and address freely, and mail must not carry advertisements to strangers. A name has letters
+    of any script, few words, few digits, and no dot within a word (also in other forms of a dot, by NFKC), which a mail
+    program would turn into a link.
     """
     plain = unicodedata.normalize("NFKC", name)
     words = [word for word in plain.split(" ") if word.lower() not in _PARTICLES]
@@ -54,16 +54,16 @@ def one_line(text: str) -> str:
 Stage = Literal["MAIL", "RCPT", "DATA"]
 """The answered SMTP command. Answers before MAIL, from the greeting to AUTH, are never about a mail."""
 
-# A 5xx that is about us, our session or the server itself, and so about no mail: once somebody has mended a setting, or
-# on a fresh connection, it may be another one. docs/adr/0020 has the table.
+# A 5xx about this client, its session or the server, and not about the mail. The same mail may be accepted after a
+# setting was corrected, or on a new connection. docs/adr/0020 has the table.
 _SESSION_CODES = {
-    500, 502, 503, 504,  # what we said is not known, or not now: the server has lost the session's state
-    521,  # it takes no mail at all (RFC 7504)
-    530, 534, 535, 538,  # it wants a login, another kind of login, or TLS (RFC 4954, RFC 3207)
+    500, 502, 503, 504,  # unknown command, or bad sequence: the server has lost the state of the session
+    521,  # the server accepts no mail at all (RFC 7504)
+    530, 534, 535, 538,  # the server demands a login, another kind of login, or TLS (RFC 4954, RFC 3207)
 }  # fmt: skip
-_SESSION_STATUSES = {  # RFC 3463's x.y.z, where it says more than the code
+_SESSION_STATUSES = {  # RFC 3463's x.y.z, which says more than the code
     "5.3.1", "5.3.2", "5.3.5",  # the server is full, closed, or wrongly set up
-    "5.4.5",  # we have sent too much for today
+    "5.4.5",  # the quota of this client is used up
     "5.5.1", "5.5.5",  # not now, or another protocol
     "5.7.3", "5.7.4", "5.7.8", "5.7.9", "5.7.10", "5.7.11", "5.7.14",  # login and encryption
     "5.7.20", "5.7.21", "5.7.22", "5.7.23", "5.7.24", "5.7.25", "5.7.26", "5.7.27",  # DKIM, SPF, DMARC, reverse DNS
@@ -74,15 +74,15 @@ _STATUS = re.compile(r"5\.\d{1,3}\.\d{1,3}(?!\d)")
 
 
 def is_about_us(code: int, said: str) -> bool:
-    """Whether an SMTP answer says that the server takes no mail from us, whichever it is."""
+    """Whether an SMTP answer says that the server accepts no mail at all from this client."""
     return code in _SESSION_CODES or (500 <= code < 600 and _status(said) in _SESSION_STATUSES)
 
 
 def is_final(code: int, said: str, stage: Stage) -> bool:
-    """Whether an SMTP answer says that this mail will never be taken. What is about us or passes later is not final.
+    """Whether an SMTP answer refuses this mail for good. Temporary errors and answers about this client are not final.
 
-    At MAIL the server knows nothing but who we are. At RCPT, 5.7.0 and 5.7.1 are what a relay says to somebody whom it
-    does not know; after DATA they are said of a text.
+    At MAIL the server knows only the sender. At RCPT, a relay answers 5.7.0 and 5.7.1 to an unknown client; after DATA
+    the same codes are about the text.
     """
     if not 500 <= code < 600 or is_about_us(code, said) or stage == "MAIL":
         return False
@@ -95,6 +95,6 @@ def _status(said: str) -> str:
 
 
 def answer(code: int, text: str) -> str:
-    """A server's answer as it is recorded: one line of what can be printed and stored."""
+    """A server's answer as it is stored: one line of printable text."""
     line = " ".join(f"{code} {text}".split())
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)[:ANSWER_LENGTH]

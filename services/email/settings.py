@@ -1,4 +1,4 @@
-"""What the email service can be told."""
+"""The settings of the email service."""
 
 from email.utils import parseaddr
 from functools import cached_property
@@ -20,9 +20,9 @@ class EmailSettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="EMAIL_")
     name: ClassVar[str] = "email"
 
-    smtp_host: Host = Field(default="127.0.0.1", description="The SMTP server that takes our mail.")
+    smtp_host: Host = Field(default="127.0.0.1", description="The SMTP server that mail is sent to.")
     smtp_port: int = Field(default=25, ge=1, le=65535, description="Its port: mostly 25, 587 (starttls) or 465 (tls).")
-    smtp_username: str | None = Field(default=None, description="Logs in with this name; empty: no login.")
+    smtp_username: str | None = Field(default=None, description="Name for the login. Empty: no login.")
     smtp_password: SecretStr | None = Field(
         default=None, validate_default=True, description="The password to SMTP_USERNAME."
     )
@@ -35,12 +35,12 @@ class EmailSettings(ServiceSettings):
     sender: str = Field(
         default="Malote <no-reply@malote.example>",
         max_length=500,
-        description="Whom mail comes from. The name stands at its head, the domain in Message-IDs and in EHLO.",
+        description="The sender of mail. Each mail is headed by its name; Message-IDs and EHLO have its domain.",
     )
     operators: Annotated[tuple[Email, ...], NoDecode] = Field(
         default=(),
-        description="Who is told of low stock, of dead letters and of what is wrong with Malote itself: addresses with "
-        "commas between them. Empty: nobody; but `make up` with its own mailbox then uses operators@malote.example.",
+        description="Addresses, separated by commas, that get mail about low stock, dead letters and faults of Malote "
+        "itself. Empty: nobody gets it, but `make up` with its own mailbox uses operators@malote.example.",
     )
     operators_locale: Locale = Field(default="pt-BR", description="The language of the operators' mail.")
     timezone: str = Field(default="America/Sao_Paulo", description="The zone of the times in mails, as IANA names it.")
@@ -76,15 +76,15 @@ class EmailSettings(ServiceSettings):
 
     @cached_property
     def sender_address(self) -> str:
-        """What the SMTP server is told in MAIL FROM."""
+        """The address in MAIL FROM."""
         return parseaddr(self.sender)[1]
 
     @cached_property
     def domain(self) -> str:
-        """The domain that we speak for."""
+        """The domain of the sender."""
         return self.sender_address.rpartition("@")[2]
 
     @cached_property
     def shop(self) -> str:
-        """The name at the head of each mail."""
+        """The name in the header of each mail."""
         return parseaddr(self.sender)[0] or self.domain

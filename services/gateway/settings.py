@@ -24,31 +24,33 @@ class GatewaySettings(ServiceSettings):
     )
     email_url: HttpUrl = Field(default=HttpUrl("http://127.0.0.1:8003"), description="Where email answers HTTP.")
     running_reports: int = Field(
-        default=5, ge=1, description="How many reports one caller may have in the making; more are a 429."
+        default=5,
+        ge=1,
+        description="The most reports that one caller may have in the making; the next request is a 429.",
     )
     customer_limit: str = Field(
         default="100/second",
-        description="How often one customer may ask; more is a 429. A number and a time: 100/second, 5000/minute.",
+        description="The most requests of one customer; more are a 429. A number and a time: 100/second, 5000/minute.",
     )
     operator_limit: str = Field(
-        default="1000/second", description="How often one operator may ask: a shop's own system is one."
+        default="1000/second", description="The most requests of one operator; a shop's own system is one."
     )
     failure_limit: str = Field(
         default="100/minute",
-        description="How often one address may ask without a good token, before it is a 429, not a 401.",
+        description="The most requests without a good token from one address; more are a 429 in place of a 401.",
     )
     recipient_limit: str = Field(
         default="20/hour",
-        description="How often customers may name one mail address that their tokens do not say to be theirs "
-        "(`email_verified`).",
+        description="The most orders and reports of customers whose mail goes to one address that no token says to "
+        "be its customer's (`email_verified`).",
     )
     stream_limit: int = Field(
-        default=1_000, ge=1, description="How many event streams one caller may have open at one process."
+        default=1_000, ge=1, description="The most event streams that one caller may have open at one process."
     )
     redis_url: SecretStr | None = Field(
         default=None,
-        description="Where several gateways count together: redis://:password@host:6379/0, or rediss:// for TLS. "
-        "Empty: each by itself.",
+        description="Redis, in which several gateways count together: redis://:password@host:6379/0, or rediss:// "
+        "for TLS. Empty: each process counts alone.",
     )
 
     @field_validator("customer_limit", "operator_limit", "failure_limit", "recipient_limit")

@@ -1,4 +1,4 @@
-"""What reports decides: the content of each fact, the parts of an export, names, and signed links. Pure."""
+"""The decisions of reports: the content of each fact, the parts of an export, names, and signed links. Pure."""
 
 import hashlib
 import hmac
@@ -36,7 +36,7 @@ SLOWER = {"jsonl": 4, "parquet": 4, "xlsx": 20}
 """How many times longer a row takes than in a csv. Parts are smaller by this factor, so that no message takes long."""
 
 SUMMARY_DAYS = 31
-"""A part of a sales summary is so many days."""
+"""Days in one part of a sales summary."""
 
 _ENDS_A_CELL = ',;"\t\r\n'
 _BEGINS_A_FORMULA = "=+@\uff1d\uff0b\uff0d\uff20-"
@@ -46,21 +46,21 @@ their full-width forms (OWASP, "CSV Injection"), and may split a file at a separ
 CSV has a ' between this and what follows, in texts only: numbers stay numbers."""
 
 MAY_BE_A_FORMULA = f"[{_BEGINS_A_FORMULA}](?<=[ {_ENDS_A_CELL}].)"
-"""What Python finds ten times as fast in a text with a separator in front, wherever it would find the other."""
+"""Finds the same as `BEFORE_A_FORMULA` in a text with a separator in front, ten times as fast in Python."""
 
 WHITE_STARTS = (0x09, 0x0A, 0x0D)
 """The code points of tab, LF and CR. A text that begins with one gets a ' in front: a program may drop them."""
 
 
 def part_rows(request: ReportWish, chunk_rows: int) -> int:
-    """How many rows a part may have."""
+    """The most rows of one part."""
     return max(1, chunk_rows // SLOWER.get(request.format, 1))
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A part that is written: its rows and bytes, where the next one begins (None after the last), and how far the
-    export is with it."""
+    """A part that is written: its rows and bytes, the key after which the next part begins (None after the last part),
+    and the progress of the export."""
 
     rows: int
     bytes: int
@@ -82,15 +82,15 @@ def following(command: ExportChunk, part: Part) -> ExportChunk | AssembleReport:
 
 
 def progress(part: Part, elapsed: int) -> JobProgressed:
-    """How far an export is after so many milliseconds."""
+    """The progress of an export after so many milliseconds."""
     rate = part.done / max(elapsed, 1) * 1000
     left = (part.of - part.done) / rate if rate else None
     return JobProgressed(done=part.done, total=part.of, unit=part.unit, rate=rate, seconds_left=left)
 
 
 def part_days(after: Sequence[int | str], zone: str) -> tuple[list[tuple[date, int, int]], tuple[str, str] | None, int]:
-    """The days of a summary's part, given the first and the last that are left; what is left then (None: nothing), and
-    how many days were left before."""
+    """The days of the next part of a summary, given the first and the last remaining day; the remaining days after it
+    (None: none); and the number of remaining days before it."""
     if not after:
         return [], None, 0
     first, last = (date.fromisoformat(str(day)) for day in after)
@@ -101,17 +101,17 @@ def part_days(after: Sequence[int | str], zone: str) -> tuple[list[tuple[date, i
 
 
 def days(first: date, zone: str, number: int) -> Iterator[tuple[date, int, int]]:
-    """So many local days: each with its beginning and end (exclusive) in epoch milliseconds.
+    """Consecutive local days, each with its beginning and end (exclusive) in epoch milliseconds.
 
-    A day is as long as it is there: 23 or 25 hours where clocks are changed.
+    A day on which clocks are changed has 23 or 25 hours.
     """
     for day in (first + timedelta(days=n) for n in range(number)):
         yield day, midnight(day, zone), midnight(day + timedelta(days=1), zone)
 
 
 def midnight(day: date, zone: str) -> int:
-    """When a local day begins, in epoch milliseconds: at one o'clock where clocks are put forward at midnight, and at
-    the first of two midnights."""
+    """The beginning of a local day in epoch milliseconds: one o'clock if clocks are put forward at midnight, and the
+    first of two midnights."""
     return milliseconds(datetime(day.year, day.month, day.day, tzinfo=ZoneInfo(zone)))
 
 
@@ -127,12 +127,14 @@ def filename(request: ReportWish, report_id: UUID, created: datetime) -> str:
 
 
 def role_of(command: CreateReport) -> str:
-    """In which role a report is asked for. Who does not say so is a customer if it asks for its own orders alone."""
+    """The role in which a report is asked for. A command without a role is a customer's if it selects the owner's
+    orders only."""
     return command.role or ("customer" if command.wish.filters.customer_id == command.owner else "operator")
 
 
 def reader(subject: str, role: str) -> str:
-    """Who is told: the same name is somebody else as an operator than as a customer. No subject has this character."""
+    """The reader of notifications. One subject is two readers, as an operator and as a customer; the separator is no
+    character of a subject."""
     return f"\x1f{subject}" if role == "operator" else subject
 
 
@@ -157,21 +159,22 @@ def result_name(report_id: UUID) -> str:
 
 
 def signature(link_key: str, report_id: UUID, expires: int) -> str:
-    """What a link to a report carries: an HMAC-SHA256 of the report and the link's end (epoch seconds), in hex.
+    """The signature of a link to a report: an HMAC-SHA256 of the report's id and the link's end (epoch seconds), in
+    hex.
 
-    The key is the report's own. Taking it away, or giving another, revokes every link.
+    Each report has a key of its own. Removing or replacing the key revokes every link.
     """
     return hmac.new(link_key.encode(), f"{report_id}.{expires}".encode(), hashlib.sha256).hexdigest()
 
 
 def is_signed(link_key: str | None, report_id: UUID, expires: int, given: str) -> bool:
-    """Whether a signature is the one of this link."""
+    """Whether a signature is that of this link."""
     expected = signature(link_key or "", report_id, expires)
     return bool(link_key) and hmac.compare_digest(expected.encode(), given.encode("utf-8", "replace"))
 
 
 class Linked(Protocol):
-    """What a link is made of."""
+    """The fields of a report from which a link is made."""
 
     id: UUID
     link_key: str | None
@@ -179,7 +182,7 @@ class Linked(Protocol):
 
 
 def link(public_url: str, report: Linked) -> str | None:
-    """The address under which a report can be had without a token; None if it was revoked."""
+    """The address that opens a report without a token; None if the link was revoked."""
     if not report.link_key or report.expires_at is None:
         return None
     expires = report.expires_at // 1000
@@ -197,7 +200,7 @@ class Unsatisfiable(ValueError):
 def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
     """The first and last byte that a `Range` header asks for (RFC 9110, 14.2); None: send all.
 
-    More than one range, and what cannot be understood, is passed over, as the RFC allows. Raises `Unsatisfiable`.
+    A header with several ranges or of an unknown form is ignored, as the RFC allows. Raises `Unsatisfiable`.
     """
     found = _RANGE.fullmatch((header or "").strip())
     if not found or not (found[1] or found[2]):
@@ -219,7 +222,7 @@ OrderFact = OrderPlaced | OrderConfirmed | OrderRejected | OrderCancelled | Orde
 StockFact = StockReserved | StockTaken | StockReleased | StockAdjusted | ReservationView | AdjustmentView
 Projected = OrderFact | StockFact | ProjectPage | RebuildReadModel
 KEYS: dict[Source, str] = {"orders": "id", "reservations": "order_id", "adjustments": "id"}
-"""Which field of a source's entries its pages go by, in the order in which the sources are asked."""
+"""The field by which a source's pages are ordered. Sources are asked in this order."""
 
 _VIEWS: dict[str, type[OrderView | ReservationView | AdjustmentView]] = {
     "orders": OrderView,
@@ -229,7 +232,7 @@ _VIEWS: dict[str, type[OrderView | ReservationView | AdjustmentView]] = {
 
 
 def facts(message: Projected) -> list[OrderFact | StockFact]:
-    """What a message says of orders and of stock. Raises `pydantic.ValidationError` if a page cannot be read."""
+    """The facts in a message about orders and stock. Raises `pydantic.ValidationError` if a page cannot be read."""
     if isinstance(message, ProjectPage):
         return [_VIEWS[message.source].model_validate(entry, extra="ignore") for entry in message.entries]
     return [] if isinstance(message, RebuildReadModel) else [message]
@@ -247,7 +250,8 @@ def turns(fact: OrderFact) -> dict[str, int]:
 
 
 def movements(fact: StockFact) -> dict[str, dict[str, Any]]:
-    """The movements that a fact tells of, by their ids. Those are made from what moved, so each is known again."""
+    """The movements that a fact consists of, by their ids. An id is derived from the fact, so a repeated movement is
+    recognised."""
     if isinstance(fact, StockAdjusted | AdjustmentView):
         id_ = fact.adjustment_id if isinstance(fact, StockAdjusted) else fact.id
         how = {"kind": "adjusted", "on_hand": fact.delta, "reserved": 0}
@@ -270,7 +274,7 @@ def movements(fact: StockFact) -> dict[str, dict[str, Any]]:
 def _steps(
     fact: StockReserved | StockTaken | StockReleased | ReservationView,
 ) -> Iterator[tuple[str, datetime, int, int]]:
-    """What happened to an order's pieces, when, and what each of them did to on hand and reserved."""
+    """The steps of an order's pieces: kind, time, and the changes of on hand and reserved."""
     reserved_at, taken_at, released_at = (
         getattr(fact, name, None) for name in ("reserved_at", "taken_at", "released_at")
     )

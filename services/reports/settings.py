@@ -1,4 +1,4 @@
-"""What the reports service can be told."""
+"""The settings of the reports service."""
 
 from pathlib import Path
 from typing import ClassVar
@@ -25,17 +25,17 @@ class ReportsSettings(ServiceSettings):
         default=200_000,
         ge=1,
         le=1_000_000,
-        description="Rows in one part of a csv (in a jsonl or parquet a quarter of it, in an xlsx a twentieth): more "
+        description="Rows in one part of a csv; a part of jsonl or parquet has a quarter, of xlsx a twentieth. More "
         "is faster, but a message then takes longer, and so does a cancellation.",
     )
-    row_limit: int = Field(default=10_000_000, ge=1, description="Rows in one report, at the most.")
+    row_limit: int = Field(default=10_000_000, ge=1, description="The most rows of one report.")
     storage_limit_mb: int = Field(
         default=2_000, ge=1, description="10^6 bytes in all the reports that one caller has, at the most."
     )
     keep_days: float = Field(default=7.0, gt=0, le=3650, description="How many days a finished report is kept.")
     public_url: HttpUrl = Field(
         default=HttpUrl("http://127.0.0.1:8000"),
-        description="The gateway as customers reach it: what links in mails begin with.",
+        description="The address at which customers reach the gateway. Links in mails begin with it.",
     )
     orders_url: HttpUrl = Field(default=HttpUrl("http://127.0.0.1:8001"), description="Where orders answers HTTP.")
     stock_url: HttpUrl = Field(default=HttpUrl("http://127.0.0.1:8002"), description="Where stock answers HTTP.")

@@ -1,5 +1,6 @@
-"""What mails say. Square brackets in a template are done once, when the service starts: the layout around the text,
-then the CSS into the tags, because mail programs drop style sheets. Curly ones are done for each mail.
+"""The texts of mails. Square brackets in a template are evaluated once, when the service starts: they put the layout
+around the text. Then the CSS moves into the tags, because mail programs drop style sheets. Curly brackets are evaluated
+for each mail.
 
 A kind of mail is a pair of files in each language: `placed.html`, and `placed.txt` whose first line is the subject.
 """
@@ -43,7 +44,7 @@ REPORTS: dict[str, dict[ReportKind, str]] = {
         "sales-summary": "sales summary",
     },
 }
-"""What people call the kinds of reports."""
+"""The names of the kinds of reports in each language."""
 
 _HERE = Path(__file__).parent
 _TAG = re.compile(r"\{%.*?%\}", re.DOTALL)
@@ -52,7 +53,7 @@ _HIDDEN_TAG = re.compile(r"<!--(\{%.*?%\})-->", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a mail says."""
+    """The subject and the texts of a mail."""
 
     subject: str
     text: str
@@ -60,8 +61,8 @@ class Content:
 
 
 def render(kind: Kind, locale: str, *, shop: str, timezone: str, **about: Any) -> Content:
-    """Write a mail. `about` is the message that it tells of, as the templates name it: `order`, `stock`, `digest`
-    or `report`."""
+    """Write a mail. `about` is the message that caused it, under the name that the templates use: `order`, `stock`,
+    `digest` or `report`."""
     html, text = _TEMPLATES[locale, kind]
     about |= {"shop": shop, "zone": ZoneInfo(timezone)}
     subject, _, body = text.render(about).partition("\n")
@@ -73,7 +74,7 @@ def _money(context: Context, money: Money) -> str:
     return _amount(money.amount, money.currency, context["locale"])
 
 
-# Babel takes long. What a mail says it says in its text and in its page, and the order's next mail says it again.
+# Babel takes long, and an amount is in the text and in the html of a mail, and again in the next mail of its order.
 @lru_cache(maxsize=10_000)
 def _amount(amount: int, currency: str, locale: Locale) -> str:
     return format_money(Decimal(amount).scaleb(-minor_digits(currency)), currency, locale)
@@ -118,7 +119,7 @@ def _decimal(number: int, locale: Locale) -> str:
 
 @pass_context
 def _size(context: Context, bytes_: int) -> str:
-    """In decimal units, as programs that download have it."""
+    """A size in decimal units, as download programs show it."""
     size, unit = float(bytes_), "B"
     for larger in ("kB", "MB", "GB"):
         if size >= 1000:
@@ -170,8 +171,8 @@ def _load() -> dict[tuple[str, str], tuple[Template, Template]]:
 
 
 def _inlined(html: str) -> str:
-    """Move the CSS into the tags; only `@media` stays. `{% %}` hides in comments: between table rows, an HTML parser
-    would throw anything else out of the table."""
+    """Move the CSS into the tags; only `@media` stays. `{% %}` is kept in comments, because an HTML parser moves any
+    other text between table rows out of the table."""
     inliner = CSSInliner(keep_at_rules=True, load_remote_stylesheets=False)
     return _HIDDEN_TAG.sub(r"\1", inliner.inline(_TAG.sub(r"<!--\g<0>-->", html)))
 

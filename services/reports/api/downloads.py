@@ -33,11 +33,11 @@ FROM_HTML = (
     "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none';"
     " frame-ancestors 'none'"
 )
-"""What a page of ours may do where it is shown: nothing but show itself."""
+"""The content security policy of an html report: it may show itself and nothing else."""
 
 
 class Link(BaseModel):
-    """What a signed link carries, as text: whatever is wrong with it, the link is."""
+    """The query of a signed link, as text: any fault of it makes the link invalid."""
 
     expires: str | None = Field(default=None, description="Until when it is good, in epoch seconds.")
     signature: str | None = Field(default=None, description="With it, no token is needed.")
@@ -69,7 +69,8 @@ async def download_report(
 
 
 def _linked(report: Report | None, link: Link) -> Report:
-    """The report that a signed link opens. One link is as wrong as another: nothing is said of what exists."""
+    """The report that a signed link opens. Raises the same `Problem` 403 for every invalid link, so that no answer
+    shows which reports exist, and 410 for an expired one."""
     expires = int(link.expires) if link.expires and _SECONDS.fullmatch(link.expires) else 0
     signature = link.signature if link.signature and link.signature.isascii() else ""
     if report is None or not expires or not domain.is_signed(report.link_key, report.id, expires, signature):
@@ -113,7 +114,7 @@ async def _file(report: Report, request: Request) -> Response:
 
 
 def _is_known(header: str, etag: str) -> bool:
-    """Whether `If-None-Match` names what we have (RFC 9110, 13.1.2: weakly compared)."""
+    """Whether `If-None-Match` names this file (RFC 9110, 13.1.2: weakly compared)."""
     given = [tag.strip().removeprefix("W/") for tag in header.split(",")]
     return etag in given or given == ["*"]
 
@@ -124,9 +125,9 @@ def _storage(request: Request) -> Storage:
 
 
 async def _demand_stored(report: Report, storage: Storage) -> None:
-    """Nothing is sent before it is known that all can be. Raises `Problem` 503.
+    """Check that the file is complete, before anything of it is sent. Raises `Problem` 503.
 
-    A file that is missing is not said to be gone: it should be there, and somebody may put it back.
+    A missing file is not answered as gone: it should be there, and an operator may restore it.
     """
     try:
         size = await storage.size(domain.result_name(report.id))

@@ -54,7 +54,7 @@ async def read_notification(notification_id: IdOf, service: Running, who: Caller
 
 
 async def _seen(service: Running, who: CallerOf, last_event_id: Annotated[str | None, Header()] = None) -> Seen:
-    """Known before the stream begins, so that whoever has its headers misses nothing."""
+    """What the client has received. It is read before the stream begins, so that no later notification is missed."""
     async with service.database.reading() as session:
         return await notifications.seen_by(session, _reader(who), last_event_id)
 

@@ -1,6 +1,6 @@
-"""How reports are written: bytes in, bytes or a file out. Pure, and made to be run in processes of their own.
+"""Writes reports: bytes in, bytes or a file out. Pure functions, which run in processes of their own.
 
-The libraries are imported where they are used: whoever only asks for a media type pays for none of them.
+Each library is imported where it is used, so that reading a media type loads none of them.
 """
 
 import csv
@@ -13,18 +13,18 @@ from pathlib import Path
 from contracts.reports import PAGES, ReportWish
 
 CONCATENATED = ("csv", "jsonl")
-"""The formats whose parts, put one behind the other, are the file."""
+"""The formats whose file is the concatenation of its parts."""
 
 
 class PangoMissing(Exception):
-    """This machine lacks what a pdf is written with; the text says what to install."""
+    """This machine lacks the libraries for pdf; the text says what to install."""
 
 
 def write_part(raw: Path, request: ReportWish, first_row: int, target: Path) -> int:
     """Write a part of the file, from raw rows: RFC 4180 without a header, in the columns of the report's kind.
 
-    `first_row` counts the report's rows from 0. The part with row 0 has the header, where the format has one.
-    Returns how many rows were written; of a page, which is not written yet, 0.
+    `first_row` counts the report's rows from 0. The part with row 0 has the header, if the format has one.
+    Returns the number of rows written; 0 for pdf and html, which `assemble` writes.
     """
     from services.reports.templates import tables
 
@@ -56,10 +56,7 @@ def write_part_of(database: str, query: str, request: ReportWish, first_row: int
 
 
 def assemble(parts: Iterable[bytes], request: ReportWish, target: Path) -> None:
-    """Write the file from its parts in their order, one in memory at a time.
-
-    Raises `PangoMissing` where this machine cannot write a pdf.
-    """
+    """Write the file from its parts in order, with one part in memory at a time. Raises `PangoMissing`."""
     if request.format in PAGES:
         from services.reports.templates import summary
 
@@ -75,5 +72,5 @@ def assemble(parts: Iterable[bytes], request: ReportWish, target: Path) -> None:
 
 
 def assemble_files(folder: Path, number: int, request: ReportWish, target: Path) -> None:
-    """`assemble` with the parts as files, `000000` and on."""
+    """`assemble` with the parts in files named `000000`, `000001` and so on."""
     assemble(((folder / f"{each:06}").read_bytes() for each in range(number)), request, target)

@@ -1,4 +1,4 @@
-"""Charts as SVG pictures. Letters are drawn as outlines, so they look the same everywhere, whatever fonts there are."""
+"""Charts as SVG pictures. Letters are drawn as outlines, so they need no font."""
 
 import io
 import math
@@ -15,11 +15,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 WIDTH, HEIGHT = 4.4, 3.0
-"""Inches. A phone shows it at three quarters of its size, a desktop a bit larger."""
+"""Inches. A phone shows a chart at three quarters of its size, a desktop slightly larger."""
 BARS = 62
-"""So many days or weeks are bars; more are a line."""
+"""The most days or weeks that are drawn as bars; more are drawn as a line."""
 LONG_DAYS = 183
-"""A chart of more days names months with their year."""
+"""A chart of more days writes the year beside the month."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +45,18 @@ def over_time(
     theme: Theme,
     colour: str,
 ) -> bytes:
-    """A value for each of some days, or of the weeks that begin on them; NaN where there is none. `say` writes the
-    values at the axis."""
+    """A chart of a value for each day, or for each week by its first day; NaN where there is none. `say` writes the
+    labels of the axis."""
     with _style():
         figure, axes = _figure(theme)
         places = range(len(days))
         if len(days) <= BARS:
             axes.bar(places, [0 if math.isnan(value) else value for value in values], width=0.75, color=colour)
         else:
-            # One between two without orders is no line, but a dot.
+            # A day between two days without orders is drawn as a dot, because a line needs two points.
             axes.plot(places, values, color=colour, linewidth=1.4, marker=".", markersize=2.5)
             axes.fill_between(places, values, color=colour, alpha=0.15, linewidth=0)
-        around = max(0.6, (7 - len(days)) / 2)  # a few are no wider than seven
+        around = max(0.6, (7 - len(days)) / 2)  # a few bars are as wide as seven
         axes.set_xlim(-around, len(days) - 1 + around)
         axes.set_ylim(0, max((value for value in values if value > 0), default=1) * 1.08)
         axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
@@ -69,7 +69,7 @@ def over_time(
 
 
 def _style() -> AbstractContextManager[None]:
-    """What would otherwise come from the machine's settings; the salt makes a picture's inner names always the same."""
+    """Settings that must not depend on the machine. The salt makes the ids within a picture always the same."""
     return matplotlib.rc_context(
         {
             **matplotlib.rcParamsDefault,
@@ -97,7 +97,8 @@ def _figure(theme: Theme) -> tuple[Figure, Axes]:
 
 
 def _ticks(days: Sequence[date]) -> tuple[list[int], str]:
-    """Where to name days, four times at the most, and how: of a long time, the first of each month with its year."""
+    """Up to four days that the axis names, and their format. A long axis names the first days of months, with the
+    year."""
     is_long = (days[-1] - days[0]).days > LONG_DAYS
     places = [place for place, day in enumerate(days) if not is_long or (place and day.month != days[place - 1].month)]
     step = max(1, math.ceil(len(places) / 4))

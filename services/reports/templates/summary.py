@@ -1,4 +1,4 @@
-"""The sales summary as a page: what was sold, drawn and added up, as html and pdf."""
+"""The sales summary as html and pdf: charts and totals."""
 
 import base64
 import io
@@ -26,7 +26,7 @@ from shared.money import format_money, format_short_money
 TABLE_ROWS = 200
 TOP = 8
 DAYS_APART = 120
-"""More days than these are drawn by week: day by day, a year is a saw."""
+"""The most days that are drawn by day; more are drawn by week."""
 Say = Callable[[float], str]
 _NAMES = [column.name for column in COLUMNS["sales-summary"]]
 
@@ -113,17 +113,17 @@ class Sold:
 
     @property
     def share(self) -> float:
-        """Rejected, of all; NaN of none."""
+        """The share of rejected orders; NaN without orders."""
         return self.rejected / self.lines if self.lines else math.nan
 
 
 @dataclass(slots=True)
 class Summary:
-    """The rows added up, by what the page shows."""
+    """The totals that the page shows."""
 
     total: Sold = field(default_factory=Sold)
     days: defaultdict[date, Sold] = field(default_factory=lambda: defaultdict(Sold))
-    """Whatever its currency: the revenue of these is no sum of anything."""
+    """Counts over all currencies. Their revenue is meaningless."""
     products: defaultdict[tuple[str, str], Sold] = field(default_factory=lambda: defaultdict(Sold))
     revenue: defaultdict[str, Counter[date]] = field(default_factory=lambda: defaultdict(Counter))
 
@@ -136,11 +136,11 @@ class Summary:
 
     @property
     def is_long(self) -> bool:
-        """Whether it is drawn by week."""
+        """Whether the charts are drawn by week."""
         return bool(self.days) and (max(self.days) - min(self.days)).days >= DAYS_APART
 
     def by_week(self) -> "Summary":
-        """The same with all that was sold in a week on its Monday."""
+        """The days summed by week, each week under its Monday."""
         weekly = Summary(self.total, products=self.products)
         for day, sold in self.days.items():
             weekly.days[_monday(day)].add(sold)
@@ -150,14 +150,14 @@ class Summary:
         return weekly
 
     def calendar(self, step: int) -> list[date]:
-        """Every so many days from the first to the last, with those on which nothing was ordered."""
+        """All days from the first to the last in steps, including days without orders."""
         if not self.days:
             return []
         first, last = min(self.days), max(self.days)
         return [first + timedelta(days=number) for number in range(0, (last - first).days + 1, step)]
 
     def best(self, currency: str) -> list[tuple[str, str, Decimal]]:
-        """The products that brought the most, with their names."""
+        """The products with the most revenue, with their names."""
         found = ((sku, sold) for (sku, paid_in), sold in self.products.items() if paid_in == currency and sold.revenue)
         best = sorted(found, key=lambda item: (-item[1].revenue, item[0]))[:TOP]
         names = Counter(sold.name for _, sold in best)
@@ -172,7 +172,7 @@ def _monday(day: date) -> date:
 
 
 def gather(parts: Iterable[bytes]) -> Summary:
-    """Add up all rows, a part in memory at a time."""
+    """The totals of all rows, with one part in memory at a time."""
     summary = Summary()
     for part in parts:
         for row in read_rows(io.BytesIO(part)):
@@ -189,7 +189,7 @@ def write(parts: Iterable[bytes], request: ReportWish, target: Path) -> None:
 
 
 def page(summary: Summary, request: ReportWish) -> str:
-    """The page as one html file that needs nothing else."""
+    """The page as one html file without further files."""
     language = Language(request.options.locale)
     products = sorted(summary.products.items(), key=lambda item: (item[0][1], -item[1].revenue, item[0]))
     revenue = {currency: sum(days.values()) for currency, days in sorted(summary.revenue.items())}
@@ -226,7 +226,7 @@ class Language:
         return "\N{EN DASH}" if math.isnan(value) else format_percent(value, "#,##0.0%", locale=self.locale)
 
     def short_percent(self, value: float) -> str:
-        """For an axis."""
+        """A label of an axis."""
         return format_percent(value, "#,##0.##%", locale=self.locale)
 
     def day(self, day: date) -> str:
@@ -236,19 +236,19 @@ class Language:
         return format_money(value, currency, self.locale)
 
     def short_money(self, value: Decimal, currency: str) -> str:
-        """For a chart: large amounts in thousands or millions."""
+        """A label of a chart: large amounts in thousands or millions."""
         if value < 100_000:
             return self.money(value, currency)
         return format_short_money(value, currency, self.locale)
 
     def short_number(self, value: float) -> str:
-        """For an axis."""
+        """A label of an axis."""
         if 0 < value < 10 and value != int(value):
             return format_decimal(value, "0.##", locale=self.locale)
         return format_compact_decimal(Decimal(str(value)), locale=self.locale, fraction_digits=1)
 
     def period(self, request: ReportWish) -> str:
-        """What was asked for, in whole days if it is; a day ends where the next one begins."""
+        """The period of the report: as days if it begins and ends at midnight, else with times."""
         zone = ZoneInfo(request.timezone)
         since, until = (at and at.astimezone(UTC).astimezone(zone) for at in (request.since, request.until))
         if all(at is None or milliseconds(at) == midnight(at.date(), request.timezone) for at in (since, until)):
@@ -265,7 +265,7 @@ class Language:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A picture for each background, and the same in words."""
+    """A picture for each background, and its description in words."""
 
     title: str
     light: str
@@ -274,7 +274,7 @@ class Chart:
 
 
 def _charts(summary: Summary, language: Language, has_dark: bool) -> list[Chart]:
-    """One for each currency that has brought something, and the rejected share."""
+    """A chart for each currency with revenue, and one for the share of rejected orders."""
     from services.reports.templates import charts
 
     if not summary.days:
@@ -313,7 +313,7 @@ def _charts(summary: Summary, language: Language, has_dark: bool) -> list[Chart]
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A product of a ranking; the best has the share 1."""
+    """A product in a ranking; the best one has the share 1."""
 
     name: str
     said: str
@@ -321,8 +321,8 @@ class Bar:
 
 
 def _rankings(summary: Summary, language: Language) -> dict[str, list[Bar]]:
-    """By their titles, one for each currency that has brought something. Text and boxes of the page, not a picture:
-    a name can be long, and in any script."""
+    """A ranking for each currency with revenue, by title. It is text and boxes, not a picture, because a name can be
+    long and in any script."""
     return {
         language.words["top"].format(currency=currency): [
             Bar(name, language.short_money(revenue, currency), float(revenue / best[0][2])) for _, name, revenue in best
@@ -335,20 +335,20 @@ def _rankings(summary: Summary, language: Language) -> dict[str, list[Bar]]:
 def _write_pdf(parts: Iterable[bytes], request: ReportWish, target: Path) -> None:
     try:
         from weasyprint import HTML
-    except OSError as error:  # it finds no Pango
+    except OSError as error:  # weasyprint finds no Pango
         raise PangoMissing(
             "A pdf needs Pango, and this machine has none. Install it (Debian, Ubuntu: apt-get install libpango-1.0-0"
             " libpangoft2-1.0-0 libharfbuzz-subset0; macOS: brew install pango), or ask for html."
         ) from error
     from weasyprint.urls import URLFetcher
 
-    os.environ["SOURCE_DATE_EPOCH"] = "0"  # fontTools would date a font of emojis by the clock
+    os.environ["SOURCE_DATE_EPOCH"] = "0"  # fontTools writes the current time into a font of emojis
     html = HTML(string=page(gather(parts), request), url_fetcher=URLFetcher(allowed_protocols=["data", "file"]))
     html.write_pdf(target, pdf_tags=True, pdf_identifier=b"malote")
 
 
 def _fonts() -> str:
-    """The folder of the fonts that matplotlib brings along: a bare machine has no others."""
+    """The folder of the fonts in matplotlib's package: a bare machine has no others."""
     import matplotlib
 
     return (Path(matplotlib.get_data_path()) / "fonts" / "ttf").as_uri()

@@ -26,30 +26,29 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 BATCH = 1_000
-"""Rows that are turned at once: enough to be fast, few enough to need no memory."""
+"""Rows that are converted at once: enough to be fast, few enough to need little memory."""
 _LINE = orjson.OPT_APPEND_NEWLINE
 _DAY = 86_400
 _EPOCH = date(1970, 1, 1).toordinal()
 _EXCEL_EPOCH = 25_569
-"""1970-01-01 as the number that a workbook has for it."""
+"""1970-01-01 as a workbook's day number."""
 _SHEET = "xl/worksheets/sheet{}.xml"
 _PART = struct.Struct(">III")
 _BLOCK = 1024 * 1024
 _ZIP_BYTES = 2**31 - 1
-"""Above this, an archive's entry is written in a way that not every program reads."""
+"""A larger entry of an archive needs Zip64, which not every program reads."""
 _WIDTHS = {"text": 16, "integer": 10, "money": 14, "time": 20, "day": 12, "share": 10} | {
     "order_id": 38, "movement_id": 56, "customer_name": 30, "customer_email": 32, "name": 30, "sku": 22,
 }  # fmt: skip
-"""In characters, by type or by name."""
+"""Widths of columns in characters, by type or by name."""
 _WHITE_STARTS = tuple(map(chr, domain.WHITE_STARTS))
 _before_a_formula = re.compile(domain.BEFORE_A_FORMULA)
 _may_be_a_formula = re.compile(domain.MAY_BE_A_FORMULA)
 
 
 def write_csv_part(raw: IO[bytes], request: ReportWish, has_header: bool, target: IO[bytes]) -> int:
-    """RFC 4180 as PostgreSQL's COPY writes it: LF ends a row, a field is quoted only where it must be.
-
-    Returns how many rows, as its siblings do."""
+    """Write RFC 4180 as PostgreSQL's COPY does: LF ends a row, and a field is quoted only if necessary. Returns the
+    number of rows."""
     columns, lines = COLUMNS[request.kind], _Lines()
     writer = csv.writer(lines, delimiter=request.options.delimiter, lineterminator="\r\n")
     clock = Clock(request.timezone)
@@ -67,7 +66,8 @@ def write_csv_part(raw: IO[bytes], request: ReportWish, has_header: bool, target
 
 
 def write_jsonl_part(raw: IO[bytes], request: ReportWish, target: IO[bytes]) -> int:
-    """An object a row. Money is text, for a reader that keeps numbers as doubles would change it."""
+    """Write an object for each row. Money is text, because a reader that uses doubles would round it. Returns the
+    number of rows."""
     columns = COLUMNS[request.kind]
     names = [column.name for column in columns]
     clock = Clock(request.timezone)
@@ -81,19 +81,22 @@ def write_jsonl_part(raw: IO[bytes], request: ReportWish, target: IO[bytes]) -> 
 
 
 class Clock:
-    """What clocks show in a time zone. Remembers the offsets of quarter hours: asking for each time is slow."""
+    """Local times of a time zone. Caches the offset of each quarter hour, because computing it for each time is
+    slow."""
 
     def __init__(self, zone: str) -> None:
         self._zone = ZoneInfo(zone)
         self._offsets: dict[int, int] = {}
 
     def offset(self, seconds: int) -> int:
-        """Seconds ahead of UTC, at a time in epoch seconds."""
+        """Seconds ahead of UTC at a time in epoch seconds."""
         quarter = seconds // 900
         found = self._offsets.get(quarter)
         if found is None:
             found = self._ask(seconds)
-            if self._ask(quarter * 900) == self._ask(quarter * 900 + 899):  # clocks are not changed within it
+            if self._ask(quarter * 900) == self._ask(
+                quarter * 900 + 899
+            ):  # no zone changes its clocks within a quarter hour
                 self._offsets[quarter] = found
         return found
 
@@ -114,7 +117,7 @@ def _day(days: int) -> str:
 
 @functools.lru_cache
 def _offset(seconds: int, shortest: bool) -> str:
-    """`-03:00`, or as PostgreSQL prints it `-03`; a few old ones have seconds."""
+    """An offset such as `-03:00`, or `-03` as PostgreSQL prints it. A few historical offsets have seconds."""
     ahead = abs(seconds)
     parts = [ahead // 3600, ahead // 60 % 60, ahead % 60]
     fewest = 1 if shortest else 2
@@ -124,13 +127,14 @@ def _offset(seconds: int, shortest: bool) -> str:
 
 
 class _Lines(list[str]):
-    """Takes a csv writer's rows without their ends. With CR and LF as an end, it quotes whatever has one of them."""
+    """Collects the rows of a csv writer without their ends. The writer's end is CR LF, so that it quotes a field with
+    either of them."""
 
     def write(self, line: str) -> None:
         self.append(line[:-2])
 
     def take(self) -> bytes:
-        """The rows since the last time."""
+        """The rows since the last call."""
         taken = "".join(f"{line}\n" for line in self).encode()
         self.clear()
         return taken
@@ -149,7 +153,7 @@ def read_rows(raw: IO[bytes]) -> Iterator[list[str]]:
 
 
 def _csv(column: Column, request: ReportWish, clock: Clock) -> Callable[[tuple[str, ...]], list[str] | tuple[str, ...]]:
-    """How a column's raw values are written."""
+    """The function that writes a column's raw values."""
     for_spreadsheets = request.options.delimiter == ";"
 
     def time(value: str) -> str:
@@ -171,14 +175,14 @@ def _csv(column: Column, request: ReportWish, clock: Clock) -> Callable[[tuple[s
 
 
 def _harmless(value: str) -> str:
-    """A text that no spreadsheet program runs."""
+    """A text that no spreadsheet program runs as a formula."""
     if _may_be_a_formula.search(f",{value}"):
         value = _before_a_formula.sub(r"\g<0>'", value)
     return f"'{value}" if value.startswith(_WHITE_STARTS) else value
 
 
 def _json(column: Column, clock: Clock) -> Callable[[str], str | int | float | None]:
-    """How a raw value is said in JSON."""
+    """A raw value as a JSON value."""
 
     def time(value: str) -> str | None:
         if not value:
@@ -202,7 +206,7 @@ def _json(column: Column, clock: Clock) -> Callable[[str], str | int | float | N
 
 
 def write_parquet_part(raw: IO[bytes], request: ReportWish, target: IO[bytes]) -> int:
-    """A file of one row group."""
+    """Write a file with one row group."""
     import pyarrow as pa
     from pyarrow import csv, parquet
 
@@ -221,7 +225,7 @@ def write_parquet_part(raw: IO[bytes], request: ReportWish, target: IO[bytes]) -
 
 
 def write_parquet(parts: Iterable[bytes], request: ReportWish, target: Path) -> None:
-    """A file with a row group for each part."""
+    """Write a file with a row group for each part."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -232,8 +236,8 @@ def write_parquet(parts: Iterable[bytes], request: ReportWish, target: Path) -> 
 
 
 def _schema(request: ReportWish) -> "pa.Schema":
-    """What the columns hold. Money has room for every currency in one column: 4 digits after the point, as CLF has,
-    and 20 before it, 10,000 times the largest amount of one that has none; BigQuery's NUMERIC takes it, too."""
+    """The types of the columns. Money fits every currency: 4 digits after the point, as CLF needs, and 20 before it,
+    which is 10,000 times the largest amount of a currency without decimals. BigQuery's NUMERIC holds it as well."""
     import pyarrow as pa
 
     types = {
@@ -251,13 +255,13 @@ def _schema(request: ReportWish) -> "pa.Schema":
 
 
 def write_xlsx_part(raw: IO[bytes], request: ReportWish, first_row: int, target: IO[bytes]) -> int:
-    """The XML of some rows, as xlsxwriter makes it, compressed, behind their number and its sizes: once for each sheet
-    that they are on.
+    """Write some rows as xlsxwriter's XML, compressed, after their number and sizes. Rows on two sheets give two such
+    blocks.
 
     Text is written as text. No program runs it as a formula, so it stays as it is and reads back equal.
     """
     rows, done, number = read_rows(raw), first_row, -1
-    while number and (number < 0 or done % domain.SHEET_ROWS == 0):  # what ends at a border may go on behind it
+    while number and (number < 0 or done % domain.SHEET_ROWS == 0):  # rows after the end of a sheet go on in the next
         number = _write_rows(islice(rows, domain.SHEET_ROWS - done % domain.SHEET_ROWS), request, done, target)
         done += number
     return done - first_row
@@ -287,8 +291,8 @@ def _write_rows(rows: Iterable[list[str]], request: ReportWish, done: int, targe
 
 
 def write_xlsx(parts: Iterable[bytes], request: ReportWish, target: Path) -> None:
-    """A workbook whose sheets are put together from the parts' XML. What comes before a sheet's rows says how many
-    they are, so all parts are looked at first."""
+    """Write a workbook whose sheets consist of the parts' XML. The head of a sheet says how many rows follow, so the
+    heads of all parts are read first."""
     with TemporaryFile(dir=target.parent) as spool, ZipFile(target, "w", ZIP_DEFLATED, compresslevel=1) as archive:
         sheets: list[list[_Part]] = [[]]
         done = 0
@@ -304,7 +308,9 @@ def write_xlsx(parts: Iterable[bytes], request: ReportWish, target: Path) -> Non
         for name in frame.namelist():
             xml, rows = frame.read(name), bodies.get(name, [])
             size = len(xml) + sum(part.size for part in rows)
-            with archive.open(name, "w", force_zip64=size > _ZIP_BYTES) as file:  # by its name: dated 1980
+            with archive.open(
+                name, "w", force_zip64=size > _ZIP_BYTES
+            ) as file:  # given a name only, the entry is dated 1980
                 cut = _end_of_first_row(xml) if rows else 0
                 file.write(xml[:cut])
                 for part in rows:
@@ -313,7 +319,7 @@ def write_xlsx(parts: Iterable[bytes], request: ReportWish, target: Path) -> Non
 
 
 def _in_sheets(part: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """What a part has of each sheet: how many rows, how many bytes they are as XML, and as stored."""
+    """The rows of a part by sheet: their number, and their bytes as XML and as stored."""
     start = 0
     while start < len(part):
         number, size, stored = _PART.unpack_from(part, start)
@@ -322,7 +328,7 @@ def _in_sheets(part: bytes) -> Iterator[tuple[int, int, bytes]]:
 
 
 class _Part(NamedTuple):
-    """Some rows of a sheet: how many, and how many bytes as XML and as stored."""
+    """Some rows of a sheet: their number, and their bytes as XML and as stored."""
 
     number: int
     size: int
@@ -330,7 +336,7 @@ class _Part(NamedTuple):
 
 
 def _frame(request: ReportWish, heights: list[int]) -> IO[bytes]:
-    """A workbook with all but its rows: xlsxwriter is told of each sheet's header and last row only."""
+    """A workbook without rows: xlsxwriter gets only the header and the last row of each sheet."""
     columns, file = COLUMNS[request.kind], io.BytesIO()
     workbook, formats = _workbook(file)
     for number, height in enumerate(heights, start=1):
@@ -347,8 +353,8 @@ def _frame(request: ReportWish, heights: list[int]) -> IO[bytes]:
 
 
 def _workbook(file: IO[bytes]) -> tuple[Any, dict[str, Any]]:
-    """A workbook that depends on nothing but what is written to it, and its formats: one for each number of decimal
-    places that a currency can have."""
+    """A workbook whose bytes depend only on its content, and its formats: one for each number of decimal places that a
+    currency can have."""
     from xlsxwriter import Workbook
 
     workbook = Workbook(file, {"constant_memory": True})
@@ -360,13 +366,14 @@ def _workbook(file: IO[bytes]) -> tuple[Any, dict[str, Any]]:
 
 
 def _use(formats: dict[str, Any], sheet: Any, row: int) -> None:
-    """xlsxwriter numbers formats as they are used: with a row that is cut out later, their numbers are always equal."""
+    """Use all formats in a row that is removed later. xlsxwriter numbers formats as they are used, so the numbers are
+    always equal."""
     for column, look in enumerate(formats.values()):
         sheet.write_blank(row, column, None, look)
 
 
 def _cell(column: Column, sheet: Any, formats: dict[str, Any], clock: Clock) -> Callable[[int, int, str, str], object]:
-    """How to write a raw value, given its row's currency."""
+    """The function that writes a raw value, given the currency of its row."""
 
     def time(row: int, at: int, value: str, _: str) -> None:
         seconds = int(value) // 1000
@@ -396,7 +403,7 @@ def _end_of_first_row(xml: bytes) -> int:
 
 
 def _inflate(part: bytes, file: IO[bytes]) -> None:
-    """Write a part's XML without having all of it in memory."""
+    """Write a part's XML in chunks."""
     stream, left = zlib.decompressobj(), part
     while xml := stream.decompress(left, _BLOCK):
         file.write(xml)
