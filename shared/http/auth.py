@@ -1,4 +1,4 @@
-"""Bearer tokens: who calls, in which role, and what that lets them see."""
+"""Bearer tokens: the caller, its role, and what it may see."""
 
 import math
 import time
@@ -30,15 +30,15 @@ KNOWN_TOKENS = 10_000
 _EMAIL: TypeAdapter[str] = TypeAdapter(Email)
 READING = ("GET", "HEAD")
 ALGORITHMS = ("RS256", "ES256", "EdDSA")
-"""Those of an issuer."""
+"""The algorithms of an issuer's signatures."""
 FOR_ACCESS = frozenset({"jwt", "at+jwt", "application/at+jwt", "bearer", "access"})
-"""What a token's type is called, if it says one: in its header (RFC 9068), or by an issuer of its own (`KIND`)."""
+"""The names of the type of an access token, in its header (RFC 9068) or in an issuer's own claim (`KIND`)."""
 KIND = ("typ", "token_use")
-"""Claims: Keycloak's and Cognito's."""
+"""Claims with the type of a token: Keycloak's and Cognito's."""
 OF_ID_TOKENS = frozenset({"at_hash", "c_hash", "s_hash"})
 """Claims that only an ID token has (OpenID Connect Core, 3.3.2.11, and FAPI)."""
 OTHER_KEY = (jwt.InvalidSignatureError, jwt.InvalidAlgorithmError, jwt.InvalidKeyError)
-"""What is said where a token was signed with another key than the one that it was tried with."""
+"""The errors of a token that was signed with another key."""
 _bearer = HTTPBearer(
     auto_error=False,
     description="A JWT with `sub` and `role` (customer or operator), and `email` and `email_verified` if it has them.",
@@ -47,10 +47,10 @@ _bearer = HTTPBearer(
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who a request comes from. `token` is passed on when another service is asked on the caller's behalf; `email` is
-    where the token says that the caller can be written to, `is_email_verified` that this is the caller's own address.
-    `issued_at` and `expires_at` are epoch seconds, `token_id` is its `jti`. One that `is_read_only` changes nothing,
-    whatever its role may."""
+    """The sender of a request, as its token describes it. `token` is forwarded when another service is asked for the
+    caller. `email` is an address of the caller; `is_email_verified` says that the issuer has verified it. `issued_at`
+    and `expires_at` are epoch seconds, `token_id` is the token's `jti`. A caller that `is_read_only` changes nothing,
+    whatever its role allows."""
 
     subject: str
     role: Role
@@ -71,7 +71,8 @@ class Caller:
         return self.is_email_verified and (self.email or "").casefold() == address.casefold()
 
     def may_see(self, owner: str, made_as: str = "customer") -> bool:
-        """A customer sees what it has made itself, as a customer; an operator sees everything."""
+        """Whether the caller may see what `owner` made in the role `made_as`. A customer sees what it made as a
+        customer; an operator sees everything."""
         return self.is_operator or (self.subject, self.role) == (owner, made_as)
 
 
@@ -85,21 +86,21 @@ class Tokens:
         self._known: dict[str, tuple[Caller, float]] = {}
 
     async def caller(self, token: str) -> Caller:
-        """Who a token speaks for. Raises `Problem` 401 with what is wrong, never with the token, and 503 where the
+        """The caller that a token stands for. Raises `Problem` 401 with the fault, never with the token, and 503 if the
         issuer's keys cannot be read.
 
-        A caller sends the same token again and again: one that was good is not looked at anew for a minute, nor for
-        longer than the keys are fresh.
+        Callers send the same token many times, so a verified token is accepted for a minute without another check, but
+        no longer than the keys are fresh.
         """
         return self.known(token) or (await self._of_issuer(token, self._keys) if self._keys else self.verify(token))
 
     def known(self, token: str) -> Caller | None:
-        """Who a token speaks for, if it was verified a moment ago."""
+        """The caller that a token stands for, if the token was verified within the last minute."""
         who, good_until = self._known.get(token, (None, 0.0))
         return who if good_until >= time.time() else None
 
     def verify(self, token: str) -> Caller:
-        """The same with the secret of one machine."""
+        """The caller that a token stands for, by the secret of one machine. Raises `Problem` 401 or 503."""
         if not self._settings.jwt_secret:
             raise Problem(503, "not_configured", "This service was given no way to verify tokens.")
         with _refusing():
@@ -112,12 +113,12 @@ class Tokens:
             found = await keys.named(kid)
             try:
                 claims = self._claims(token, found, ALGORITHMS)
-            except OTHER_KEY:  # its issuer may have put a new one under the old name
+            except OTHER_KEY:  # the issuer may have replaced the key under the same name
                 claims = self._claims(token, await keys.renewed(kid), ALGORITHMS)
         return self._remember(self._caller(token, claims), min(KNOWN_SECONDS, keys.fresh_for))
 
     def _claims(self, token: str, keys: Sequence[Any], algorithms: Sequence[str]) -> dict[str, Any]:
-        """What the token says, if one of the keys has signed it. Raises `jwt.PyJWTError`."""
+        """The claims of a token that one of the keys has signed. Raises `jwt.PyJWTError`."""
         failed: jwt.PyJWTError = jwt.InvalidSignatureError("its key is not among those that its issuer publishes")
         for key in keys:
             try:
@@ -159,7 +160,7 @@ class Tokens:
 
 @contextmanager
 def _refusing() -> Iterator[None]:
-    """Around the verification of a token: what is wrong with it becomes a `Problem` 401."""
+    """Turns the errors of a token's verification into `Problem` 401."""
     try:
         yield
     except jwt.ExpiredSignatureError as error:
@@ -171,8 +172,8 @@ def _refusing() -> Iterator[None]:
 
 
 def _for_access(header: dict[str, Any], claims: dict[str, Any]) -> dict[str, Any]:
-    """The claims, unless the token says that it is for something else: an ID token is for the client that signs a
-    person in, and proves nothing to us. Raises `Problem` 401."""
+    """The claims of an access token. Raises `Problem` 401 for other tokens: an ID token is for the client that signs a
+    person in, and authorises nothing here."""
     said = (header.get("typ"), *(claims.get(name) for name in KIND))
     if all(kind is None or str(kind).lower() in FOR_ACCESS for kind in said) and not OF_ID_TOKENS & claims.keys():
         return claims
@@ -187,7 +188,7 @@ def _seconds(claim: object) -> float:
 
 
 def _email(claim: object) -> str | None:
-    """An address to write to. One that is none is passed over: the token is good for everything else."""
+    """The mail address in a claim; None if it is not valid. The rest of the token stays valid."""
     try:
         return _EMAIL.validate_python(claim, strict=True)
     except ValidationError:
@@ -195,7 +196,7 @@ def _email(claim: object) -> str | None:
 
 
 class Limits(Protocol):
-    """How often somebody may ask. Each raises `Problem` 429 where it is too often."""
+    """Limits of requests. Each method counts one request and raises `Problem` 429 if there were too many."""
 
     async def count(self, who: Caller) -> None: ...
     async def count_failure(self, host: str) -> None: ...
@@ -204,8 +205,8 @@ class Limits(Protocol):
 async def caller(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 ) -> Caller:
-    """Who calls. Raises `Problem` 401 without a good token, 429 where the service has limits, and 403 where a token
-    that may only read is to change something."""
+    """The caller. Raises `Problem` 401 without a valid token, 429 beyond a limit of the service, and 403 for a change
+    with a read-only token."""
     limits: Limits | None = request.app.state.limits
     try:
         who = await _verified(request, credentials)
@@ -231,7 +232,7 @@ async def _verified(request: Request, credentials: HTTPAuthorizationCredentials 
     request.scope["subject"] = who.subject
     if request.app.state.revoked:
         request.app.state.revoked.demand_good(who)
-    if is_new:  # a line for each request would be too much: this one comes once a minute at the most
+    if is_new:  # at most one line a minute for each token
         identities: Identities = request.app.state.identities
         host = request.client.host if request.client else None
         log.info("token accepted", **identities.of(host, who.subject), role=who.role, token_id=who.token_id)
@@ -241,13 +242,13 @@ async def _verified(request: Request, credentials: HTTPAuthorizationCredentials 
 async def caller_or_link(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 ) -> Caller | None:
-    """Who calls; nobody, where there is only a link's `signature`, for the route to judge. Raises `Problem` 401."""
+    """The caller; None if there is only the `signature` of a link, which the route verifies. Raises `Problem` 401."""
     is_link = credentials is None and "signature" in request.query_params
     return None if is_link else await caller(request, credentials)
 
 
 async def operator(who: Annotated[Caller, Depends(caller)]) -> Caller:
-    """An operator. Raises `Problem` 403 for anyone else."""
+    """The caller, if it is an operator. Raises `Problem` 403."""
     if not who.is_operator:
         raise Problem(403, "operators_only", "Only an operator may do this.")
     return who

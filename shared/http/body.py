@@ -1,4 +1,4 @@
-"""The body of a request, read in the one way that everybody reads it: UTF-8 (RFC 8259, 8.1), and a name once."""
+"""Request bodies: JSON in UTF-8 (RFC 8259, 8.1), in which no object has a name twice."""
 
 import json
 from collections import Counter
@@ -10,7 +10,7 @@ from fastapi.routing import APIRoute
 
 
 def read(body: bytes) -> Any:
-    """What a body says. Raises `json.JSONDecodeError`. A byte order mark before it is passed over."""
+    """The value of a JSON body, without a byte order mark. Raises `json.JSONDecodeError`."""
     try:
         return json.loads(body.decode("utf-8-sig"), object_pairs_hook=_once)
     except json.JSONDecodeError:
@@ -19,13 +19,13 @@ def read(body: bytes) -> Any:
         raise json.JSONDecodeError("it is not UTF-8", "", error.start) from error
     except RecursionError as error:
         raise json.JSONDecodeError("it is nested too deeply", "", 0) from error
-    except ValueError as error:  # Python's own bound on digits
+    except ValueError as error:  # Python limits the digits of a number
         raise json.JSONDecodeError("a number in it is too long", "", 0) from error
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Of two values for one name nobody can say which was meant, and what looked at the body before us may have read
-    the other."""
+    """An object without repeated names. With two values for one name, a program in front of this one may have checked
+    one value, and this one would use the other."""
     found = dict(pairs)
     if len(found) < len(pairs):
         [(name, _)] = Counter(name for name, _ in pairs).most_common(1)
@@ -39,7 +39,7 @@ class _Request(Request):
 
 
 class Route(APIRoute):
-    """A route that reads its body so."""
+    """A route that reads its body with `read`."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()

@@ -1,7 +1,7 @@
-"""A client's connection: what uvicorn leaves without a bound has one here, in bytes, in time and in number.
+"""Connections of clients, with bounds that uvicorn lacks: on bytes, on time and on number.
 
-What can be answered as any request goes on to `shared.http.edge.Edge` with its refusal. What cannot, such as a request
-that never ends, is answered here, and its connection is closed.
+A request that can be parsed goes on to `shared.http.edge.Edge`, if necessary with its refusal. A request that cannot,
+such as one that never ends, is answered here, and its connection is closed.
 """
 
 import asyncio
@@ -25,16 +25,16 @@ log = structlog.get_logger(__name__)
 HEAD_LIMIT = 32 * 1024
 """Bytes of a request's first line and headers."""
 REQUEST_LIMIT = 2 * (HEAD_LIMIT + BODY_LIMIT)
-"""Bytes of a whole request as it comes over the wire: with the sizes of its chunks, and trailers."""
+"""Bytes of a whole request on the wire, including the sizes of its chunks and its trailers."""
 REQUEST_SECONDS = 15.0
-"""How long a request may take to come, from the connection or from its first byte."""
+"""How long a request may take to arrive, from its connection or from its first byte."""
 STALLED_SECONDS = 60.0
-"""How long a client may take nothing of what waits for it: 48 kB, so it is the slowest that is served."""
+"""How long a client may read nothing of an answer. 48 kB are buffered, so the slowest client reads 0.8 kB/s."""
 KEEP_ALIVE_SECONDS = 65
-"""Longer than those who ask us keep a connection that they may use again: ours must not be the end that closes it."""
+"""Longer than clients keep an idle connection. If the server closed it first, a client's next request could be lost."""
 PIPELINED = 8
 RESERVED = 100
-"""Connections beyond the limit that can still ask for a process' health, or be told that there are too many."""
+"""Connections beyond the limit, which can still read the health of a process or get a 503."""
 
 CROWDED = Problem(
     503, "crowded", "Too many connections; try again.", headers={"Connection": "close", "Retry-After": "5"}
@@ -51,7 +51,7 @@ STOPPING = Problem(
 LONG = Problem(413, "too_large", f"A body has at most {BODY_LIMIT} bytes.")
 SLOW = Problem(408, "too_slow", f"A request has to be there within {REQUEST_SECONDS:g} seconds.")
 ONCE = frozenset({b"host", b"authorization", b"content-type", b"idempotency-key"})
-"""Headers of which there is one. (The parser itself knows two lengths, and a length beside chunks, for malformed.)"""
+"""Headers that a request may have once. The parser refuses two lengths, and a length beside chunks."""
 VERSIONS = ("1.0", "1.1")
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~%!$&'()*+,;=-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 HEADER_EXTRA = len(b": \r\n")
@@ -71,19 +71,18 @@ MALFORMED = Problem(
 )
 STALLED = "stalled"
 for _why in (CROWDED.code, LONG_HEAD.code, LONG.code, SLOW.code, MALFORMED.code, STALLED):
-    metrics.of(metrics.HTTP_REFUSED, _why)  # from nought, as in `metrics.expect`
+    metrics.of(metrics.HTTP_REFUSED, _why)  # starts at 0, as in `metrics.expect`
 
 
 class Connection(HttpToolsProtocol):
-    """One connection. `most` is how many of them this process may have, `room` knows who has them, and `stopping` is
-    told when they are to be closed."""
+    """One connection. `most` is the limit of this process; `room` has its open connections; `stopping` closes them."""
 
     def __init__(
         self, *args: Any, most: int, room: Room, stopping: Stopping, identities: Identities, **more: Any
     ) -> None:
         super().__init__(*args, **more)
         self._most, self._room, self._stopping, self._identities = most, room, stopping, identities
-        self._taken = 0  # bytes of the request that is coming
+        self._taken = 0  # bytes of the request that is arriving
         self._in_head = self._in_body = False
         self._late: asyncio.TimerHandle | None = None
         self._stalled: asyncio.TimerHandle | None = None
@@ -92,7 +91,9 @@ class Connection(HttpToolsProtocol):
         super().connection_made(transport)
         metrics.HTTP_CONNECTIONS.inc()
         if len(self.connections) > self._most + RESERVED:
-            metrics.of(metrics.HTTP_REFUSED, CROWDED.code).inc()  # with a line each, a flood would fill the disk
+            metrics.of(
+                metrics.HTTP_REFUSED, CROWDED.code
+            ).inc()  # with a log line for each, a flood would fill the disk
             transport.abort()
         else:
             self._expect_request()
@@ -124,7 +125,7 @@ class Connection(HttpToolsProtocol):
         self._in_head = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        # What comes after a chunked body would be added to the headers, when they were judged already.
+        # The parser would add trailers to the headers, which have been checked already.
         if self._in_head:
             super().on_header(name, value)
 
@@ -139,14 +140,14 @@ class Connection(HttpToolsProtocol):
         elif self._has_no_place():
             self.scope["refusal"] = CROWDED  # type: ignore[typeddict-unknown-key]
         elif self.parser.should_upgrade() and self._has_body():
-            # The parser takes the body for what comes after an upgrade: a next request, if it looks like one.
+            # After an upgrade, the parser would take the body for a further request.
             self.scope["refusal"] = UPGRADE  # type: ignore[typeddict-unknown-key]
         super().on_headers_complete()
         if len(self.pipeline) > PIPELINED:
             raise ValueError("too many requests at once on one connection")  # ends the parsing: malformed
 
     def _is_ambiguous(self) -> bool:
-        """Whether somebody between a client and us could have read the request as another one (RFC 9112, 3.2)."""
+        """Whether a proxy in front could have understood the request differently (RFC 9112, 3.2)."""
         version = self.parser.get_http_version()
         named = [name for name, _ in self.headers if name in ONCE]
         hosts = [value for name, value in self.headers if name == b"host"]
@@ -184,8 +185,8 @@ class Connection(HttpToolsProtocol):
         return self.cycle is None or self.cycle.response_complete
 
     def _refuse(self, problem: Problem) -> None:
-        """Say why, and close. Without a word where nothing was asked, or where it would look like a part of the answer
-        that is under way."""
+        """Answer with the reason and close. Close without an answer if there was no request, or if it would look like a
+        part of the answer that is being sent."""
         if self.transport.is_closing():
             return
         self._count(problem.code)
@@ -197,12 +198,12 @@ class Connection(HttpToolsProtocol):
     # -- its place ------------------------------------------------------------------------------------------------
 
     def is_waiting(self, *, strictly: bool) -> bool:
-        """Whether nothing is done for its client now; not `strictly`: also while a request is still coming."""
+        """Whether no request is being served. Without `strictly`, a request that is still arriving does not count."""
         is_half_open = self._in_body and not self.pipeline and not strictly
         return (self._is_idle or is_half_open) and not self.transport.is_closing()
 
     def give_way(self) -> None:
-        """Close it: another needs its place."""
+        """Close this connection, whose place another one needs."""
         self._refuse(CROWDED)
 
     def _has_no_place(self) -> bool:
@@ -232,7 +233,7 @@ class Connection(HttpToolsProtocol):
         self.transport.abort()
 
     def _count(self, reason: str) -> None:
-        """What never becomes a request has no line as one."""
+        """Log a refused connection, which has no log line of a request."""
         metrics.of(metrics.HTTP_REFUSED, reason).inc()
         log.info("connection refused", reason=reason, **self._identities.of(self.client[0] if self.client else None))
 

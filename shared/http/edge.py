@@ -1,4 +1,4 @@
-"""Around every request to every service: its id, its trace, a bound on its body, one log line and its metrics."""
+"""Around each request: an id, a trace, a limit on the body, one log line and metrics."""
 
 import asyncio
 import re
@@ -34,7 +34,7 @@ _asked_to_wait: ContextVar[float] = ContextVar("asked_to_wait", default=0.0)
 
 @contextmanager
 def asked_to_wait() -> Iterator[None]:
-    """Around what a client asked to wait for: that time is not the service's, and is not counted as such."""
+    """Around a wait that the client asked for, which does not count as time of the service."""
     began = time.perf_counter()
     try:
         yield
@@ -45,7 +45,7 @@ def asked_to_wait() -> Iterator[None]:
 def install(
     app: FastAPI, service: str, tracing: Tracing, stopping: Stopping, identities: Identities, ports: Ports
 ) -> None:
-    """Give an application our errors and the `Edge` around it."""
+    """Give an application problem details as errors, and the `Edge` around it."""
     problems.install(app)
     app.add_middleware(Edge, service=service, tracing=tracing, stopping=stopping, identities=identities, ports=ports)
 
@@ -72,9 +72,7 @@ class Edge:
         scope["traceparent"] = self._tracing.of_request(headers.get(b"traceparent"), scope["query_string"])
         method = scope["method"]
         is_head = method == "HEAD"
-        if (
-            is_head
-        ):  # what is answered to GET, but for the body (RFC 9110, 9.3.2); the copy keeps the server's word for it
+        if is_head:  # answered as GET; the server drops the body by its own copy of the method (RFC 9110, 9.3.2)
             scope = {**scope, "method": "GET"}
         outside = structlog.contextvars.get_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
@@ -89,7 +87,7 @@ class Edge:
                 message["headers"] = [*message["headers"], *added, (b"x-request-id", request_id.encode())]
             await send(message)
             if is_head:
-                await send({"type": "http.response.body"})  # now: a stream may say nothing for a while
+                await send({"type": "http.response.body"})  # now, because a stream may be silent for a while
 
         try:
             refusal = scope.get("refusal") or _refusal(method, headers) or _repeated(scope["query_string"])
@@ -115,14 +113,14 @@ class Edge:
                 about = {"method": method, "path": scope["path"], "status": status}
                 about |= self._identities.of_refused(scope, status)
                 log.info("http", **about, ms=round(took * 1000, 1), **_ids(scope))
-            structlog.contextvars.clear_contextvars()  # a connection's next request may go on in this context
+            structlog.contextvars.clear_contextvars()  # the next request of the connection may run in this context
             structlog.contextvars.bind_contextvars(**outside)
 
 
 def _ids(scope: Scope) -> dict[str, str]:
-    """What a request is about, from its path, under the names that it has in all log lines."""
+    """The ids in a request's path, under the names that they have in all log lines."""
     found = {name: str(value) for name, value in scope.get("path_params", {}).items() if name.endswith("_id")}
-    if "job_id" in found:  # a request that starts a job of its own, such as a cancellation, is bound to that one
+    if "job_id" in found:  # a request that starts a job, such as a cancellation, is logged with the id of that job
         found["correlation_id"] = found["job_id"]
     bound = structlog.contextvars.get_contextvars()
     return {name: value for name, value in found.items() if name not in bound}
@@ -140,7 +138,7 @@ def _refusal(method: str, headers: dict[bytes, str]) -> Problem | None:
 
 
 def _repeated(query: bytes) -> Problem | None:
-    """No parameter is a list, and of two values for one name nobody can say which was meant."""
+    """The refusal of a query with a repeated parameter, of which no route has any."""
     times = Counter(name for name, _ in parse_qsl(query.decode("latin-1"), keep_blank_values=True))
     found = [
         FieldProblem(pointer=pointer(("query", name)), code="repeated", detail="is given more than once")
@@ -165,7 +163,7 @@ def _too_large() -> Problem:
 
 
 def _bounded(receive: Receive) -> Receive:
-    """Bodies without a length are counted as they come."""
+    """Count the bytes of a body without a length while they arrive."""
     taken = 0
 
     async def counted() -> Message:
@@ -173,7 +171,7 @@ def _bounded(receive: Receive) -> Receive:
         message = await receive()
         taken += len(message.get("body", b""))
         if taken > BODY_LIMIT:
-            raise HTTPException(413, _too_large().detail)  # FastAPI takes anything else for a malformed body
+            raise HTTPException(413, _too_large().detail)  # FastAPI answers any other exception as a malformed body
         return message
 
     return counted

@@ -1,4 +1,4 @@
-"""Streams of server-sent events, which end with their client, their token or their process."""
+"""Streams of server-sent events. A stream ends with its client, its token or its process."""
 
 import asyncio
 import math
@@ -15,17 +15,17 @@ from shared.http.stopping import Stopping
 
 PAUSE_SECONDS = 15.0
 LONGEST_TIMER = 10 * 86_400.0
-"""Seconds. A stream whose token is good for longer ends at its first event after that."""
+"""Seconds. A stream whose token is valid for longer ends at its first event after the token's end."""
 EVENTS: dict[int | str, dict[str, Any]] = {200: {"description": "The stream.", "content": {"text/event-stream": {}}}}
 """The answers of a route whose answer is `Events`, for OpenAPI."""
 
 
 class Events(Response):
-    """A stream of server-sent events that ends with `events`, with its client, its token or this process: a client then
-    goes on at another, after the last event that it had. Where `events` are None, nothing has happened for a while: a
-    comment says that the connection lives.
+    """A stream of server-sent events. It ends with `events`, its client, its token or this process; the client then
+    goes on at another process, after its last event. `events` yields None after a while without an event, and the
+    stream sends a comment that keeps the connection alive.
 
-    FastAPI's own has three tasks and two queues a stream, and takes twice the memory.
+    FastAPI's own class has three tasks and two queues for each stream, and takes twice the memory.
     """
 
     media_type = "text/event-stream"
@@ -36,9 +36,9 @@ class Events(Response):
         ends_at: float = math.inf,
         may_go_on: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`ends_at`: when the token ends by which its client may listen, in epoch seconds. `may_go_on` is asked before
-        each event and comment whether the token is still believed."""
-        # What is between us and the client must not keep anything back.
+        """`ends_at` is the end of the client's token in epoch seconds. `may_go_on` is called before each event and
+        comment, and returns False once the token is revoked."""
+        # Proxies must not buffer the stream.
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._events, self._ends_at, self._may_go_on = events, ends_at, may_go_on
@@ -82,7 +82,7 @@ def _event(event: ServerSentEvent | None) -> bytes:
 
 
 async def change_or_pause(changed: asyncio.Event) -> bool:
-    """Wait for a change, but no longer than a stream of events may say nothing. Whether there was one."""
+    """Wait for a change, at most as long as a stream may be silent. Return whether there was one."""
     with suppress(TimeoutError):
         async with asyncio.timeout(PAUSE_SECONDS):
             await changed.wait()

@@ -1,4 +1,5 @@
-"""Asks the service of this container how it is, since images have no curl: `python -m shared.http.health [/readyz]`."""
+"""Checks the health of the service in this container, since images have no curl:
+`python -m shared.http.health [/readyz]`."""
 
 import http.client
 import os
@@ -8,7 +9,7 @@ SECONDS = 4.0
 
 
 def main(path: str = "/livez") -> int:
-    """0 if the answer is a 200; what is wrong goes to stdout, for `docker inspect`."""
+    """Return 0 if the answer is a 200. The fault goes to stdout, for `docker inspect`."""
     try:
         connection = http.client.HTTPConnection("127.0.0.1", _port(), timeout=SECONDS)
         connection.request("GET", path)
@@ -22,8 +23,8 @@ def main(path: str = "/livez") -> int:
 
 
 def _port() -> int:
-    """The health port, or the only one, as the settings have it: the service's own variable wins over everybody's.
-    Reading all settings would take ten times as long."""
+    """The health port, or the only port. A service's own variable wins over the common one, as in the settings, whose
+    reading would take ten times as long."""
     own = os.environ.get("SERVICE", "").upper()
     variables = (f"{prefix}_{field}" for field in ("HEALTH_PORT", "PORT") for prefix in (own, "MALOTE"))
     return int(next(filter(None, map(os.environ.get, variables)), "8000"))

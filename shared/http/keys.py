@@ -1,4 +1,4 @@
-"""An issuer's published keys (JWKS), as fresh as they have to be, and asked for no more often than is decent."""
+"""The published keys (JWKS) of an issuer: cached, renewed in time, and with a limit of requests to the issuer."""
 
 import asyncio
 import contextlib
@@ -16,21 +16,22 @@ from shared.http.problems import Problem
 log = structlog.get_logger(__name__)
 
 FRESH_SECONDS = 60.0
-"""For so long keys are taken as they were read: a key that is withdrawn is trusted for so much longer."""
+"""How long keys are used without reading them again. A withdrawn key is trusted for that time."""
 OUTAGE_SECONDS = 300.0
-"""For so long they are taken while the issuer gives no answer that can be read."""
+"""How long keys are used while the issuer gives no readable answer."""
 ASKS, WITHIN_SECONDS = 5, 30.0
-"""The issuer is asked so often in so much time at the most, whatever tokens come."""
+"""The most requests to the issuer in that time, whatever tokens arrive."""
 ANSWER_SECONDS = 5.0
 LARGEST_ANSWER = 256 * 1024
 
 
 class Unreadable(Exception):
-    """What the issuer answered is no set of keys."""
+    """The issuer's answer is no set of keys."""
 
 
 class Keys:
-    """The keys of one issuer. An unknown `kid` is looked up at once, for a new key is used as soon as it is there."""
+    """The keys of one issuer. An unknown `kid` is looked up at once, because an issuer signs with a new key
+    immediately."""
 
     def __init__(self, url: str, tls: Tls) -> None:
         self._url, self._tls = url, tls
@@ -41,18 +42,20 @@ class Keys:
 
     @property
     def fresh_for(self) -> float:
-        """Seconds for which what a key has verified can be taken as verified."""
+        """Seconds for which the result of a verification stays valid."""
         return 0.0 if self._read_at is None else max(0.0, self._read_at + FRESH_SECONDS - time.monotonic())
 
     async def named(self, kid: str | None) -> list[jwt.PyJWK]:
-        """The keys of that name; none, if the issuer has none. Raises `Problem` 503 where no keys can be read."""
-        is_being_renewed = self._asking.locked() and kid in self._keys  # then what is known will do: it may take long
+        """The keys of that name; an empty list if the issuer has none. Raises `Problem` 503 if no keys can be read."""
+        is_being_renewed = (
+            self._asking.locked() and kid in self._keys
+        )  # reading may take long: use the known key meanwhile
         if kid not in self._keys or not (self.fresh_for or is_being_renewed):
             await self._ask(self._read_at)
         return self._known(kid)
 
     async def renewed(self, kid: str | None) -> list[jwt.PyJWK]:
-        """The same, asked for again: under a known name there may be a new key by now."""
+        """The keys of that name, read again: the issuer may have replaced a key under its name."""
         await self._ask(self._read_at)
         return self._known(kid)
 
@@ -62,7 +65,7 @@ class Keys:
         return self._keys.get(kid or "", [])
 
     async def _ask(self, known_since: float | None) -> None:
-        """Read the keys, unless somebody else has meanwhile, or the issuer was asked often enough."""
+        """Read the keys, unless another request has read them meanwhile, or the limit of requests is reached."""
         async with self._asking:
             at = time.monotonic()
             was_read = self._read_at != known_since
@@ -93,7 +96,7 @@ class Keys:
 
 
 def _keys_in(answer: bytes) -> dict[str, list[jwt.PyJWK]]:
-    """The public keys for signatures, by name. What we have no use for is passed over. Raises `Unreadable`."""
+    """The public keys for signatures, by name, without all other keys. Raises `Unreadable`."""
     try:
         listed = json.loads(answer)["keys"]
     except (ValueError, TypeError, KeyError, RecursionError) as error:

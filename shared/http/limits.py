@@ -1,4 +1,4 @@
-"""How often somebody may ask: requests are counted in fixed windows, by a limit's name and by caller."""
+"""Limits of requests, counted in fixed windows by the name of the limit and by caller."""
 
 import math
 import time

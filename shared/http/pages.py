@@ -34,10 +34,10 @@ async def paginate(
     cursor: Cursor,
     sorted_by: tuple[Any, Callable[[UUID], Any]] | None = None,
 ) -> tuple[list[Any], bool]:
-    """The newest rows first, by keyset on a column of ids. With both ends, as many as there may be from the first.
+    """A page of a query, newest rows first, by keyset on a column of ids; and whether there are more rows.
 
-    UUIDv7 grow with time. Where others give the ids, `sorted_by` is the column that says when, and what makes of an id
-    the time of its row: a page after a row that nobody has is empty.
+    A UUIDv7 grows with time. For ids of another kind, `sorted_by` has a column of times, and a function that returns a
+    query for the time of a row by its id. The page after an unknown id is empty.
     """
     columns, key = [column], column
     if sorted_by is not None:

@@ -1,4 +1,4 @@
-"""Where a process listens: one port for everybody and, if it is set, one for who operates it."""
+"""The ports of a process: one for clients and, if it is set, another for operators."""
 
 import socket
 import sys
@@ -12,17 +12,18 @@ from shared.observability.tracing import QUIET
 log = structlog.get_logger(__name__)
 METRICS = "/metrics"
 BACKLOG = 2048
-"""Connections that may wait to be taken: uvicorn's own number."""
+"""Connections that may wait to be accepted: uvicorn's default."""
 
 
 class Ports:
-    """The ports of one process, and which paths are answered at which. Without a health port, all are at the one."""
+    """The ports of one process, and the paths of each. Without a health port, one port has all paths."""
 
     def __init__(self, settings: ServiceSettings) -> None:
         self._settings = settings
 
     def listen(self) -> list[socket.socket]:
-        """Sockets that listen, the health port's last. Raises SystemExit with status 78 (EX_CONFIG) if one cannot."""
+        """The listening sockets, the health port's last. Raises SystemExit 78 (EX_CONFIG) if a port cannot be
+        opened."""
         found = self._listen("port", self._settings.port)
         log.info("listening", host=self._settings.host, port=found[0].getsockname()[1])
         if self._settings.health_port:
@@ -42,23 +43,23 @@ class Ports:
             raise SystemExit(78) from None
 
     def is_for_everybody(self, scope: Scope) -> bool:
-        """Whether a request came to a port whose clients are told no details."""
+        """Whether a request came to the port for clients, which answers no details."""
         return self._settings.health_port is not None and not self._is_for_health(scope)
 
     def hides(self, scope: Scope) -> bool:
-        """Whether there is nothing at a request's path, at the port that it came to."""
+        """Whether a request's port does not have its path."""
         if self._settings.health_port is None:
             return False
         return scope["path"] not in QUIET if self._is_for_health(scope) else scope["path"] == METRICS
 
     def _is_for_health(self, scope: Scope) -> bool:
-        """By the socket's own address, which no header changes."""
+        """Whether a request came to the health port, by the address of the socket, which no header can change."""
         _, port = scope.get("server") or ("", None)
         return port is not None and port == self._settings.health_port
 
 
 def _listening(family: int, protocol: int, address: tuple[object, ...]) -> socket.socket:
-    # With TCP by name: asyncio sets TCP_NODELAY on no other connection, and answers would wait 40 ms for a receipt.
+    # TCP is named because asyncio sets TCP_NODELAY only then; without it, answers wait 40 ms for an acknowledgement.
     found = socket.socket(family, socket.SOCK_STREAM, protocol)
     try:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

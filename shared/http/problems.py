@@ -27,7 +27,7 @@ FULL_RETRY_AFTER = "10"
 
 
 class FieldProblem(BaseModel):
-    """What is wrong with one part of a request. `pointer` is a JSON Pointer (RFC 6901) into it."""
+    """The fault of one part of a request. `pointer` is a JSON Pointer (RFC 6901) into the request."""
 
     pointer: str
     code: str
@@ -48,7 +48,7 @@ class ProblemDetails(BaseModel):
 
 
 class Problem(Exception):
-    """Raised anywhere below a route: becomes an `application/problem+json` answer."""
+    """An error that becomes an `application/problem+json` answer, wherever below a route it is raised."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 
 
 def install(app: FastAPI) -> None:
-    """Let an application answer with problem details, whatever goes wrong in it."""
+    """Let an application answer all errors with problem details."""
     app.add_exception_handler(Problem, _on_problem)
     app.add_exception_handler(OutboxFull, _on_full)
     app.add_exception_handler(RequestValidationError, _on_invalid)
@@ -104,7 +104,7 @@ def details_of(problem: Problem, instance: str = "", request_id: str = "") -> Pr
 
 
 def problem_response(request: Request, problem: Problem) -> JSONResponse:
-    """The answer to a request, whose log line then says the reason."""
+    """The answer to a request. The request's log line gets the code."""
     request.scope["reason"] = problem.code
     details = details_of(problem, request.url.path, request.scope.get("request_id", ""))
     return JSONResponse(details.model_dump(), problem.status, headers=problem.headers, media_type=PROBLEM)
@@ -123,7 +123,7 @@ async def _on_full(request: Request, error: Exception) -> JSONResponse:
 async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     found = [FieldProblem(pointer=pointer(p["loc"]), code=p["type"], detail=complaint(p)) for p in error.errors()[:20]]
-    # A list that is "too short" because its only item is wrong is no second mistake.
+    # A list is also "too short" if its only item is wrong: name the item only.
     found = [p for p in found if not any(other.pointer.startswith(f"{p.pointer}/") for other in found)]
     if any(problem.code == "json_invalid" for problem in found):
         problem = Problem(
@@ -141,7 +141,7 @@ def unfit(found: list[FieldProblem], what: str = "The request does not fit") -> 
 
 
 def pointer(location: Sequence[str | int]) -> str:
-    """`("body", "lines", 0)` -> `/lines/0`; what is not in the body keeps its place: `/query/limit`."""
+    """`("body", "lines", 0)` -> `/lines/0`; a parameter keeps its place: `/query/limit`."""
     parts = location[1:] if location[:1] == ("body",) else location
     return "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in parts)
 
@@ -160,8 +160,8 @@ async def _on_http(request: Request, error: Exception) -> JSONResponse:
 
 
 def _methods(request: Request) -> list[str]:
-    """All that a path answers to: the router itself names only those of the first route that has the path, and `Edge`
-    answers HEAD wherever GET is."""
+    """All methods of a path. The router knows only those of the first route with that path; `Edge` answers HEAD for
+    each GET."""
     routes = [route for route in iter_route_contexts(request.app.routes) if route.path]
     found = [route for route in routes if compile_path(route.path or "")[0].match(request.scope["path"])]
     methods = {method for route in found for method in route.methods or ()}

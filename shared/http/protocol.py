@@ -1,4 +1,4 @@
-"""What requests carry beside their body, read in the same way by every service: ids in paths, idempotency keys."""
+"""Ids in paths and idempotency keys, which every service reads in the same way."""
 
 import re
 from typing import Annotated
@@ -41,17 +41,17 @@ def _id(given: object) -> object:
 
 
 IdOf = Annotated[UUID, Path(json_schema_extra={"pattern": f"^{_UUID.pattern}$"}), BeforeValidator(_id)]
-"""An id in a path, with its hyphens. What is none, such as a way to some file, is just not found."""
+"""An id in a path, with its hyphens. Anything else, such as the path of a file, is a 404."""
 
 
 class _IdConvertor(StringConvertor):
-    regex = _UUID.pattern + r"(?!\n)"  # the end of a compiled path lets a line feed follow
+    regex = _UUID.pattern + r"(?!\n)"  # the end of a compiled path would accept a line feed
 
 
 register_url_convertor("id", _IdConvertor())
-"""`{report_id:id}` in a route leaves a path such as `/v1/reports/rebuild` to its own route, and its methods."""
+"""`{report_id:id}` in a route does not match a path such as `/v1/reports/rebuild`, which has its own route."""
 
 
 def with_ids(path: str) -> str:
-    """A path as documents have it, such as `/v1/orders/{order_id}`, as that of a route that takes nothing but ids."""
+    """The path of a route, `/v1/orders/{order_id:id}`, from the path in the documents, `/v1/orders/{order_id}`."""
     return _NAMED.sub(r"{\1:id}", path)

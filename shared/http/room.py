@@ -1,37 +1,39 @@
-"""Room for connections: a share for each address that shows no token, and who makes way when a process is full."""
+"""The limit of connections: a share for each address without a token, and which connection makes way in a full
+process."""
 
 import ipaddress
 from collections.abc import Iterable
 from typing import Protocol
 
 SHARES = 4
-"""One address without a token has a fourth of a process' connections."""
+"""An address without a token may have one of so many shares of a process's connections."""
 
 
 class Guest(Protocol):
-    """A connection, as far as its place is concerned."""
+    """A connection, as `Room` sees it."""
 
     def is_waiting(self, *, strictly: bool) -> bool:
-        """Whether nothing is done for it now. Not `strictly`: also while its request is still coming."""
+        """Whether no request is being served. Without `strictly`, a request that is still arriving does not count."""
         ...
 
     def give_way(self) -> None:
-        """Close it for another."""
+        """Close this connection, whose place another one needs."""
         ...
 
 
 class Room:
-    """The connections of one process, at most `most`. `proxies` are addresses of many clients: they have no share."""
+    """The connections of one process, at most `most`. `proxies` are addresses that stand for many clients: they have no
+    limit of their own."""
 
     def __init__(self, most: int, proxies: Iterable[str] = ()) -> None:
         self._most, self._share = most, max(1, most // SHARES)
         self._proxies = [ipaddress.ip_network(proxy) for proxy in proxies]
-        self._address: dict[Guest, str] = {}  # of each, in the order in which they came
-        self._strangers: dict[str, dict[Guest, None]] = {}  # by address, the oldest first
-        self._known: dict[Guest, None] = {}  # who showed a token, the longest ago first
+        self._address: dict[Guest, str] = {}  # the address of each guest, oldest first
+        self._strangers: dict[str, dict[Guest, None]] = {}  # by address, oldest first
+        self._known: dict[Guest, None] = {}  # guests that have shown a token, the least recent first
 
     def enter(self, guest: Guest, host: str) -> None:
-        """Take a new connection in. Where there is no room, one that waits makes way."""
+        """Add a new connection. In a full process, a waiting connection makes way."""
         address = self._address[guest] = network(host)
         neighbours = self._strangers.setdefault(address, {})
         neighbours[guest] = None
@@ -44,21 +46,21 @@ class Room:
             self._make_way(self._known, guest, strictly=True)
 
     def recognise(self, guest: Guest) -> None:
-        """A connection has shown a good token."""
+        """Note that a connection has shown a valid token."""
         if guest in self._address:
             self._forget_as_stranger(guest)
             self._known.pop(guest, None)
-            self._known[guest] = None  # the last in the row
+            self._known[guest] = None  # now the most recent
 
     def leave(self, guest: Guest) -> None:
-        """A connection is gone, or closed for another."""
+        """Remove a connection that is closed."""
         if guest in self._address:
             self._forget_as_stranger(guest)
             self._known.pop(guest, None)
             del self._address[guest]
 
     def has_no_place_for(self, guest: Guest, *, shows_token: bool) -> bool:
-        """Whether a request is one too many: nobody could make way for the connection that it came over."""
+        """Whether a request is refused: no connection could make way for the one that it came over."""
         if guest in self._known or guest not in self._address:
             return False
         return self._is_full or (not shows_token and self._is_over_share(self._address[guest]))
@@ -89,7 +91,8 @@ class Room:
 
 
 def network(host: str) -> str:
-    """An IPv6 client has a whole network of addresses to come from: it is counted as one."""
+    """The address by which a client is counted. An IPv6 client has a whole network (/64), which counts as one
+    address."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

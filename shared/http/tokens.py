@@ -1,4 +1,5 @@
-"""Tokens for one machine. A module of its own, so that a command line can make one without loading a web framework."""
+"""Tokens for one machine. In a module of its own, so that the command line makes one without loading a web
+framework."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -8,18 +9,18 @@ import jwt
 
 ROLES = ("customer", "operator")
 ACCESS, READ = "access", "read"
-"""The claim, and its value, of a token that may only read: such as that of a service which reads from others."""
-# What a database can store and a log line can show: no control characters, no halves of a surrogate pair.
+"""The claim of a read-only token, and its value. A service that reads from others uses such a token."""
+# Text that databases store and logs show: no control characters, no halves of a surrogate pair.
 SUBJECT = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,255}")
 
 
 def issue_token(
     secret: str, *, subject: str, role: str, ttl: int, email: str | None = None, read_only: bool = False
 ) -> str:
-    """A token for one machine, signed with the local secret; `ttl` in seconds, `email` is the caller's own. With
-    `read_only` it changes nothing, whatever its role may.
+    """A token for one machine, signed with the local secret. `ttl` is in seconds; `email` is the caller's verified
+    address. With `read_only` the caller changes nothing, whatever its role allows.
 
-    Raises ValueError on a role or a subject that no service takes.
+    Raises ValueError for an invalid role or subject.
     """
     if role not in ROLES:
         raise ValueError(f"a role is one of {', '.join(ROLES)}, not {role!r}")

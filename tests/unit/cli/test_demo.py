@@ -76,6 +76,6 @@ def test_more_than_is_left_is_more_than_is_left(available: int) -> None:
     products = [a_product("PLENTY", 1_000_000), a_product("RARE", available)]
     cases = demo._cases(products, "run")
     assert [case.what for case in cases[:5]] == [*SPECIAL, ORDINARY]
-    assert len(cases) == len({case.wish["customer"]["email"] for case in cases}) == 50
-    assert sum(line["quantity"] for line in cases[0].wish["lines"]) > available
-    assert all(line["sku"] == "PLENTY" for case in cases[1:] for line in case.wish["lines"])
+    assert len(cases) == len({case.request["customer"]["email"] for case in cases}) == 50
+    assert sum(line["quantity"] for line in cases[0].request["lines"]) > available
+    assert all(line["sku"] == "PLENTY" for case in cases[1:] for line in case.request["lines"])

@@ -6,7 +6,7 @@ from fastapi import Request
 
 from shared.http.auth import Caller
 from shared.http.problems import Problem
-from shared.http.proxy import ASKED, _same
+from shared.http.proxy import FORWARDED_REQUEST_HEADERS, _same
 
 ANA = Caller("ana", "customer", "her-token")
 
@@ -30,7 +30,7 @@ def test_method_path_query_and_body_are_the_same() -> None:
 
 
 def test_what_a_request_says_of_itself_goes_on() -> None:
-    said = {name.decode().replace("-", "_"): f"what {name.decode()} says" for name in ASKED}
+    said = {name.decode().replace("-", "_"): f"what {name.decode()} says" for name in FORWARDED_REQUEST_HEADERS}
     found = passed(asked("/v1/products", **said))
     assert {name: found.headers[name.replace("_", "-")] for name in said} == said
 
