@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from contracts import published
 from deploy.cli.asyncapi import declared
 
 app = typer.Typer()
@@ -21,9 +22,9 @@ def openapi(
 
     if write:
         for name in write_all():
-            typer.echo(str(openapi.FOLDER / f"{name}.json"))
+            typer.echo(str(published.FOLDER / f"{name}.json"))
         return
-    known = openapi.committed()
+    known = published.committed()
     if service not in known:
         raise typer.BadParameter(f"there is no service {service!r}: {', '.join(known)} are there")
     typer.echo(openapi.written(known[service]), nl=False)
@@ -35,12 +36,12 @@ def write_all() -> list[str]:
     from shared.docs import openapi
 
     services = {name: declared(name) for name in SERVICES}
-    openapi.FOLDER.mkdir(exist_ok=True)
-    for stale in openapi.FOLDER.glob("*.json"):
+    published.FOLDER.mkdir(exist_ok=True)
+    for stale in published.FOLDER.glob("*.json"):
         if stale.stem not in services:
             stale.unlink()
     # The gateway's document is merged from those of the others, so it comes last.
     for name in sorted(services, key=lambda name: (name == "gateway", name)):
         document = openapi.written(services[name].app.openapi())
-        (openapi.FOLDER / f"{name}.json").write_text(document, encoding="utf-8")
+        (published.FOLDER / f"{name}.json").write_text(document, encoding="utf-8")
     return sorted(services)

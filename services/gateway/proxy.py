@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
+from contracts.published import owners
 from services.gateway.limits import Limits
-from shared.docs import openapi
 from shared.docs.messages import Document
 from shared.http.auth import Caller, CallerOf, caller, caller_or_link
 from shared.http.body import Route
@@ -19,15 +19,7 @@ from shared.http.events import Events
 from shared.http.protocol import with_ids
 from shared.http.proxy import Upstream
 
-NAME = "gateway"
 JSON = "application/json"
-
-
-def owners() -> dict[str, Document]:
-    """The public paths of each other service, by its name."""
-    return {
-        name: paths for name, found in openapi.committed().items() if name != NAME and (paths := openapi.public(found))
-    }
 
 
 def upstream(request: Request, service: str) -> Upstream:

@@ -1,28 +1,31 @@
 """The settings of the gateway."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-from pydantic import Field, HttpUrl, SecretStr, field_validator
+from pydantic import Field, HttpUrl, SecretStr, create_model, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from shared.config.settings import ServiceSettings
+from contracts.published import owners
+from shared.config.settings import ServiceSettings, default_port
 from shared.config.urls import port_in
 
 
-class GatewaySettings(ServiceSettings):
+def _with_owners() -> Any:
+    """The settings with `<service>_url` for each service that has public paths: a new one edits nothing here."""
+    fields: dict[str, Any] = {}
+    for owner in owners():
+        address = HttpUrl(f"http://127.0.0.1:{default_port(owner)}")
+        fields[f"{owner}_url"] = HttpUrl, Field(default=address, description=f"Where {owner} answers HTTP.")
+    return create_model("WithOwners", __base__=ServiceSettings, **fields)
+
+
+class GatewaySettings(_with_owners()):  # type: ignore[misc]
     """`GATEWAY_*`."""
 
     model_config = SettingsConfigDict(env_prefix="GATEWAY_")
     name: ClassVar[str] = "gateway"
 
-    orders_url: HttpUrl = Field(default=HttpUrl("http://127.0.0.1:8001"), description="Where orders answers HTTP.")
-    stock_url: HttpUrl = Field(default=HttpUrl("http://127.0.0.1:8002"), description="Where stock answers HTTP.")
-    reports_url: HttpUrl = Field(default=HttpUrl("http://127.0.0.1:8004"), description="Where reports answers HTTP.")
-    deadletters_url: HttpUrl = Field(
-        default=HttpUrl("http://127.0.0.1:8005"), description="Where deadletters answers HTTP."
-    )
-    email_url: HttpUrl = Field(default=HttpUrl("http://127.0.0.1:8003"), description="Where email answers HTTP.")
     running_reports: int = Field(
         default=5,
         ge=1,

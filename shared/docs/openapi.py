@@ -2,21 +2,16 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from contracts import schema
+from contracts.published import committed, public
 from shared.docs.messages import Document, join
 
 COMPONENTS = "#/components/schemas/"
-FOLDER = Path(schema.__file__).parent / "openapi"
-"""The committed documents, one a service."""
-PUBLIC = "/v1/"
-"""Paths of what is for clients. Each service has the others, such as `/livez`, for itself."""
 
 
 def ref(model: type[BaseModel]) -> dict[str, str]:
@@ -59,11 +54,6 @@ class Application(FastAPI):
         return document
 
 
-def committed() -> dict[str, Document]:
-    """The committed documents by the names of their services."""
-    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.json"))}
-
-
 def written(document: Document) -> str:
     """A document as its file has it."""
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
@@ -79,8 +69,3 @@ def merge(document: Document, others: Iterable[Document]) -> None:
             join(document["components"].setdefault(kind, {}), named)
     document["paths"] = dict(sorted(document["paths"].items()))
     document["components"]["schemas"] = dict(sorted(document["components"]["schemas"].items()))
-
-
-def public(document: Document) -> dict[str, Document]:
-    """The operations of a document that are for clients, by path."""
-    return {path: operations for path, operations in document["paths"].items() if path.startswith(PUBLIC)}

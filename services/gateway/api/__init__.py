@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from contracts.published import owners
 from services.gateway import proxy
 from services.gateway.api import jobs, pages, tokens
 from services.gateway.limits import Limits
@@ -45,7 +46,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
     """The objects that routes find in `request.state`."""
     service: Service = app.state.service
     settings = service.resources.get(GatewaySettings)
-    urls = {name: str(getattr(settings, f"{name}_url")) for name in proxy.owners()}
+    urls = {name: str(getattr(settings, f"{name}_url")) for name in owners()}
     upstreams = {name: Upstream(name, url, settings.tls) for name, url in urls.items()}
     revoked = app.state.revoked = service.resources.get(Revoked)
     await once("revoked", revoked.look, service.database)  # before the first request
