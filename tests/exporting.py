@@ -13,8 +13,9 @@ from uuid_utils.compat import uuid7
 from contracts.reports import CreateReport, ReportWish
 from services.reports import domain
 from services.reports.store.read_model import Line, Movement, Order, ReadModel
-from shared.persistence.database import Database, migrate
+from shared.persistence.database import Database
 from shared.service import Service
+from tests.migrated import migrate
 from tests.running import Broker, running
 
 READY, FAILED, CANCELLED = (f"report.{end}.v1" for end in ("ready", "failed", "cancelled"))

@@ -10,8 +10,8 @@ from yarl import URL
 
 from contracts.flow import SERVICES
 from deploy.local.ports import HOST
-from shared.persistence.database import migrate
 from tests import forking
+from tests.migrated import migrate
 from tests.running import SECRET
 from tests.several import Process, lasting_port
 

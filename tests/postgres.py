@@ -19,13 +19,14 @@ _LONGEST_SOCKET_FOLDER = 85
 
 
 class PostgresCluster:
-    """A cluster on the loopback address where everybody on this machine is trusted, for tests.
+    """A cluster on the loopback address where everybody on this machine is trusted, for tests; `settings` are those of
+    postgresql.conf.
 
     PostgreSQL refuses to run as root: root's cluster runs as `postgres` (else `nobody`), and where that user
     can't reach `folder`, the cluster lives in /var/tmp instead (`self.folder` says where)."""
 
-    def __init__(self, folder: Path, port: int) -> None:
-        self.port = port
+    def __init__(self, folder: Path, port: int, **settings: str) -> None:
+        self.port, self._own = port, settings
         self._owner = _owner()
         self.folder = folder.absolute() if self._owner is None or _reachable(folder) else _elsewhere(folder)
         self._server: subprocess.Popen[bytes] | None = None
@@ -125,7 +126,7 @@ class PostgresCluster:
     def _settings(self) -> list[str]:
         sockets = str(self.folder) if len(str(self.folder)) < _LONGEST_SOCKET_FOLDER else ""
         settings = {"listen_addresses": HOST, "port": self.port, "unix_socket_directories": sockets}
-        settings |= {"max_connections": 200, "fsync": "on"}
+        settings |= {"max_connections": 200, "fsync": "on", **self._own}
         return [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
 
     def _answers(self, programs: Path) -> bool:

@@ -28,8 +28,9 @@ from shared.config.settings import ServiceSettings
 from shared.messaging import membership, topology
 from shared.messaging.periodic import Periodic, again_and_again
 from shared.messaging.relay import Relay
-from shared.persistence.database import Database, migrate
+from shared.persistence.database import Database
 from shared.service import Service
+from tests.migrated import migrate
 from tests.vhosts import Vhosts
 
 SECRET = "a secret for tests that is long enough"

@@ -101,8 +101,11 @@ def vhost(rabbit: RabbitNode) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresCluster]:
-    """A running cluster; a test that kills it starts it again."""
-    cluster = PostgresCluster(tmp_path_factory.mktemp("postgres"), free_port())
+    """A running cluster; a test that kills it starts it again.
+
+    It does not wait for the disk: what is written survives the end of a process, though not of the machine."""
+    folder = tmp_path_factory.mktemp("postgres")
+    cluster = PostgresCluster(folder, free_port(), fsync="off", full_page_writes="off")
     try:
         cluster.start()
         yield cluster

@@ -12,8 +12,8 @@ import httpx
 import uvicorn
 
 from shared.http.tokens import issue_token
-from shared.persistence.database import migrate
 from shared.service import Service
+from tests.migrated import migrate
 from tests.running import SECRET, settings_for, until
 
 NO_BROKER = "amqp://nobody:nothing@127.0.0.1:9/"

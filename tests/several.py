@@ -17,9 +17,9 @@ import aio_pika
 import httpx
 
 from deploy.local.ports import HOST
-from shared.persistence.database import migrate
 from tests import forking
 from tests.forking import ROOT
+from tests.migrated import migrate
 from tests.running import LADDER, SECRET, Broker, until
 
 

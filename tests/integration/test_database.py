@@ -13,8 +13,9 @@ from uuid_utils.compat import uuid7
 
 from services.stock.store import Product
 from shared.messaging import inbox
-from shared.persistence.database import Database, Outage, load, migrate
+from shared.persistence.database import Database, Outage, load
 from tests.integration.test_races import a_product
+from tests.migrated import migrate
 
 
 @pytest.fixture

@@ -16,8 +16,9 @@ from services.deadletters.store import actions, letters
 from services.deadletters.store.actions import Action
 from services.deadletters.store.letters import Group, Letter
 from shared.persistence.clock import now
-from shared.persistence.database import Database, migrate
+from shared.persistence.database import Database
 from shared.testing import Harness
+from tests.migrated import migrate
 from tests.serving import NO_BROKER, serving
 
 

@@ -13,8 +13,8 @@ from services.email import handlers
 from services.email.api import router
 from services.email.store import Mail, MailStatus
 from shared.http.tokens import issue_token
-from shared.persistence.database import migrate
 from shared.service import Service
+from tests.migrated import migrate
 from tests.running import SECRET, settings_for
 
 

@@ -22,9 +22,10 @@ from sqlalchemy import func, select, update
 from deploy.local.ports import free_port
 from services.gateway.store.jobs import Job
 from shared.messaging.outbox import outbox
-from shared.persistence.database import Database, migrate
+from shared.persistence.database import Database
 from shared.service import Service
 from tests.chaos.proxy import link_to
+from tests.migrated import migrate
 from tests.running import SECRET, Broker, until
 from tests.serving import NO_BROKER, serving, token
 from tests.several import Process

@@ -15,7 +15,7 @@ import pytest
 
 from deploy.local.ports import HOST
 from deploy.local.rabbitmq import RabbitNode
-from shared.persistence.database import migrate
+from tests.migrated import migrate
 from tests.running import LADDER, PASSWORDS, SECRET, Broker, to_place, until
 from tests.several import lasting_port
 

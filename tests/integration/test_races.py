@@ -14,9 +14,10 @@ from contracts.orders import Customer, OrderCancelled, OrderLine, PlaceOrder
 from contracts.stock import ProductPriced
 from services.orders.store import ListPrice, Order
 from services.stock.store import Product, Reservation
-from shared.persistence.database import Database, load, migrate
+from shared.persistence.database import Database, load
 from shared.service import Service
 from tests.integration.reserving import count
+from tests.migrated import migrate
 from tests.postgres import PostgresCluster
 from tests.running import Broker, an_order, running, until
 

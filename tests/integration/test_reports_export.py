@@ -25,7 +25,7 @@ from services.reports.store.choices import Choice
 from services.reports.store.notifications import Notification
 from services.reports.store.read_model import Order, ReadModel
 from services.reports.store.reports import Report
-from shared.persistence.database import Database, migrate
+from shared.persistence.database import Database
 from tests import forking
 from tests.exporting import (
     CANCELLED,
@@ -41,6 +41,7 @@ from tests.exporting import (
     wanted,
     wish,
 )
+from tests.migrated import migrate
 from tests.running import Broker, an_order, until
 
 

@@ -25,8 +25,9 @@ from services.reports import domain
 from services.reports.adapters.exporter import Exporter
 from services.reports.store.read_model import Line, Order
 from services.reports.store.reports import Report
-from shared.persistence.database import Database, migrate
+from shared.persistence.database import Database
 from tests.exporting import line, order, result, wanted, wish
+from tests.migrated import migrate
 from tests.running import settings_for
 from tests.spreadsheets import FORMULAS, cells_anywhere, harmless
 

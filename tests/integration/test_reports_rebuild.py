@@ -26,9 +26,10 @@ from services.orders.store import Order as Placed
 from services.reports.adapters.exporter import Exporter
 from services.reports.store.read_model import Line, Movement, Order
 from services.stock.store import Adjustment, Product, Reservation, ReservationState
-from shared.persistence.database import Database, migrate
+from shared.persistence.database import Database
 from shared.service import Service
 from tests.integration.reserving import count
+from tests.migrated import migrate
 from tests.running import LADDER, SECRET, Broker, Spy, running, until
 from tests.serving import Served, serving
 

@@ -21,7 +21,7 @@ from aiosmtpd.smtp import SMTP, AuthResult
 from contracts.flow import SERVICES
 from deploy.local.ports import HOST
 from shared.http.tokens import issue_token
-from shared.persistence.database import migrate
+from tests.migrated import migrate
 from tests.postgres import PostgresCluster
 from tests.running import Broker, an_order, until
 from tests.several import Process

@@ -18,12 +18,13 @@ from contracts.orders import OrderCancelled, OrderPlaced
 from contracts.reports import ExportStopped, RemoveReportFiles
 from services.reports.periodic import expire
 from services.reports.store.reports import load_ending
-from shared.persistence.database import Database, migrate
+from shared.persistence.database import Database
 from shared.service import Service
 from tests.deadlettering import shop_on
 from tests.integration.reporting import a_report
 from tests.integration.test_gateway_jobs import confirmation, ended, events, placed, say
 from tests.integration.test_races import a_product
+from tests.migrated import migrate
 from tests.running import Broker, an_order, running, until
 from tests.serving import serving, token
 from tests.several import Process, listen, processes

@@ -18,9 +18,9 @@ from contracts.broker import dead_letters_of
 from contracts.flow import LANES, MONITOR, SHOP
 from deploy.local.rabbitmq import RabbitNode
 from shared.messaging import topology
-from shared.persistence.database import migrate
 from shared.service import Service
 from tests.integration.hostile import publish_raw
+from tests.migrated import migrate
 from tests.running import LADDER, PASSWORDS, Broker, running, settings_for, to_place, until
 from tests.servers import manage
 
