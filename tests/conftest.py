@@ -4,6 +4,7 @@ import asyncio
 import functools
 import gc
 import multiprocessing
+import sys
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -28,6 +29,10 @@ structlog.configure(
 
 # Each client would read all authorities of the machine: 30 ms of work, also for addresses without TLS.
 httpx._transports.default.create_ssl_context = functools.cache(httpx.create_ssl_context)
+
+
+# httpcore looks for it four times a request, through all folders that Python imports from: half a millisecond.
+sys.modules.setdefault("sniffio", None)  # type: ignore[arg-type]
 
 
 @functools.cache

@@ -40,7 +40,7 @@ PASSWORDS = {user: f"{user}-password" for user in (*SERVICES, SHOP)}
 T = TypeVar("T")
 
 
-async def until(look: Callable[[], Awaitable[T]], what: str = "the condition", seconds: float = 20.0) -> T:
+async def until(look: Callable[[], Awaitable[T]], what: str = "the condition", seconds: float = 60.0) -> T:
     """Wait until `look` returns something true, and return it."""
     end = time.monotonic() + seconds
     while not (found := await look()):
@@ -83,7 +83,7 @@ class Broker:
         """Messages in a queue that are ready to be delivered."""
         return (await self.queue(name)).declaration_result.message_count or 0
 
-    async def take(self, name: str, seconds: float = 20.0) -> aio_pika.abc.AbstractIncomingMessage:
+    async def take(self, name: str, seconds: float = 60.0) -> aio_pika.abc.AbstractIncomingMessage:
         """Wait for a queue's next message, and remove it."""
         found = await self.queue(name)
         message = await until(lambda: found.get(fail=False), f"a message in {name}", seconds)
@@ -109,7 +109,7 @@ class Spy:
         self._queue = queue
         self.seen: list[aio_pika.abc.AbstractIncomingMessage] = []
 
-    async def collect(self, number: int, seconds: float = 20.0) -> list[dict[str, Any]]:
+    async def collect(self, number: int, seconds: float = 60.0) -> list[dict[str, Any]]:
         """Wait for so many messages; return all bodies seen so far."""
 
         async def look() -> bool:

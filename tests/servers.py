@@ -115,7 +115,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresClust
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """An empty database, on SQLite and on PostgreSQL."""
+    """An empty database, on SQLite and on PostgreSQL; see `ON_SQLITE`."""
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path / f'{secrets.token_hex(4)}.db'}"
         return
@@ -123,6 +123,10 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
     name = f"t{secrets.token_hex(4)}"
     yield cluster.create_database(name)
     cluster.drop_database(name)
+
+
+ON_SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+"""For a test of something else than SQL: what the database is does not matter to it, and one is enough."""
 
 
 def create_vhost(node: RabbitNode, name: str) -> None:

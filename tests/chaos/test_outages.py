@@ -218,7 +218,7 @@ async def test_a_service_whose_broker_takes_connections_and_says_nothing_can_be_
     gate = asyncio.Event()
     server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
     url = f"amqp://a:b@127.0.0.1:{server.sockets[0].getsockname()[1]}/"
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         async with running_anyhow("stock", url, f"sqlite:///{tmp_path}/s.db", gated(gate, [])) as stock:
             await met.wait()
             assert (await stock.checks())["broker"] == "no connection to publish on"

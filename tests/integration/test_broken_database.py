@@ -182,7 +182,7 @@ async def test_a_database_that_is_not_migrated_is_named_before_a_message_meets_i
     async with service.running():
         assert "alembic_version" in str((await service.checks())["database"])
         await asyncio.to_thread(migrate, "stock", database_url)
-        await until(lambda: is_ready(service), "the service to be ready at once", seconds=3)
+        await until(lambda: is_ready(service), "the service to be ready")
         async with service.database.transaction() as session:
             await session.execute(text(OF_THE_SERVICE.format("stock_0001")))
         why = str((await service.checks())["database"])

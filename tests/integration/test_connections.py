@@ -59,7 +59,7 @@ class Client:
         """All that comes until the server closes."""
         taken = b""
         with contextlib.suppress(ConnectionError):
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while some := await self.reader.read(65_536):
                     taken += some
         return taken

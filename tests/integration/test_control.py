@@ -19,6 +19,7 @@ from shared.messaging.pace import Pace
 from shared.messaging.unit import UnitOfWork
 from shared.service import Service
 from tests.running import PASSWORDS, Broker, an_order, module_of, reserved, running, until
+from tests.servers import ON_SQLITE
 
 RESERVED = (StockReserved.exchange, StockReserved.key)
 SEEN = (ProcessSeen.exchange, ProcessSeen.key)
@@ -53,6 +54,7 @@ async def tell(broker: Broker, to: str = "all", **what: Any) -> None:
     await broker.send(Control(**what).model_dump_json().encode(), CONTROL, to)
 
 
+@ON_SQLITE
 async def test_a_ping_is_answered_under_its_id_with_what_the_lanes_have_done(
     guarded: Broker, database_url: str
 ) -> None:
@@ -77,6 +79,7 @@ async def _answered(spy: Any, ids: set[str]) -> bool:
     return ids <= {message.correlation_id for message in spy.seen}
 
 
+@ON_SQLITE
 async def test_it_is_said_by_itself_again_and_again(
     guarded: Broker, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,6 +89,7 @@ async def test_it_is_said_by_itself_again_and_again(
         await spy.collect(3)
 
 
+@ON_SQLITE
 async def test_a_paused_lane_finishes_what_it_has_takes_nothing_and_goes_on(guarded: Broker, database_url: str) -> None:
     async with stock(guarded, database_url) as service:
         [lane] = service.lanes
@@ -105,6 +109,7 @@ async def test_a_paused_lane_finishes_what_it_has_takes_nothing_and_goes_on(guar
         assert "lane stock" not in service.warnings()
 
 
+@ON_SQLITE
 async def test_a_quiet_process_stays_quiet_when_the_broker_comes_back(guarded: Broker, database_url: str) -> None:
     async with stock(guarded, database_url) as service:
         [lane] = service.lanes
@@ -121,6 +126,7 @@ async def test_a_quiet_process_stays_quiet_when_the_broker_comes_back(guarded: B
         await done.collect(1)
 
 
+@ON_SQLITE
 async def test_a_lane_with_a_rate_begins_no_more_than_that(guarded: Broker, database_url: str) -> None:
     async with stock(guarded, database_url) as service:
         [lane] = service.lanes
@@ -137,6 +143,7 @@ async def test_a_lane_with_a_rate_begins_no_more_than_that(guarded: Broker, data
         await until(lambda: _is(lane.pace.rate is None), "the end of the limit")
 
 
+@ON_SQLITE
 async def test_a_process_that_is_told_to_stop_ends_as_by_a_signal(guarded: Broker, database_url: str) -> None:
     told: list[str] = []
     async with stock(guarded, database_url) as service:
@@ -155,6 +162,7 @@ async def test_what_is_not_understood_changes_nothing(guarded: Broker, tmp_path:
         assert service.lanes[0].held is None
 
 
+@ON_SQLITE
 async def test_a_lane_goes_on_that_was_paused_and_resumed_while_the_broker_was_away(
     guarded: Broker, database_url: str
 ) -> None:

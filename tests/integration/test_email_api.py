@@ -16,6 +16,7 @@ from shared.http.tokens import issue_token
 from shared.service import Service
 from tests.migrated import migrate
 from tests.running import SECRET, settings_for
+from tests.servers import ON_SQLITE
 
 
 def a_mail(order_id: UUID | None = None, **more: Any) -> Mail:
@@ -74,6 +75,7 @@ async def test_a_mail_is_shown_with_its_text_and_what_the_server_said(service: S
     assert shown["sent_at"] == "2023-11-14T22:13:21.500000Z"
 
 
+@ON_SQLITE
 async def test_a_mail_that_does_not_exist_is_not_found(service: Service) -> None:
     async with calling(service) as client:
         answer = await client.get("/v1/mails/01985b7e-6f4a-7c3e-9d1f-0a2b3c4d5e6f")
@@ -81,6 +83,7 @@ async def test_a_mail_that_does_not_exist_is_not_found(service: Service) -> None
 
 
 @pytest.mark.parametrize("path", ["/v1/mails", "/v1/mails/01985b7e-6f4a-7c3e-9d1f-0a2b3c4d5e6f"])
+@ON_SQLITE
 async def test_nobody_reads_mails_without_a_token(service: Service, path: str) -> None:
     async with calling(service, None) as client:
         assert (await client.get(path)).status_code == 401
@@ -107,6 +110,7 @@ async def test_mails_are_found_by_their_status(service: Service) -> None:
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=101", "starting_after=x", "order_id=1", "limit=-1", "status=LOST"])
+@ON_SQLITE
 async def test_a_wrong_query_is_refused(service: Service, query: str) -> None:
     async with calling(service) as client:
         answer = await client.get(f"/v1/mails?{query}")

@@ -29,6 +29,7 @@ from shared.persistence import database
 from shared.service import Service
 from tests.integration.test_metrics import value
 from tests.running import Broker, an_order, is_ready, running, until
+from tests.servers import ON_SQLITE
 
 
 class Server:
@@ -145,6 +146,7 @@ async def test_one_message_is_one_mail_however_often_it_comes(broker: Broker, da
     assert server.message_ids() == ["<another@shop.example>", "<the-same@shop.example>"]
 
 
+@ON_SQLITE
 async def test_what_arrives_is_what_was_written(broker: Broker, database_url: str) -> None:
     server, order = Server(), an_order([("A", 3)])
     about = order.model_dump()
@@ -165,6 +167,7 @@ async def test_what_arrives_is_what_was_written(broker: Broker, database_url: st
     assert page.get_content().splitlines() == mail.html.splitlines()
 
 
+@ON_SQLITE
 async def test_a_4xx_is_tried_again_by_the_ladder(broker: Broker, database_url: str) -> None:
     server = Server()
     server.to_recipient, server.to_data = ["451 greylisted"], ["452 no space"]
@@ -175,6 +178,7 @@ async def test_a_4xx_is_tried_again_by_the_ladder(broker: Broker, database_url: 
     assert await broker.depth("email.outgoing.dlq") == 0
 
 
+@ON_SQLITE
 async def test_a_4xx_that_lasts_ends_in_the_dead_letters_with_what_the_server_said(
     broker: Broker, database_url: str
 ) -> None:
@@ -205,6 +209,7 @@ async def test_a_5xx_about_the_mail_is_final_and_recorded(broker: Broker, databa
 
 @pytest.mark.parametrize("stage", ["to_sender", "to_recipient", "to_data"])
 @pytest.mark.parametrize("said", ["530 5.7.0 authentication required", "503 5.5.1 need MAIL first"])
+@ON_SQLITE
 async def test_a_5xx_about_the_session_is_tried_again_on_a_fresh_connection(
     broker: Broker, database_url: str, stage: str, said: str
 ) -> None:
@@ -219,6 +224,7 @@ async def test_a_5xx_about_the_session_is_tried_again_on_a_fresh_connection(
     assert server.message_ids() == ["<first@shop.example>", "<second@shop.example>"]
 
 
+@ON_SQLITE
 async def test_a_server_that_is_not_there_yet_is_waited_for(broker: Broker, database_url: str) -> None:
     server = Server()
     async with server.listening() as port:
@@ -231,6 +237,7 @@ async def test_a_server_that_is_not_there_yet_is_waited_for(broker: Broker, data
     assert len(server.taken) == 1
 
 
+@ON_SQLITE
 async def test_a_connection_is_used_again_and_replaced_when_the_server_closed_it(
     broker: Broker, database_url: str
 ) -> None:
@@ -252,6 +259,7 @@ async def test_a_connection_is_used_again_and_replaced_when_the_server_closed_it
     assert await spied.collect(0) == []
 
 
+@ON_SQLITE
 async def test_a_server_that_hangs_up_in_the_middle_gets_the_mail_again_under_the_same_id(
     broker: Broker, database_url: str
 ) -> None:
@@ -305,6 +313,7 @@ async def test_while_a_server_is_frozen_mails_wait_uncounted_and_one_at_a_time_t
     assert server.message_ids() == [f"<m{number}@shop.example>" for number in range(5)]
 
 
+@ON_SQLITE
 async def test_a_kept_connection_to_a_server_that_froze_is_found_out_in_one_time_limit_and_not_in_two(
     broker: Broker, database_url: str
 ) -> None:
@@ -321,6 +330,7 @@ async def test_a_kept_connection_to_a_server_that_froze_is_found_out_in_one_time
     assert len(set(server.message_ids())) == 2
 
 
+@ON_SQLITE
 async def test_a_server_that_does_not_answer_is_named_long_before_anything_fails_of_it(
     broker: Broker, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -340,6 +350,7 @@ async def test_a_server_that_does_not_answer_is_named_long_before_anything_fails
         assert await named() == ""
 
 
+@ON_SQLITE
 async def test_what_a_server_says_of_one_mail_stops_no_other(broker: Broker, database_url: str) -> None:
     server = Server()
     server.to_recipient = ["451 greylisted"] * 3
@@ -365,6 +376,7 @@ async def test_a_service_that_stops_while_its_server_is_away_counts_nobodys_deat
     assert await broker.depth("email.outgoing.dlq") == 0
 
 
+@ON_SQLITE
 async def test_a_slow_server_holds_up_nobody_else(broker: Broker, database_url: str) -> None:
     server = Server()
     server.open.clear()
@@ -404,6 +416,7 @@ async def test_a_mail_that_a_successor_took_over_meanwhile_is_not_handed_to_the_
         assert server.taken == []
 
 
+@ON_SQLITE
 async def test_low_stock_goes_to_each_operator(broker: Broker, database_url: str) -> None:
     server = Server()
     told = {"operators": "ops@example.com,boss@example.com", "operators_locale": "en"}
@@ -415,6 +428,7 @@ async def test_low_stock_goes_to_each_operator(broker: Broker, database_url: str
 
 
 @pytest.mark.parametrize("how", ["starttls", "tls"])
+@ON_SQLITE
 async def test_the_session_is_encrypted_and_logged_in(
     broker: Broker, database_url: str, how: str, tmp_path: Path
 ) -> None:
@@ -440,6 +454,7 @@ async def test_the_session_is_encrypted_and_logged_in(
     assert server.logins == ["malote"]
 
 
+@ON_SQLITE
 async def test_a_wrong_password_is_our_fault_and_not_the_mails(broker: Broker, database_url: str) -> None:
     server = Server()
     options = {"authenticator": lambda *_: AuthResult(success=False, handled=False), "auth_require_tls": False}
@@ -452,6 +467,7 @@ async def test_a_wrong_password_is_our_fault_and_not_the_mails(broker: Broker, d
         assert len(await mails(service, MailStatus.PENDING)) == 1
 
 
+@ON_SQLITE
 async def test_a_certificate_that_nobody_vouches_for_is_not_trusted(
     broker: Broker, database_url: str, tmp_path: Path
 ) -> None:

@@ -6,9 +6,11 @@ from typing import Any
 from services.email.store import MailStatus
 from tests.integration.test_email_outgoing import Server, settled
 from tests.running import Broker, an_order
+from tests.servers import ON_SQLITE
 from tests.serving import serving
 
 
+@ON_SQLITE
 async def test_a_failed_mail_is_sent_again_by_a_job(broker: Broker, database_url: str, tmp_path: Path) -> None:
     server = Server()
     server.to_recipient = ["550 5.2.1 mailbox disabled"]

@@ -18,6 +18,7 @@ from services.gateway.store.jobs import Job
 from shared.docs import asyncapi
 from shared.http.edge import BODY_LIMIT
 from tests.running import SECRET
+from tests.servers import ON_SQLITE
 from tests.serving import NO_BROKER, Served, serving, token
 
 ANA = {"id": "ana", "name": "Ana Souza", "email": "ana@example.com", "locale": "pt-BR"}
@@ -99,6 +100,7 @@ ROUTES = [
 ]
 
 
+@ON_SQLITE
 async def test_no_route_answers_without_a_good_token(gateway: Served) -> None:
     forged = token()[:-4] + "AAAA"
     bad = {None: "token_missing", forged: "token_invalid", token(ttl=-60): "token_expired", "x": "token_invalid"}
@@ -123,6 +125,7 @@ async def test_a_subject_that_cannot_be_stored_is_refused(gateway: Served) -> No
             check(await client.post("/v1/orders", json=ORDER, headers=forged), 401, "token_invalid")
 
 
+@ON_SQLITE
 async def test_a_customer_orders_for_itself_and_an_operator_for_anyone(
     ana: httpx.AsyncClient, bia: httpx.AsyncClient, operator: httpx.AsyncClient
 ) -> None:
@@ -131,6 +134,7 @@ async def test_a_customer_orders_for_itself_and_an_operator_for_anyone(
     check(await bia.post("/v1/orders", json=ORDER), 403, "not_your_order")
 
 
+@ON_SQLITE
 async def test_anothers_job_is_not_found(
     ana: httpx.AsyncClient, bia: httpx.AsyncClient, operator: httpx.AsyncClient
 ) -> None:
@@ -187,6 +191,7 @@ NO_ORDERS: list[Any] = [
 ]
 
 
+@ON_SQLITE
 async def test_an_order_that_is_none_is_refused_with_a_pointer(ana: httpx.AsyncClient) -> None:
     for body in NO_ORDERS:
         answer = await ana.post("/v1/orders", content=json.dumps(body), headers=JSON)
@@ -209,11 +214,13 @@ NO_JSON = [
 ]
 
 
+@ON_SQLITE
 async def test_a_whole_number_may_be_written_with_a_point(ana: httpx.AsyncClient) -> None:
     answer = await ana.post("/v1/orders", json=changed(lines=[{"sku": "A", "quantity": 2.0}]))
     assert answer.status_code == 202
 
 
+@ON_SQLITE
 async def test_a_path_that_takes_only_post_says_so(operator: httpx.AsyncClient) -> None:
     for path in ("/v1/reports/rebuild", "/v1/dead-letters/replay", "/v1/dead-letters/purge"):
         for method in ("GET", "DELETE", "PUT"):
@@ -222,6 +229,7 @@ async def test_a_path_that_takes_only_post_says_so(operator: httpx.AsyncClient) 
             assert answer.headers["allow"] == "POST"
 
 
+@ON_SQLITE
 async def test_no_other_origin_reads_an_answer_no_cookie_is_set_and_nothing_is_echoed(ana: httpx.AsyncClient) -> None:
     origin = {"Origin": "https://elsewhere.example", "Access-Control-Request-Method": "POST"}
     for method in ("GET", "OPTIONS", "TRACE"):
@@ -231,6 +239,7 @@ async def test_no_other_origin_reads_an_answer_no_cookie_is_set_and_nothing_is_e
         assert "elsewhere" not in answer.text
 
 
+@ON_SQLITE
 async def test_a_body_that_is_no_json_is_refused(ana: httpx.AsyncClient) -> None:
     for content, headers, status in NO_JSON:
         check(await ana.post("/v1/orders", content=content, headers=headers), status)
@@ -247,6 +256,7 @@ AMBIGUOUS: list[tuple[bytes, str]] = [
 ]
 
 
+@ON_SQLITE
 async def test_a_body_that_can_be_read_in_two_ways_is_refused_and_a_byte_order_mark_is_passed_over(
     ana: httpx.AsyncClient,
 ) -> None:
@@ -257,6 +267,7 @@ async def test_a_body_that_can_be_read_in_two_ways_is_refused_and_a_byte_order_m
     assert (await ana.post("/v1/orders", content=marked, headers=JSON)).status_code == 202
 
 
+@ON_SQLITE
 async def test_a_body_that_grows_too_long_as_it_comes_is_refused(ana: httpx.AsyncClient) -> None:
     async def endless() -> AsyncIterator[bytes]:
         for _ in range(BODY_LIMIT // 1024 + 2):
@@ -265,6 +276,7 @@ async def test_a_body_that_grows_too_long_as_it_comes_is_refused(ana: httpx.Asyn
     check(await ana.post("/v1/orders", content=endless(), headers=JSON), 413, "too_large")
 
 
+@ON_SQLITE
 async def test_an_idempotency_key_that_is_none_is_refused(ana: httpx.AsyncClient) -> None:
     for key in ("", '""', "x" * 256, '"' + "x" * 256 + '"'):
         check(await ana.post("/v1/orders", json=ORDER, headers={"Idempotency-Key": key}), 422)
@@ -287,17 +299,20 @@ NOWHERE = [
 ]
 
 
+@ON_SQLITE
 async def test_what_is_not_there_or_makes_no_sense_is_said_so(ana: httpx.AsyncClient) -> None:
     for method, path, status in NOWHERE:
         check(await ana.request(method, path), status)
 
 
+@ON_SQLITE
 async def test_a_timeout_that_makes_no_sense_is_refused(ana: httpx.AsyncClient) -> None:
     job = (await ana.post("/v1/orders", json=ORDER)).json()["links"]["job"]
     for timeout in ("-1", "31", "nan", "inf", "-inf", "x", "", "1e400"):
         check(await ana.post(f"{job}/wait", params={"timeout": timeout}), 422, "invalid_request")
 
 
+@ON_SQLITE
 async def test_a_parameter_that_is_given_twice_is_refused_by_its_name(
     ana: httpx.AsyncClient, operator: httpx.AsyncClient
 ) -> None:
@@ -410,6 +425,7 @@ async def test_an_order_placed_here_is_cancelled_without_asking_anyone(
     check(await bia.post(f"{order}/cancel"), 503, "upstream_unavailable")
 
 
+@ON_SQLITE
 async def test_a_job_that_has_ended_cannot_be_cancelled(gateway: Served, ana: httpx.AsyncClient) -> None:
     job = (await ana.post("/v1/orders", json=ORDER)).json()
     async with gateway.service.database.transaction() as session:
@@ -418,6 +434,7 @@ async def test_a_job_that_has_ended_cannot_be_cancelled(gateway: Served, ana: ht
     check(await ana.post(f"{job['links']['job']}/cancel"), 409, "not_cancellable")
 
 
+@ON_SQLITE
 async def test_an_upstream_that_is_down_is_a_503_that_says_when_to_come_again(operator: httpx.AsyncClient) -> None:
     for path in ("/v1/orders", f"/v1/orders/{uuid7()}", "/v1/products", "/v1/products/A"):
         answer = await operator.get(path)
@@ -425,6 +442,7 @@ async def test_an_upstream_that_is_down_is_a_503_that_says_when_to_come_again(op
         assert int(answer.headers["retry-after"]) > 0
 
 
+@ON_SQLITE
 async def test_without_a_broker_orders_are_taken_and_readiness_says_what_is_missing(ana: httpx.AsyncClient) -> None:
     assert (await ana.post("/v1/orders", json=ORDER)).status_code == 202
     ready = await ana.get("/readyz")
@@ -438,6 +456,7 @@ async def test_without_a_broker_orders_are_taken_and_readiness_says_what_is_miss
     assert (await ana.get("/readyz?only=luck")).status_code == 422
 
 
+@ON_SQLITE
 async def test_head_is_answered_as_get_is_but_for_the_body(ana: httpx.AsyncClient, operator: httpx.AsyncClient) -> None:
     job = (await ana.post("/v1/orders", json=ORDER)).json()
     document = (await ana.get("/openapi.json")).json()
@@ -464,6 +483,7 @@ async def test_head_is_answered_as_get_is_but_for_the_body(ana: httpx.AsyncClien
     assert (await ana.head("/v1/jobs/4711/cancel")).status_code == 405
 
 
+@ON_SQLITE
 async def test_an_address_with_a_slash_too_many_is_not_found(gateway: Served, ana: httpx.AsyncClient) -> None:
     for path in ("/v1/orders/", "/v1/jobs/", "/docs/", "/livez/", "/v1/orders//"):
         problem = check(await ana.get(path), 404, "not_found")
@@ -471,6 +491,7 @@ async def test_an_address_with_a_slash_too_many_is_not_found(gateway: Served, an
     check(await ana.post("/v1/orders/", json=ORDER), 404, "not_found")
 
 
+@ON_SQLITE
 async def test_the_root_says_what_is_here(gateway: Served) -> None:
     async with httpx.AsyncClient(base_url=gateway.url, trust_env=False) as client:
         links = (await client.get("/")).json()["links"]
@@ -485,6 +506,7 @@ async def test_the_root_says_what_is_here(gateway: Served) -> None:
             assert (await client.get(path)).status_code == (503 if path == "/readyz" else 200)
 
 
+@ON_SQLITE
 async def test_the_docs_page_needs_no_other_server(gateway: Served) -> None:
     async with httpx.AsyncClient(base_url=gateway.url, trust_env=False) as client:
         page = (await client.get("/docs")).text
@@ -495,6 +517,7 @@ async def test_the_docs_page_needs_no_other_server(gateway: Served) -> None:
             assert (await client.get(f"/docs/{name}")).status_code == 200
 
 
+@ON_SQLITE
 async def test_the_messages_of_all_services_and_of_each_are_documented_without_a_token(gateway: Served) -> None:
     async with httpx.AsyncClient(base_url=gateway.url, trust_env=False) as client:
         for path, name in (
@@ -511,6 +534,7 @@ async def test_the_messages_of_all_services_and_of_each_are_documented_without_a
             check(await client.get(path), 404)
 
 
+@ON_SQLITE
 async def test_who_asks_for_html_gets_a_page_with_files_of_our_own(gateway: Served) -> None:
     browser = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
     async with httpx.AsyncClient(base_url=gateway.url, headers=browser, trust_env=False) as client:

@@ -13,6 +13,7 @@ from contracts.base import Message, Money
 from contracts.jobs import JobFailed, JobProgressed, JobRetrying
 from contracts.orders import OrderCancelled, OrderConfirmed, OrderRejected
 from tests.running import Broker, an_order, until
+from tests.servers import ON_SQLITE
 from tests.serving import Served, serving
 
 COMMANDS = (("commands", "order.place.v1"), ("commands", "order.cancel.v1"))
@@ -56,6 +57,7 @@ async def ended(client: httpx.AsyncClient, job: Job) -> Job:
     return found
 
 
+@ON_SQLITE
 async def test_an_order_becomes_a_command_whose_id_is_the_jobs(broker: Broker, ana: httpx.AsyncClient) -> None:
     spy = await broker.spy(*COMMANDS)
     job = await placed(ana)
@@ -66,6 +68,7 @@ async def test_an_order_becomes_a_command_whose_id_is_the_jobs(broker: Broker, a
     assert sent.app_id == "gateway"
 
 
+@ON_SQLITE
 async def test_a_job_is_accepted_with_links_to_what_comes_of_it(ana: httpx.AsyncClient) -> None:
     answer = await ana.post("/v1/orders", json=ORDER)
     job = answer.json()
@@ -85,6 +88,7 @@ async def test_a_job_is_accepted_with_links_to_what_comes_of_it(ana: httpx.Async
     assert answer.headers["retry-after"] == "1"
 
 
+@ON_SQLITE
 async def test_a_confirmed_order_ends_its_job_well(broker: Broker, ana: httpx.AsyncClient) -> None:
     job = await placed(ana)
     await say(broker, confirmation(job), job)
@@ -98,6 +102,7 @@ async def test_a_confirmed_order_ends_its_job_well(broker: Broker, ana: httpx.As
     ]
 
 
+@ON_SQLITE
 async def test_a_rejected_order_ends_its_job_badly_and_says_why(broker: Broker, ana: httpx.AsyncClient) -> None:
     job = await placed(ana)
     lines = [{"sku": "COFFEE-1KG", "quantity": 2, "available": 1}]
@@ -164,6 +169,7 @@ async def test_one_key_is_one_cancellation_however_the_orders_id_is_written(ana:
     assert again.json()["job_id"] == first.json()["job_id"]
 
 
+@ON_SQLITE
 async def test_cancelling_ends_two_jobs(broker: Broker, ana: httpx.AsyncClient) -> None:
     job = await placed(ana)
     answer = await ana.post(f"/v1/jobs/{job['job_id']}/cancel")
@@ -179,6 +185,7 @@ async def test_cancelling_ends_two_jobs(broker: Broker, ana: httpx.AsyncClient) 
     assert (await ana.post(f"/v1/jobs/{wish['job_id']}/cancel")).status_code == 409
 
 
+@ON_SQLITE
 async def test_the_same_key_gets_its_first_answer_after_the_cancellation_took_effect(
     broker: Broker, ana: httpx.AsyncClient
 ) -> None:
@@ -205,6 +212,7 @@ async def test_messages_of_jobs_that_are_not_ours_are_passed_over(broker: Broker
     assert await broker.depth("gateway.dlq") == 0
 
 
+@ON_SQLITE
 async def test_a_client_that_prefers_to_wait_gets_the_result(broker: Broker, ana: httpx.AsyncClient) -> None:
     spy = await broker.spy(*COMMANDS)
     waiting = asyncio.create_task(ana.post("/v1/orders", json=ORDER, headers={"Prefer": "wait=20"}))
@@ -220,6 +228,7 @@ async def test_a_client_that_prefers_to_wait_gets_the_result(broker: Broker, ana
     assert answer.json()["result"]["total"] == Money(amount=100, currency="BRL").model_dump()
 
 
+@ON_SQLITE
 async def test_a_wait_that_runs_out_is_a_202(ana: httpx.AsyncClient) -> None:
     answer = await ana.post("/v1/orders", json=ORDER, headers={"Prefer": "wait=0"})
     assert answer.status_code == 202
@@ -255,6 +264,7 @@ async def events(client: httpx.AsyncClient, job: Job, last: str | None = None) -
                 event = {}
 
 
+@ON_SQLITE
 async def test_events_tell_a_job_as_it_goes_on_and_end_with_it(broker: Broker, ana: httpx.AsyncClient) -> None:
     job = await placed(ana)
     seen = []
@@ -271,6 +281,7 @@ async def test_events_tell_a_job_as_it_goes_on_and_end_with_it(broker: Broker, a
     assert again == seen[3:]
 
 
+@ON_SQLITE
 async def test_who_has_all_of_a_job_that_has_ended_is_told_to_come_no_more(
     broker: Broker, ana: httpx.AsyncClient
 ) -> None:
@@ -283,6 +294,7 @@ async def test_who_has_all_of_a_job_that_has_ended_is_told_to_come_no_more(
     assert [happened async for happened in events(ana, job, last=seen[-2]["id"])] == seen[-1:]
 
 
+@ON_SQLITE
 async def test_a_repeat_that_waits_says_how_far_its_job_is(broker: Broker, ana: httpx.AsyncClient) -> None:
     key = {"Idempotency-Key": "once"}
     job = (await ana.post("/v1/orders", json=ORDER, headers=key)).json()

@@ -16,6 +16,7 @@ from shared.messaging.handler import on
 from shared.messaging.unit import UnitOfWork
 from tests.integration.reserving import RESERVED
 from tests.running import Broker, an_order, module_of, reserved, running, until
+from tests.servers import ON_SQLITE
 
 
 @on(OrderPlaced)
@@ -30,6 +31,7 @@ async def on_deliver_mail(command: DeliverMail, unit: UnitOfWork) -> None:
     await asyncio.sleep(3600)
 
 
+@ON_SQLITE
 async def test_a_handler_that_hangs_fails_in_time_and_its_neighbours_are_done(
     broker: Broker, database_url: str
 ) -> None:

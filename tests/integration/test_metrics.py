@@ -106,7 +106,8 @@ async def test_a_lane_says_what_it_has_in_hand_how_old_that_is_and_whether_it_is
         await begun.wait()
         await broker.publish(an_order(), headers={"cloudEvents_time": sent_at.isoformat()})
         await at_least(lambda: value("malote_lane_in_hand", **STOCK), 2)
-        assert 300 <= value("malote_lane_oldest_seconds", **STOCK) < 330
+        oldest = value("malote_lane_oldest_seconds", **STOCK)
+        assert 300 <= oldest <= (datetime.now(UTC) - sent_at).total_seconds()
         stock.lanes[0].pause.why = "for the test"
         assert value("malote_lane_paused", **STOCK) == 1
         may_end.set()
@@ -135,12 +136,13 @@ async def test_the_outbox_says_what_the_whole_table_holds(database_url: str, mon
     database, wire = Database(database_url), _Wire()
     await database.create_all()
     dead, living = (Relay(Outbox("stock", database), database, wire) for _ in range(2))  # type: ignore[arg-type]
+    began = time.monotonic()
     async with dead.outbox.unit() as unit:
         unit.send(*(reserved(an_order().order_id) for _ in range(3)))
         unit.outgoing[0] = _older(unit.outgoing[0], seconds=90)
     tasks = [asyncio.create_task(beating(living)), asyncio.create_task(living.publish())]
     await at_least(lambda: value("malote_outbox_oldest_seconds", service="stock"), 90)  # one that nothing else leaves
-    assert value("malote_outbox_oldest_seconds", service="stock") < 120
+    assert value("malote_outbox_oldest_seconds", service="stock") <= 91 + time.monotonic() - began
     assert value("malote_outbox_messages", service="stock") == 3
     assert value("malote_outbox_in_hand", service="stock") == 0
 
@@ -215,9 +217,10 @@ async def test_jobs_are_counted_from_their_beginning_to_their_end(
     }
     took = since("malote_job_seconds_count", kind="order.place")
     async with serving("gateway", broker.url, database_url) as gateway, gateway.client("ana") as ana:
+        began = time.monotonic()
         jobs = [(await ana.post("/v1/orders", json=ORDER)).json() for _ in range(2)]
         await at_least(lambda: value("malote_jobs", kind="order.place", state="PENDING"), 2)
-        assert value("malote_jobs_oldest_seconds", kind="order.place") < 20
+        assert value("malote_jobs_oldest_seconds", kind="order.place") <= 1 + time.monotonic() - began
         orders = [an_order(order_id=job["order_id"]) for job in jobs]
         confirmed = OrderConfirmed(**orders[0].model_dump(), confirmed_at="2026-01-01T00:00:01Z")
         cancelled = OrderCancelled(

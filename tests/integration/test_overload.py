@@ -27,6 +27,7 @@ from shared.service import Service
 from tests.chaos.proxy import link_to
 from tests.migrated import migrate
 from tests.running import SECRET, Broker, until
+from tests.servers import ON_SQLITE
 from tests.serving import NO_BROKER, serving, token
 from tests.several import Process
 
@@ -56,6 +57,7 @@ async def rows(service: Service, table: Any = outbox) -> int:
 # -- no broker --------------------------------------------------------------------------------------------------------
 
 
+@ON_SQLITE
 async def test_without_a_broker_so_many_are_accepted_and_once_it_is_back_the_rest_are(
     broker: Broker, database_url: str
 ) -> None:

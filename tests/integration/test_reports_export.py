@@ -43,6 +43,7 @@ from tests.exporting import (
 )
 from tests.migrated import migrate
 from tests.running import Broker, an_order, until
+from tests.servers import ON_SQLITE
 
 
 def rows_of(file: bytes) -> list[dict[str, str]]:
@@ -108,6 +109,7 @@ async def test_a_killed_export_goes_on_from_its_last_part_and_gives_the_same_fil
     assert ids_of(result(folder, disturbed)) == list(range(2_000))
 
 
+@ON_SQLITE
 async def test_what_a_killed_process_left_of_a_file_goes_with_the_parts(
     broker: Broker, database_url: str, folder: Path, gate: asyncio.Event
 ) -> None:
@@ -290,7 +292,7 @@ async def test_a_small_export_does_not_wait_for_a_huge_one(broker: Broker, postg
         await broker.publish(huge)
         await until(lambda: further_than(folder, huge, 0), "the huge one's first part")
         for command in small:
-            [(key, said)] = await ended(broker, command, seconds=15)
+            [(key, said)] = await ended(broker, command)
             assert (key, said["rows"]) == (READY, 10)
         assert {r.status for r in await the(url, Report) if r.id == huge.report_id} == {"RUNNING"}
         spy = await broker.spy(("reports", CANCELLED))
@@ -357,6 +359,7 @@ async def all_returned(database: Database) -> bool:
     return pool.checkedout() == 0
 
 
+@ON_SQLITE
 async def test_storage_that_comes_back_delays_an_export_and_does_it_no_harm(
     broker: Broker, database_url: str, folder: Path
 ) -> None:
@@ -389,6 +392,7 @@ async def small_disk(tmp_path: Path) -> AsyncIterator[Path]:
     subprocess.run(["umount", "--lazy", disk], check=True)
 
 
+@ON_SQLITE
 async def test_a_full_disk_fails_an_export_with_a_clear_reason_and_leaves_nothing(
     broker: Broker, database_url: str, small_disk: Path
 ) -> None:
@@ -415,6 +419,7 @@ async def test_a_full_disk_fails_an_export_with_a_clear_reason_and_leaves_nothin
     ("limits", "reason"),
     [({"row_limit": 99}, "too_many_rows"), ({"storage_limit_mb": 1, "row_limit": 10_000}, "storage_limit")],
 )
+@ON_SQLITE
 async def test_an_export_that_comes_to_a_limit_says_which(
     broker: Broker, database_url: str, folder: Path, limits: dict[str, int], reason: str
 ) -> None:
@@ -427,6 +432,7 @@ async def test_an_export_that_comes_to_a_limit_says_which(
         await until(lambda: nothing_left(folder, command), "its parts to be removed")
 
 
+@ON_SQLITE
 async def test_whoever_asked_is_told_in_the_way_that_was_chosen(
     broker: Broker, database_url: str, folder: Path
 ) -> None:
@@ -458,6 +464,7 @@ async def test_whoever_asked_is_told_in_the_way_that_was_chosen(
     assert {told.reader for told in await the(database_url, Notification)} == {"ana", "caio", "dora"}
 
 
+@ON_SQLITE
 async def test_progress_is_told_after_each_part(broker: Broker, database_url: str, folder: Path) -> None:
     await fill(database_url, (order(number) for number in range(100)))
     async with exporting(broker, database_url, folder, chunk_rows=25):
@@ -475,6 +482,7 @@ async def test_progress_is_told_after_each_part(broker: Broker, database_url: st
 
 
 @pytest.mark.parametrize("kind", ["orders", "order-lines", "stock-movements", "sales-summary"])
+@ON_SQLITE
 async def test_a_report_of_nothing_is_a_header(broker: Broker, database_url: str, folder: Path, kind: str) -> None:
     await fill(database_url, [])
     install.pango()

@@ -29,6 +29,7 @@ from shared.persistence.database import Database
 from tests.exporting import line, order, result, wanted, wish
 from tests.migrated import migrate
 from tests.running import settings_for
+from tests.servers import ON_SQLITE
 from tests.spreadsheets import FORMULAS, cells_anywhere, harmless
 
 ZONE = ZoneInfo("America/Sao_Paulo")
@@ -155,6 +156,7 @@ async def test_every_format_reads_back_equal_to_a_query_by_hand(
 
 
 @pytest.mark.parametrize("delimiter", [",", ";"])
+@ON_SQLITE
 async def test_no_text_becomes_a_formula_wherever_a_spreadsheet_splits(
     delimiter: str, database_url: str, tmp_path: Path
 ) -> None:

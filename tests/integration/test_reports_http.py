@@ -22,6 +22,7 @@ from shared.messaging.outbox import outbox
 from shared.persistence.clock import first_id, now
 from tests.integration.reporting import HOUR, NOBODY, Fleet, a_report, check, fleet, link_of, mail_of
 from tests.running import Broker, hurry, until
+from tests.servers import ON_SQLITE
 from tests.serving import NO_BROKER, Served, serving
 
 ORDERS = {"kind": "orders", "format": "csv"}
@@ -51,6 +52,7 @@ async def said(served: Served) -> list[tuple[str, Any]]:
 # -- asking for one ---------------------------------------------------------------------------------------------------
 
 
+@ON_SQLITE
 async def test_a_wish_for_a_report_becomes_a_job_and_a_command(gateway: Served) -> None:
     wish = {**ORDERS, "from": "2026-01-01T00:00:00", "filters": {"status": "CONFIRMED", "customer_id": "bia"}}
     async with gateway.client("olga", "operator") as operator:
@@ -83,6 +85,7 @@ async def test_a_customer_has_reports_of_its_own_orders_only(gateway: Served) ->
         check(await nobody.post("/v1/reports", json=ORDERS), 403, "no_customer")
 
 
+@ON_SQLITE
 async def test_the_tokens_address_goes_with_the_wish(gateway: Served) -> None:
     async with gateway.client() as ana:
         await ana.post("/v1/reports", json=ORDERS, headers=mail_of("ana@example.com"))
@@ -143,6 +146,7 @@ NO_REPORTS: list[tuple[Wish, str]] = [
 ]
 
 
+@ON_SQLITE
 async def test_a_wish_that_makes_no_sense_is_refused_with_a_pointer(gateway: Served) -> None:
     async with gateway.client("olga", "operator") as operator:
         for wish, pointer in NO_REPORTS:
@@ -197,6 +201,7 @@ async def test_a_repeat_under_the_same_key_is_one_report_and_not_counted(gateway
     assert len(await said(gateway)) == 4
 
 
+@ON_SQLITE
 async def test_the_job_of_a_report_is_cancelled_by_another(gateway: Served) -> None:
     async with gateway.client() as ana, gateway.client("bia") as bia:
         job = (await ana.post("/v1/reports", json=ORDERS)).json()
@@ -208,6 +213,7 @@ async def test_the_job_of_a_report_is_cancelled_by_another(gateway: Served) -> N
     assert (await said(gateway))[1] == ("report.cancel.v1", {"report_id": job["report_id"]})
 
 
+@ON_SQLITE
 async def test_an_operator_has_the_read_model_rebuilt(gateway: Served) -> None:
     async with gateway.client("olga", "operator") as operator:
         answer = await operator.post("/v1/reports/rebuild")
@@ -250,6 +256,7 @@ async def test_reports_are_listed_newest_first_to_those_who_may_see_them(served:
         check(await ana.get("/v1/reports", params={"status": "DONE"}), 422)
 
 
+@ON_SQLITE
 async def test_a_report_that_is_ready_says_where_it_can_be_had(served: Fleet) -> None:
     report = await served.holds(b"1,2\r\n")
     running = a_report(status="RUNNING", expires_at=None, ended_at=None, rows=None, bytes=None, sha256=None)
@@ -264,6 +271,7 @@ async def test_a_report_that_is_ready_says_where_it_can_be_had(served: Fleet) ->
         assert (view["status"], view["download_url"], view["link"]) == ("RUNNING", None, None)
 
 
+@ON_SQLITE
 async def test_anothers_report_is_not_found_whatever_is_asked_of_it(served: Fleet) -> None:
     report = await served.holds(b"secret")
     async with served.gateway.client("bia") as bia:
@@ -333,6 +341,7 @@ async def test_what_ended_a_month_ago_is_forgotten_in_steps(served: Fleet, monke
         assert [row.id for row in (await session.scalars(select(Notification))).all()] == [told[0].id]
 
 
+@ON_SQLITE
 async def test_the_service_tidies_up_by_itself(
     tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -368,6 +377,7 @@ async def test_a_choice_is_kept_and_mail_needs_an_address(served: Fleet) -> None
         assert (await bia.get(path)).json() == default
 
 
+@ON_SQLITE
 async def test_without_reports_what_it_answers_is_a_503_and_wishes_are_taken(gateway: Served) -> None:
     async with gateway.client() as ana:
         for path in ("", f"/{uuid7()}", f"/{uuid7()}/download"):

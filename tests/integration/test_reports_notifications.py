@@ -17,6 +17,7 @@ from services.reports.store.notifications import Notification
 from shared.persistence.clock import first_id, now
 from tests.integration.reporting import Fleet, a_notification, check, fleet
 from tests.running import until
+from tests.servers import ON_SQLITE
 
 Event = dict[str, str]
 PATH = "/v1/notifications"
@@ -96,7 +97,7 @@ async def events(answer: httpx.Response) -> AsyncIterator[Event]:
 
 async def take(stream: AsyncIterator[Event], number: int = 1) -> list[UUID]:
     """The ids of the next so many events."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         found = [await anext(stream) for _ in range(number)]
     assert {event["event"] for event in found} == {"notification"}
     assert [json.loads(event["data"])["id"] for event in found] == [event["id"] for event in found]
@@ -141,6 +142,7 @@ async def test_a_stream_goes_on_after_the_last_event_that_was_seen(
             assert await take(stream) == [more.id]
 
 
+@ON_SQLITE
 async def test_an_event_id_that_is_none_means_from_now_on(served: Fleet) -> None:
     await tell(served, a_notification())
     news = a_notification()
@@ -182,6 +184,7 @@ async def test_what_sorts_earlier_and_comes_later_is_told_once(served: Fleet) ->
         assert await take(stream, 2) == [late.id, last.id]
 
 
+@ON_SQLITE
 async def test_a_client_that_goes_away_leaves_nothing_behind(served: Fleet) -> None:
     async def is_waiting() -> bool:
         return bool(notifications.news._waiting)

@@ -15,6 +15,7 @@ from shared.messaging.handler import Poison, RetryLater, on
 from shared.messaging.unit import UnitOfWork
 from tests.integration.reserving import RESERVED, on_order_placed
 from tests.running import Broker, an_order, module_of, reserved, running, until
+from tests.servers import ON_SQLITE
 
 
 async def test_a_message_that_comes_too_early_is_tried_again_until_its_time(broker: Broker, database_url: str) -> None:
@@ -74,6 +75,7 @@ async def test_a_retry_comes_back_to_its_own_lane_and_to_no_other(broker: Broker
     assert await broker.depth("email") == 1
 
 
+@ON_SQLITE
 async def test_poison_is_dead_lettered_at_once_with_its_own_words(broker: Broker, database_url: str) -> None:
     async with running("stock", broker.url, database_url, module_of(on_order_placed)):
         await broker.publish(an_order([("POISON", 1)]), headers={"source": "a till"})

@@ -54,7 +54,7 @@ async def test_a_message_comes_at_its_time_with_its_cause_and_what_a_handler_ret
         began = datetime.now(UTC)
         await broker.publish(an_order(), id_="the-order")
         await spy.collect(1)
-        assert 1.4 < (datetime.now(UTC) - began).total_seconds() < 20
+        assert (datetime.now(UTC) - began).total_seconds() > 1.4
         [message] = spy.seen
         assert message.headers["causation_id"] == message.correlation_id == "the-order"
         assert await waiting(stock.database) == 1

@@ -14,6 +14,7 @@ from services.stock.store import Reservation, ReservationState
 from shared.http.tokens import issue_token
 from tests.integration.reserving import count
 from tests.running import SECRET, Broker, an_order, until
+from tests.servers import ON_SQLITE
 from tests.serving import Served, serving
 
 PRICE = {"amount": 100, "currency": "BRL"}
@@ -134,6 +135,7 @@ async def test_a_price_change_is_said_and_listed_with_who_made_it(
     assert (page["data"], page["has_more"]) == (listed[:1], True)
 
 
+@ON_SQLITE
 async def test_a_token_that_may_only_read_changes_nothing(stock: Served, otto: httpx.AsyncClient) -> None:
     reading = issue_token(SECRET, subject="reports", role="operator", ttl=60, read_only=True)
     async with httpx.AsyncClient(base_url=stock.url, trust_env=False) as client:
@@ -148,6 +150,7 @@ async def test_a_token_that_may_only_read_changes_nothing(stock: Served, otto: h
 
 
 @pytest.mark.parametrize("path", ["/v1/reservations", "/v1/adjustments", "/v1/price-changes"])
+@ON_SQLITE
 async def test_customers_may_not_ask_about_the_levels_past(stock: Served, path: str) -> None:
     async with stock.client() as ana:
         assert (await ana.get(path)).status_code == 403

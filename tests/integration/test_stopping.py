@@ -82,19 +82,19 @@ async def test_a_busy_gateway_that_is_told_to_end_answers_whoever_waits(fleet: P
     placing = [asyncio.create_task(clients.place()) for _ in range(AT_ONCE)]
     prefers = [clients.wait("/v1/orders", json=ORDER, headers={"Prefer": "wait=30"}) for _ in range(5)]
     waits = [clients.wait(f"{job}/wait", params={"timeout": 30}) for _ in range(5)]
+    began = asyncio.get_running_loop().time()
     waiting = [asyncio.create_task(wait) for wait in prefers + waits]
     paths = [f"{job}/events", "/v1/notifications/events"]
     following = [asyncio.create_task(clients.follow(path)) for path in paths for _ in range(3)]
     await until(lambda: _are(clients.asked == len(waiting) and clients.streams == len(following)), "all to wait")
     await until(lambda: _are(len(clients.answers) > AT_ONCE), "orders to be taken meanwhile")
-    began = asyncio.get_running_loop().time()
     stopping = asyncio.create_task(gateway.stop())
     waited = await asyncio.gather(*waiting)
     streams = await asyncio.gather(*following)
     took = asyncio.get_running_loop().time() - began
     await asyncio.gather(stopping, *placing)
     await clients.http.aclose()
-    assert took < 15, "nobody waits to the end of its time"
+    assert took < 30, "nobody waits to the end of its time"
     assert [answer.status_code for answer in waited] == [202] * len(waited)
     assert all(answer.json()["status"] == "PENDING" for answer in waited)
     assert all(taken.endswith("\n\n") for taken in streams if taken)

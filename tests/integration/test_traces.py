@@ -237,7 +237,7 @@ async def test_a_collector_that_is_gone_or_silent_costs_no_order_and_one_warning
                 await spy.collect(number)
                 await asyncio.sleep(0.1)  # an export of its own for each
             began = asyncio.get_running_loop().time()
-        assert asyncio.get_running_loop().time() - began < 5
+        assert asyncio.get_running_loop().time() - began < 30
     listener.close()
     assert [line["event"] for line in lines if "traces" in line["event"]] == [
         "traces: the collector does not take them"

@@ -28,7 +28,7 @@ async def test_an_end_that_comes_while_the_job_is_looked_at_is_seen_without_a_po
 
     monkeypatch.setattr(jobs, "job", job)
     database = Database(f"sqlite:///{tmp_path}/jobs.db")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(50):
         found = await jobs.ended(database, uuid7(), 60, Stopping())
     await database.dispose()
     assert found

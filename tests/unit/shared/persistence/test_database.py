@@ -109,7 +109,7 @@ async def test_sqlite_lets_readers_read_while_a_writer_writes(tmp_path: Any) -> 
     await database.create_all()
     async with database.transaction() as writer:
         await writer.execute(text("INSERT INTO inbox VALUES ('m', 'stock', 1)"))
-        async with asyncio.timeout(2), database.reading() as reader:
+        async with asyncio.timeout(60), database.reading() as reader:
             assert await reader.scalar(text("SELECT count(*) FROM inbox")) == 0
     async with database.reading() as reader:
         assert await reader.scalar(text("SELECT count(*) FROM inbox")) == 1
