@@ -17,11 +17,11 @@ from pydantic import BaseModel, ValidationError
 from schemathesis import BaseSchema, Case
 from uuid_utils.compat import uuid7
 
+from contracts import published
 from contracts.http.deadletters import PurgeWish, ReplayWish
 from contracts.http.email import ResendWish
 from contracts.http.tokens import RevocationIn
 from contracts.reports import ReportWish
-from shared.docs import published
 from shared.http.tokens import issue_token
 from tests.running import SECRET, until
 from tests.serving import NO_BROKER, Served, serving
