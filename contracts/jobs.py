@@ -1,4 +1,4 @@
-"""What the kernel itself says of jobs and of dead letters, whichever service it runs in: exchange `jobs`."""
+"""Events about jobs and dead letters that the kernel sends from any service: exchange `jobs`."""
 
 from typing import Annotated, ClassVar
 
@@ -8,7 +8,7 @@ from contracts.base import UUID, Event, JobState, text
 
 
 class JobRetrying(Event):
-    """The command that started a job failed and will be tried again. Transient: the latest one is enough."""
+    """A message of a job failed and will be tried again. Transient: the latest one is enough."""
 
     exchange: ClassVar[str] = "jobs"
     key: ClassVar[str] = "job.retrying.v1"
@@ -20,7 +20,7 @@ class JobRetrying(Event):
 
 
 class JobFailed(Event):
-    """The command that started a job was given up and is in the dead letters, from where it can be replayed."""
+    """A message of a job was given up and is in the dead letters, from where it can be replayed."""
 
     exchange: ClassVar[str] = "jobs"
     key: ClassVar[str] = "job.failed.v1"
@@ -52,4 +52,4 @@ class LetterSettled(Event):
     key: ClassVar[str] = "letter.settled.v1"
 
     letter_id: UUID
-    number: int = Field(ge=1, description="How often it had been sent again, this time included.")
+    number: int = Field(ge=1, description="1 when the letter is sent again for the first time, and so on.")

@@ -1,4 +1,4 @@
-"""What a lane can read: asked before a message is sent to it in another one's place."""
+"""Which messages a lane can read: checked before an edited message takes the place of a dead letter."""
 
 import json
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from contracts.base import complaint
 from contracts.flow import BY_KEY, FLOW
 
 Complaint = tuple[str, str, str]
-"""Where (a JSON Pointer), what kind of, and in words."""
+"""A JSON Pointer, a code and a text."""
 
 
 def complaints(lane: str, message: str, body: object) -> list[Complaint]:
@@ -17,7 +17,7 @@ def complaints(lane: str, message: str, body: object) -> list[Complaint]:
     contract = BY_KEY.get(message)
     if contract is None or lane not in FLOW[contract].lanes:
         known = ", ".join(sorted(key for key, found in BY_KEY.items() if lane in FLOW[found].lanes))
-        return [("/message", "unknown_message", f"{message!r} is not for the lane {lane}; that reads {known}")]
+        return [("/message", "unknown_message", f"{message!r} is not for the lane {lane}; it takes {known}")]
     try:
         contract.read(json.dumps(body).encode())
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""What the processes of services say of themselves, and what they can be told: exchanges `processes` and `control`."""
+"""The status messages of processes, and the commands to them: exchanges `processes` and `control`."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -15,7 +15,7 @@ class LaneSeen(Contract):
     done: int = Field(ge=0)
     failed: int = Field(ge=0, description="Attempts that failed, and messages that were dead-lettered.")
     busy_seconds: float = Field(ge=0, description="Time in handlers; several can run at a time.")
-    mean_seconds: float | None = Field(default=None, ge=0, description="Time in the handler per message, lately.")
+    mean_seconds: float | None = Field(default=None, ge=0, description="Recent mean time in the handler per message.")
     rate: float | None = Field(default=None, gt=0, description="Messages a second at the most; None without a limit.")
     paused: Annotated[str, text(500)] | None = Field(default=None, description="Why the lane takes nothing new.")
 
@@ -28,7 +28,8 @@ class ProcessSeen(Event):
     transient: ClassVar[bool] = True
 
     process_id: Annotated[str, text(200)] = Field(
-        examples=["shop-1-5f3a9c21-4711-88213"], description="Host, boot of the host, process, and its start."
+        examples=["shop-1-5f3a9c21-4711-88213"],
+        description="Host name, its boot id, process id and start time.",
     )
     service: Annotated[str, text(64)] = Field(examples=["orders"])
     version: Annotated[str, text(64)] = Field(examples=["0.1.0"])
@@ -40,8 +41,8 @@ class ProcessSeen(Event):
 
 
 class Control(Contract):
-    """What a process is told, on the exchange `control`: under the routing key `all`, a service's name, or a process's
-    id. It lasts until the process ends."""
+    """A command to processes, on the exchange `control`: its routing key is `all`, a service's name or a process's id.
+    Its effect lasts until the process ends."""
 
     do: Literal["ping", "quiet", "stop", "pause", "resume", "rate"] = Field(
         description="`quiet` finishes what was taken and takes nothing new; `pause`, `resume` and `rate` are about one "
@@ -54,5 +55,5 @@ class Control(Contract):
     @model_validator(mode="after")
     def _fits(self) -> "Control":
         if self.rate is not None and self.do != "rate":
-            raise ValueError("only `rate` has a rate")
+            raise ValueError("give `rate` only with `do` = `rate`")
         return self

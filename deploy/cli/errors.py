@@ -1,8 +1,8 @@
-"""How a command ends badly: one line that says what to do next, and a status that a script can tell apart."""
+"""Errors that end a command: one line with the next step, and an exit status for scripts."""
 
 
 class Failed(Exception):
-    """It did not work; the text is for the person at the terminal."""
+    """The command failed; the text is for the person at the terminal."""
 
     status = 1
 
@@ -14,6 +14,6 @@ class NotRunning(Failed):
 
 
 class Refused(Failed):
-    """The gateway understood and said no."""
+    """The gateway understood the request and refused it."""
 
     status = 4

@@ -22,7 +22,7 @@ def show(as_json: Json = False) -> None:
     from contracts.flow import FLOW
 
     rows = [
-        (message.exchange, message.key, ", ".join(route.lanes) or "[dim]none of ours[/]")
+        (message.exchange, message.key, ", ".join(route.lanes) or "[dim]no lane of Malote's[/]")
         for message, route in FLOW.items()
     ]
     console().print(table(("exchange", "key", "lanes~"), rows))
@@ -30,7 +30,7 @@ def show(as_json: Json = False) -> None:
 
 @app.command()
 def apply() -> None:
-    """Declare everything on the broker, with its users and permissions. Done twice, it changes nothing."""
+    """Declare everything on the broker, with its users and permissions. It is safe to repeat."""
     import aio_pika.exceptions
     import httpx
 

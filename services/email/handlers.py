@@ -23,13 +23,13 @@ log = structlog.get_logger(__name__)
 
 @on(OrderPlaced)
 async def on_order_placed(order: OrderPlaced, unit: UnitOfWork, settings: EmailSettings) -> DeliverMail:
-    """Write the customer that the order has arrived."""
+    """Tell the customer by mail that the order has arrived."""
     return _write_to_customer("placed", order, unit, settings)
 
 
 @on(OrderConfirmed)
 async def on_order_confirmed(order: OrderConfirmed, unit: UnitOfWork, settings: EmailSettings) -> DeliverMail:
-    """Write the customer that the order will be delivered."""
+    """Tell the customer by mail that the order will be delivered."""
     return _write_to_customer("confirmed", order, unit, settings)
 
 
@@ -41,7 +41,7 @@ async def on_order_rejected(order: OrderRejected, unit: UnitOfWork, settings: Em
 
 @on(OrderCancelled)
 async def on_order_cancelled(order: OrderCancelled, unit: UnitOfWork, settings: EmailSettings) -> DeliverMail:
-    """Write the customer that the order is cancelled."""
+    """Tell the customer by mail that the order is cancelled."""
     return _write_to_customer("cancelled", order, unit, settings)
 
 

@@ -127,7 +127,7 @@ class Batch:
             return done, await inbox.tries(unit.session, self._lane.name, ids - done, self._outbox.owner)
 
     async def _try_together(self, group: Sequence[Delivery]) -> None:
-        """Write the attempts down first. They have an outcome, or are not counted as long as this process lives."""
+        """Write the attempts down before the try. One without an outcome counts only once this process is dead."""
         tries = await self._wait_out(group[0].raw, self._begin, group)
         try:
             killers = [d for d in group if suspects.is_killer(tries[d.envelope.message_id].tries)]

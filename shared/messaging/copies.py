@@ -35,7 +35,7 @@ class Copy:
     """A message on its way out of its lane, to a retry queue or to the dead letters, with more headers.
 
     A copy has no envelope if nobody can read the message, and no outcome if the message is only put off. `report` is
-    what the message's job is told, caused by the envelope `cause`.
+    the event for the message's job, caused by the envelope `cause`.
     """
 
     raw: IncomingMessage

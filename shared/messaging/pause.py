@@ -1,4 +1,6 @@
-"""A lane pauses while its database or its broker is gone. Its step is done again, and no attempt is counted."""
+"""A lane pauses while a step cannot be done because the database or the broker is gone: the step is repeated, and no
+attempt is counted. A lane without a broker that has nothing to do is not paused: readiness says that its queue is not
+consumed."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

@@ -24,9 +24,10 @@ from shared.messaging.outcomes import log_outcome
 from shared.messaging.tally import Tally
 
 RETRIES_SECONDS = 120.0
-"""How long a retry is spoken of: longer than most steps of a ladder, so that what goes on failing stays in sight."""
+"""The window in which retries are counted for the warning. It is longer than most steps of a ladder, so that messages
+that go on failing are seen."""
 FEW_RETRIES = 2
-"""So many in that time are everyday life, such as two messages that overtook each other."""
+"""So many in that window are normal: two messages may overtake each other."""
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _ADDRESS = re.compile(r"[^\s<>\"'(]+@[^\s<>\"'),;]+")
 
@@ -48,7 +49,7 @@ class Failures:
         return self._waiting.total()
 
     def warning(self) -> str | None:
-        """That messages of the lane fail and are tried again, and why the last of them; None while hardly one does."""
+        """How many messages of the lane were retried lately, and why the last of them; None for only a few."""
         while self._retried and self._retried[0] < time.monotonic() - RETRIES_SECONDS:
             self._retried.popleft()
         if (number := len(self._retried)) <= FEW_RETRIES:
@@ -56,7 +57,8 @@ class Failures:
         return f"retried {number} times within the last {RETRIES_SECONDS:g} s, lastly because of: {self._why}"
 
     def failed(self, delivery: Delivery, error: Exception) -> Copy:
-        """What to send on of a message that failed: to the next retry queue, or after the last to the dead letters."""
+        """The copy of a failed message: for the next `wait.<step>` queue (see `topology`), or after the last step for
+        the dead letters."""
         envelope, why = delivery.envelope, f"failed {delivery.envelope.attempt} times"
         is_given_up = isinstance(error, Poison) or envelope.attempt > len(self._ladder)
         reason = reason_of(error) if isinstance(error, Poison) else why
@@ -75,7 +77,7 @@ class Failures:
         return Copy(delivery.raw, envelope, retry_exchange(step), headers, "retried", about, cause, report)
 
     def unreadable(self, raw: IncomingMessage, reason: str, error: BaseException) -> Copy:
-        """What to send to the dead letters of a message that nobody can read. A job that it would have moved fails."""
+        """The copy for the dead letters of a message that nobody can read. A job that it would have moved fails."""
         headers = self._headers(raw, None, reason, error)
         ids = {"message_id": raw.message_id, "correlation_id": job_of(raw)}
         about = {name: found for name, found in ids.items() if found} | _order_in(raw)

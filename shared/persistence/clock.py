@@ -1,7 +1,8 @@
 """Times as the tables keep them: epoch milliseconds, the same on both databases.
 
-A process's own clock can be wrong, by days, and is good for what people read. What is forgotten for its age is
-stamped and judged by the database's clock, which all processes share; how long something takes, by the monotonic one.
+A process's own clock can be wrong, by days, and is good for what people read. Rows that expire
+are stamped and compared with the database's clock, which all processes share; durations are measured by the monotonic
+clock.
 """
 
 import time
@@ -13,7 +14,7 @@ from sqlalchemy import BigInteger, ColumnElement, cast, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 _1970 = 2440587.5
-"""As a Julian day."""
+"""The start of 1970 as a Julian day."""
 AT_MOST_TIMES_AS_FAST = 5
 
 
@@ -43,11 +44,11 @@ async def read(session: AsyncSession) -> int:
 
 
 async def old_enough(session: AsyncSession, stamp: Any, keep: float, every: float, *, per_second: int = 1000) -> int:
-    """Up to when rows may be forgotten that are kept for `keep` seconds after their `stamp`, by whoever looks every so
-    many seconds. Like the column `stamp`, that has so many units `per_second`.
+    """The time before which rows may be deleted: they are kept `keep` seconds after their `stamp`, and are looked at
+    every `every` seconds. In the unit of the column `stamp`, which has `per_second` units a second.
 
-    It goes on from the oldest row, at most `AT_MOST_TIMES_AS_FAST` as time does: whoever is told a wrong time for some
-    minutes forgets some minutes too much, and not everything.
+    The result starts at the oldest row and moves at most `AT_MOST_TIMES_AS_FAST` as fast as time does. So a clock that
+    is wrong for some minutes deletes rows some minutes too early, and never all of them.
     """
     oldest = await session.scalar(select(func.min(stamp)))
     before = (await read(session) / 1000 - keep) * per_second

@@ -1,7 +1,7 @@
 """SQLite's connection as the engine uses it: a statement goes to the connection's thread once, not four times.
 
-aiosqlite makes a cursor, executes, fetches and closes, each by a turn of the thread. For a batch of one message these
-turns were most of the time that its transaction took.
+aiosqlite makes a cursor, executes, fetches and closes, each in its own round trip to the thread. For a batch of one
+message these round trips were most of the time that its transaction took.
 """
 
 import sqlite3
@@ -28,7 +28,7 @@ class Cursor:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._open: sqlite3.Cursor | None = None  # while there are rows that are not fetched
+        self._open: sqlite3.Cursor | None = None  # only while rows remain to be fetched
         self._rows: deque[Any] = deque()
         self.description: Any = None
         self.lastrowid: int | None = None
@@ -87,5 +87,5 @@ class Cursor:
 def connect(*arguments: Any, **more: Any) -> Connection:
     """A connection to be awaited; arguments are those of `sqlite3.connect`."""
     connection = Connection(partial(sqlite3.connect, *arguments, **more), iter_chunk_size=64)
-    connection._thread.daemon = True  # or a process that is ending would wait for it
+    connection._thread.daemon = True  # otherwise the thread keeps an ending process alive
     return connection

@@ -1,4 +1,4 @@
-"""The versions that a service's tables can have, read off its migrations without Alembic: that is slow to import."""
+"""The versions that a service's tables can have, read from its migrations without importing Alembic, which is slow."""
 
 import re
 from functools import cache
@@ -27,8 +27,8 @@ def newest(service: str) -> set[str]:
 
 
 def behind(service: str, found: set[str]) -> str | None:
-    """What a database's versions lack for this program, in words. None also where a newer program has migrated it: an
-    older one goes on beside that, or takes its place again."""
+    """Which versions a database lacks, as a text. None if it lacks none, or if a newer program has migrated it: an
+    older program may still run on that database."""
     missing = newest(service) - found
     if not missing or found - known(service).keys():
         return None

@@ -7,9 +7,9 @@ from shared.service.process import run
 
 
 def main(*names: str) -> None:
-    """Raises SystemExit: status 2 for a name that is none, 78 for a setting that is wrong."""
+    """Raises SystemExit: status 2 for an unknown or repeated name, 78 for a wrong setting."""
     if not names or len(set(names)) < len(names):
-        print("name each service that is to run here once: python -m shared.service NAME [NAME …]", file=sys.stderr)
+        print("give the services to run here, each only once: python -m shared.service NAME [NAME …]", file=sys.stderr)
         raise SystemExit(2)
     try:
         services = [service_in(name) for name in names]

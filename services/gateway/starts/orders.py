@@ -21,6 +21,7 @@ from shared.service.http import Running
 router = APIRouter(tags=["orders"], route_class=Route)
 
 
+# `starting` takes method and path from the command: POST /v1/orders.
 @starting(router, PlaceOrder, "The order was confirmed while you waited; it is at `Location`.")
 async def place_order(body: OrderIn, who: CallerOf, job: JobStart) -> Response:
     """Place an order. A customer orders for itself, an operator for anyone. Mail about a customer's order goes to the
