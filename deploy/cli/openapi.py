@@ -4,7 +4,6 @@ from typing import Annotated
 
 import typer
 
-from contracts import published
 from deploy.cli.asyncapi import declared
 
 app = typer.Typer()
@@ -18,6 +17,7 @@ def openapi(
     write: Annotated[bool, typer.Option("--write", help="Make contracts/openapi/ from the code again.")] = False,
 ) -> None:
     """Print the OpenAPI document of what clients may ask over HTTP."""
+    from contracts import published
     from shared.docs import openapi
 
     if write:
@@ -32,6 +32,7 @@ def openapi(
 
 def write_all() -> list[str]:
     """Write the committed documents anew; return the names of their services."""
+    from contracts import published
     from contracts.flow import SERVICES
     from shared.docs import openapi
 
