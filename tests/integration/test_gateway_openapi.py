@@ -14,7 +14,7 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, assume, settings
 from pydantic import BaseModel, ValidationError
-from schemathesis import BaseSchema, Case
+from schemathesis import Case
 from uuid_utils.compat import uuid7
 
 from contracts import published
@@ -101,29 +101,15 @@ async def _first(found: list[str], thread: threading.Thread) -> str | None:
 
 
 DOCUMENT = published.committed()["gateway"]
+schema = schemathesis.openapi.from_dict(DOCUMENT)
+
+
 # Without a broker, readiness truthfully answers 503; and the stream of notifications never ends.
-OPERATIONS = [
-    f"{method.upper()} {path}"
-    for path, operations in DOCUMENT["paths"].items()
-    for method in operations
-    if path not in ("/readyz", "/v1/notifications/events")
-]
-
-
-@pytest.fixture
-def about_it(operation: str) -> BaseSchema:
-    """Only that operation. What to ask is thought up as its test begins: for all, each worker would take seconds."""
-    method, _, path = operation.partition(" ")
-    operations = {method.lower(): DOCUMENT["paths"][path][method.lower()]}
-    return schemathesis.openapi.from_dict({**DOCUMENT, "paths": {path: operations}})
-
-
-@pytest.mark.parametrize("operation", OPERATIONS)
-@schemathesis.pytest.from_fixture("about_it").parametrize()
+@schema.exclude(path="/readyz").exclude(path="/v1/notifications/events").parametrize()
 @settings(
     max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
 )
-def test_every_answer_is_as_documented(case: Case[Any], url: str, operation: str) -> None:
+def test_every_answer_is_as_documented(case: Case[Any], url: str) -> None:
     assume(set(case.query) <= {parameter.name for parameter in case.operation.query})  # passed over, by HTTP's custom
     assume(not _contradicts_itself(case))
     for headers in _roles(case):
