@@ -37,6 +37,11 @@ _EN = {
         "its file of what runs is damaged",
         "`malote down`, then `malote up`, writes it anew. If ports are taken then, what holds them is named.",
     ),
+    "damaged_replicas": Advice(
+        "its file of how many processes are wanted is damaged",
+        "`malote down`, then `malote up`, writes it anew, with one process of each service; what runs goes on until"
+        " then.",
+    ),
     "data_folder": Advice(
         "cannot be used",
         "Give the data folder and all that is in it to the user that runs `malote` (chown -R), or set MALOTE_DATA to"
@@ -146,6 +151,11 @@ _PT_BR = {
         "seu arquivo do que está executando está danificado",
         "`malote down` e depois `malote up` o escrevem de novo. Se então houver portas ocupadas, quem as ocupa é"
         " indicado.",
+    ),
+    "damaged_replicas": Advice(
+        "seu arquivo de quantos processos são desejados está danificado",
+        "`malote down` e depois `malote up` o escrevem de novo, com um processo de cada serviço; o que executa continua"
+        " até então.",
     ),
     "data_folder": Advice(
         "não pode ser usada",

@@ -261,7 +261,7 @@ class Environment:
     def state(self) -> dict[str, Any]:
         """What the supervisor wrote down last; empty when there is no fleet. Raises `Unusable`."""
         with self.using_data():
-            return _read(self.state_file)
+            return kept(self.state_file)
 
     def _secrets(self, variables: Mapping[str, str]) -> dict[str, str]:
         prefixes = ("MALOTE_", "AMQP_", *(f"{user.upper()}_" for user in (*self.services, SHOP)))
@@ -291,11 +291,11 @@ class Environment:
         """Made when first asked for, then kept: tokens and broker users outlive a restart."""
         path = self.data / "secrets.json"
         with self.using_data():
-            if name not in (kept := _read(path)):
+            if name not in (found := kept(path)):
                 with alone(self.data / "secrets.lock"):  # `malote token` in one terminal, `make up` in another
-                    kept = {name: secrets.token_urlsafe(32)} | _read(path)
-                    write_private(path, json.dumps(kept, indent=1))
-        return str(kept[name])
+                    found = {name: secrets.token_urlsafe(32)} | kept(path)
+                    write_private(path, json.dumps(found, indent=1))
+        return str(found[name])
 
 
 def _written(path: Path) -> dict[str, str | None]:
@@ -311,14 +311,14 @@ def _set(variables: Mapping[str, str | None]) -> dict[str, str]:
     return {name: value for name, value in variables.items() if value}
 
 
-def _read(path: Path) -> dict[str, Any]:
+def kept(path: Path) -> dict[str, Any]:
     """What we wrote into a file of ours; empty if there is none. Raises OSError, `Damaged`."""
     try:
-        kept = json.loads(path.read_text())
+        found = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except ValueError as error:
         raise Damaged(path, f"it is no JSON ({error})") from None
-    if not isinstance(kept, dict):
+    if not isinstance(found, dict):
         raise Damaged(path, "it is JSON of another shape")
-    return kept
+    return found

@@ -61,8 +61,7 @@ def end_orphans(here: "Environment") -> None:
     with contextlib.suppress(Damaged):  # whoever holds a port of ours all the same is named when we start again
         state = here.state()
     for entry in [*state.get("services", []), *filter(None, [state.get("mail"), state.get("watch")])]:
-        if processes.variable(entry["pid"], "MALOTE_DATA") == str(here.data):
-            processes.end(entry["pid"], entry["module"], GRACE)
+        processes.end(entry["pid"], float(entry.get("born", 0)), GRACE)
     if here.has_own_broker:
         here.node("").end_left_overs()
     here.state_file.unlink(missing_ok=True)

@@ -1,15 +1,18 @@
-"""What has to be there before the services start, and what a new shop is filled with."""
+"""What has to be there before the services start, and what a new shop is filled with.
+
+The supervisor has it done by processes that end: `python -m deploy.local.preparation migrate SERVICE…`, `topology` or
+`catalogue`. They have the contracts as they are now, and it stays small.
+"""
 
 import asyncio
 import re
-import subprocess
 import sys
 
 import httpx
 from aio_pika.exceptions import AMQPError
 
 from deploy.local.catalogue import seed
-from deploy.local.environment import ROOT, Environment
+from deploy.local.environment import Environment, Misconfigured
 from deploy.local.program import Failed
 from shared.http import tokens
 from shared.messaging import topology
@@ -17,10 +20,10 @@ from shared.messaging.old_queues import Left, TooLarge
 from shared.persistence import database
 
 
-async def migrate(here: Environment, service: str) -> None:
-    """Migrate its database; one after the other, because Alembic keeps its context in a global. Raises Failed."""
+def migrate(here: Environment, service: str) -> None:
+    """Migrate its database. Raises Failed."""
     try:
-        await asyncio.to_thread(database.migrate, service, here.database_url_of(service), here.tls_of(service))
+        database.migrate(service, here.database_url_of(service), here.tls_of(service))
     except Exception as error:  # a wrong URL, no such server, a wrong password, a migration that fails
         raise Failed(f"{service.upper()}_DATABASE_URL: {_without_login(error)}") from error
 
@@ -40,23 +43,32 @@ async def apply_topology(here: Environment) -> str:
     return ""
 
 
-async def malote(*arguments: str) -> None:
-    """Run a command in a process that has the code as it is now. Raises Failed, with what the command said."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "deploy.cli.app", *arguments,
-        cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    said, _ = await process.communicate()
-    if process.returncode:
-        raise Failed(f"malote {' '.join(arguments)}: {said.decode(errors='replace').strip()}")
-
-
-async def fill_catalogue(here: Environment) -> int:
-    """How many products were put into an empty shop. The gateway, orders and stock have to be ready."""
+async def fill_catalogue(here: Environment) -> str:
+    """What was put into an empty shop, if anything was. The gateway, orders and stock have to be ready."""
     token = tokens.issue_token(here.jwt_secret, subject="seed", role="operator", ttl=600)
-    return await seed(here.url_of("gateway"), here.url_of("orders"), token)
+    count = await seed(here.url_of("gateway"), here.url_of("orders"), token)
+    return f"catalogue filled with {count} products" if count else ""
 
 
 def _without_login(error: Exception) -> str:
     """httpx puts the whole URL in its messages, with the administrator's password."""
     return re.sub(r"//[^/@\s]*@", "//", f"{type(error).__name__}: {error}".splitlines()[0])
+
+
+def main(what: str, *services: str) -> str:
+    """What there is to say about it, in one line. Raises Failed."""
+    here = Environment()
+    if what == "topology":
+        return asyncio.run(apply_topology(here))
+    if what == "catalogue":
+        return asyncio.run(fill_catalogue(here))
+    for service in services:
+        migrate(here, service)
+    return ""
+
+
+if __name__ == "__main__":
+    try:
+        print(main(*sys.argv[1:]))
+    except (Failed, Misconfigured) as error:
+        sys.exit(str(error))

@@ -33,9 +33,20 @@ def command_line(pid: int) -> str:
         return ""
 
 
-def is_ours(pid: int, mark: str) -> bool:
-    """A pid from a file may be somebody else's by now: ours has `mark` in its command line."""
-    return mark in command_line(pid)
+def is_ours(pid: int, mark: str | float) -> bool:
+    """A pid from a file may be somebody else's by now: ours has `mark` in its command line, or was `born` then."""
+    return (mark > 0 and born(pid) == mark) if isinstance(mark, float) else mark in command_line(pid)
+
+
+def born(pid: int) -> float:
+    """When `pid` was started, in seconds since the machine was; 0 when it is gone, a zombie or nobody.
+
+    It tells a process from a later one that got its pid, and does not change with the clock."""
+    try:
+        process = psutil.Process(pid)
+        return round(process.create_time() - psutil.boot_time(), 2) if command_line(pid) else 0.0
+    except psutil.Error:
+        return 0.0
 
 
 def is_stopped(pid: int) -> bool:
@@ -79,7 +90,7 @@ def read_pid(path: Path) -> int:
         return 0
 
 
-def end(pid: int, mark: str, grace: float = 20, how: signal.Signals = signal.SIGTERM) -> None:
+def end(pid: int, mark: str | float, grace: float = 20, how: signal.Signals = signal.SIGTERM) -> None:
     """End our process `pid` and its group: `how`, after `grace` seconds SIGKILL. Not ours: left alone."""
     if not is_ours(pid, mark):
         return

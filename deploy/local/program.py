@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import signal
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -14,7 +13,7 @@ from typing import Any
 import httpx
 
 from deploy.local import processes, replicas
-from deploy.local.environment import ROOT
+from deploy.local.children import Child, Children
 from deploy.local.fleet import GRACE
 from deploy.local.ports import HOST
 
@@ -32,9 +31,12 @@ class Failed(Exception):
 class Program:
     """A process that is started again whenever it ends, and its log."""
 
-    def __init__(self, name: str, module: str, port: int, environment: dict[str, str], logs: Path) -> None:
+    def __init__(
+        self, name: str, module: str, port: int, environment: dict[str, str], logs: Path, children: Children
+    ) -> None:
         self.name = name
-        self.module = module
+        self._module = module
+        self._children = children
         self.port = port
         self.log = logs / f"{name}.log"
         self.restarts = 0
@@ -43,7 +45,7 @@ class Program:
         self.status: int | None = None
         self.environment = environment
         self._said_before = 0
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: Child | None = None
         self._keeper: asyncio.Task[None] | None = None
 
     @property
@@ -83,17 +85,7 @@ class Program:
         """Start it in a group of its own: Ctrl-C on the terminal is for the supervisor alone."""
         with self.log.open("ab") as log:
             self._said_before = log.tell()
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                *self.module.split(),
-                cwd=ROOT,
-                env=self.environment,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+            self._process = await self._children.start(self._module, self.environment, log, self.name)
         processes.put_behind(self._process.pid, self.service)
         self.since = datetime.now(UTC)
 
@@ -125,7 +117,7 @@ class Program:
         lately = sum(ended > time.monotonic() - _LATELY for ended in self._ended)
         entry = {"name": self.name, "pid": self.pid, "port": self.port, "restarts": self.restarts}
         entry |= {"restarts_lately": lately}
-        return entry | {"since": self.since.isoformat(timespec="seconds"), "module": self.module}
+        return entry | {"since": self.since.isoformat(timespec="seconds"), "born": processes.born(self.pid)}
 
     def tail(self) -> str:
         """The last lines of what it said since it was started."""

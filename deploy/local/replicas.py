@@ -1,6 +1,5 @@
 """How many processes of each service are wanted on this machine, and what each is called."""
 
-import contextlib
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping
@@ -50,11 +49,14 @@ def read(given: Iterable[str], services: Collection[str]) -> dict[str, int]:
 
 
 def wanted(here: "Environment") -> dict[str, int]:
-    """What was asked for last. Raises `Unusable`."""
-    with here.using_data(), contextlib.suppress(FileNotFoundError, NotADirectoryError, ValueError):
-        counts: dict[str, int] = json.loads(here.replicas_file.read_text())
-        return counts
-    return {}
+    """What was asked for last. Raises `Unusable`, also where a file is there that says something else."""
+    from deploy.local.environment import Damaged, kept
+
+    with here.using_data():
+        counts = kept(here.replicas_file)
+    if not all(type(number) is int and 1 <= number <= MOST for number in counts.values()):
+        raise Damaged(here.replicas_file, "it is JSON of another shape")
+    return counts
 
 
 def begin(here: "Environment", counts: Counts) -> None:

@@ -11,7 +11,8 @@ from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from deploy.local import install, preparation, replicas
+from deploy.local import children, install, replicas
+from deploy.local.children import Children
 from deploy.local.environment import Environment, Misconfigured
 from deploy.local.files import write_private
 from deploy.local.fleet import end_orphans, hold_lock
@@ -32,8 +33,10 @@ Say = Callable[[str], None]
 class Supervisor:
     """`say` gets a line about each step and each crash; `on_ready` is called once all is ready."""
 
-    def __init__(self, here: Environment, say: Say, on_ready: Callable[[], None]) -> None:
+    def __init__(self, here: Environment, say: Say, on_ready: Callable[[], None], children: Children) -> None:
         self._here = here
+        self._children = children
+        self._own = {**os.environ, "MALOTE_DATA": str(here.data)}
         self._say = say
         self._on_ready = on_ready
         self._broker: RabbitNode | None = here.broker()
@@ -71,7 +74,7 @@ class Supervisor:
         """What runs goes on, even if something new or hung does not become ready."""
         try:
             await self._or_stop(self._bring_up())
-        except Failed as error:
+        except (Failed, Misconfigured) as error:
             self._say(f"not everything is up: {error}")
             self._enter("incomplete")
 
@@ -96,10 +99,9 @@ class Supervisor:
         if "reports" in new and not await asyncio.to_thread(install.pango):
             self._say("Pango is missing, so there are no reports as pdf; `malote doctor` says what to install")
         await self._drain()
-        if new and earlier:
-            await self._take_in(new)
-        else:
-            await self._prepare(new)
+        await self._prepare(new)
+        if new:
+            await self._start_again(earlier)
         async with self._step("starting the services", "services ready"):
             for name in replicas.names(here.services, self._counts):
                 if name not in self._programs:
@@ -107,8 +109,8 @@ class Supervisor:
                     port = self._another_port() if number else here.port_of(service)
                     await self._start(name, f"shared.service {service}", port, self._environment_of(service, port))
             await all_ready(self._services())
-        if {"gateway", "orders", "stock"} <= set(self._programs) and (count := await preparation.fill_catalogue(here)):
-            self._say(f"catalogue filled with {count} products")
+        if {"gateway", "orders", "stock"} <= set(self._programs):
+            await self._do("catalogue")
         if _WATCH not in self._programs and "email" in self._programs:
             # What is wrong is told to the operators by mail, as the email service is set to.
             await self._start(_WATCH, "deploy.local.watch", 0, here.environment_of("email"))
@@ -116,35 +118,43 @@ class Supervisor:
 
     async def _prepare(self, new: list[str]) -> None:
         """Databases of new services, the mail server, the broker and its topology."""
-        here = self._here
-        if new:
-            async with self._step(f"migrating databases: {', '.join(new)}", "databases migrated"):
-                for service in new:
-                    await preparation.migrate(here, service)
-        if _MAIL not in self._programs:
-            environment = {**os.environ, "MALOTE_DATA": str(here.data)}
-            await self._start(_MAIL, "deploy.local.mailsink", here.smtp_port, environment)
+        here, starting = self._here, None
         if self._broker and not self._broker.pid:
-            async with self._step("starting the broker", "broker ready"):
-                await asyncio.to_thread(self._broker.start)
-            self._broker_keeper = asyncio.create_task(self._keep_broker(self._broker))
+            starting = asyncio.create_task(asyncio.to_thread(self._broker.start))
+        try:
+            if new:
+                async with self._step(f"migrating databases: {', '.join(new)}", "databases migrated"):
+                    await self._do("migrate", *new)
+            if _MAIL not in self._programs:
+                await self._start(_MAIL, "deploy.local.mailsink", here.smtp_port, self._own)
+            if self._broker and starting:
+                async with self._step("starting the broker", "broker ready"):
+                    await starting
+                self._broker_keeper = asyncio.create_task(self._keep_broker(self._broker))
+        finally:
+            if starting:
+                starting.cancel()
         async with self._step("applying the topology", "topology applied"):
-            if left := await preparation.apply_topology(here):
-                self._say(left)
+            await self._do("topology")
 
-    async def _take_in(self, new: list[str]) -> None:
-        """Make room for new services: what runs, and this process, have the contracts that they started with. So other
-        processes prepare database and broker, and the services that run are started again, one after the other."""
-        for arguments in (*(("migrate", service) for service in new), ("topology", "apply")):
-            command = f"malote {' '.join(arguments)}"
-            async with self._step(command, f"{command} done"):
-                await preparation.malote(*arguments)
-        for program in self._services():
+    async def _do(self, *what: str) -> None:
+        """A piece of work of `preparation`. Raises Failed."""
+        module = " ".join(("deploy.local.preparation", *what))
+        status, said = await self._children.run(module, self._own, what[0])
+        if status:
+            raise Failed(said)
+        if said:
+            self._say(said)
+
+    async def _start_again(self, programs: list[Program]) -> None:
+        """A service is new. What runs has the contracts and addresses that it started with, so each is started again,
+        one after the other."""
+        for program in programs:
             async with self._step(f"starting {program.name} again", f"{program.name} ready"):
                 program.environment = self._environment_of(program.service, program.port)
                 await program.stop()
                 await all_ready([program])
-        if watch := self._programs.get(_WATCH):
+        if programs and (watch := self._programs.get(_WATCH)):
             await watch.stop()
 
     async def _drain(self) -> None:
@@ -175,7 +185,7 @@ class Supervisor:
         return self._here.environment_of(service) | {f"{service.upper()}_PORT": str(port)}
 
     async def _start(self, name: str, module: str, port: int, environment: dict[str, str]) -> None:
-        program = Program(name, module, port, environment, self._here.logs)
+        program = Program(name, module, port, environment, self._here.logs, self._children)
         self._programs[name] = program
         await program.start(self._say, lambda: self._enter(self._phase), self._look)
         self._enter(self._phase)
@@ -262,7 +272,8 @@ def supervise(
 
         try:
             replicas.begin(here, counts)
-            asyncio.run(Supervisor(here, say, on_ready).run())
+            server = children.server()
+            asyncio.run(Supervisor(here, say, on_ready, Children(server)).run())
         except Exception as error:  # whatever it is, the terminal and the log have to say it
             say(f"failed: {error if isinstance(error, Failed | Misconfigured) else cause_of(error)}")
             return 1

@@ -1,6 +1,7 @@
 """The services that there are: the folders of services/, each with what it can be told."""
 
 import importlib
+from functools import cache
 from importlib.util import find_spec
 
 from shared.config.settings import SERVICES, ServiceSettings
@@ -11,6 +12,7 @@ def services() -> list[str]:
     return sorted(path.parent.name for path in SERVICES.glob("*/handlers.py"))
 
 
+@cache
 def settings_of(service: str) -> type[ServiceSettings]:
     """The class in its `settings.py`; the settings that every service has where there is none."""
     if not find_spec(f"services.{service}.settings"):

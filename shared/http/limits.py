@@ -4,20 +4,20 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from limits import parse
 from limits.aio.storage import RedisStorage, Storage
 from limits.aio.strategies import FixedWindowRateLimiter
 from limits.errors import StorageError
-from redis.asyncio import BlockingConnectionPool
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
 from shared.config.tls import Tls
 from shared.http.problems import Problem
 from shared.observability import metrics
+
+if TYPE_CHECKING:
+    from redis.asyncio import BlockingConnectionPool
 
 log = structlog.get_logger(__name__)
 
@@ -136,7 +136,11 @@ class Rates:
             await self._pool.disconnect()
 
 
-def _redis(url: str, tls: Tls) -> BlockingConnectionPool:
+def _redis(url: str, tls: Tls) -> "BlockingConnectionPool":
+    from redis.asyncio import BlockingConnectionPool  # 6 MB, which a service without a Redis does not need
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+
     trusted = {"ssl_ca_certs": str(tls.ca_file)} if url.startswith("rediss://") and tls.ca_file else {}
     return BlockingConnectionPool.from_url(
         url,

@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 HOST = socket.gethostname()
-STARTED_AT = datetime.now(UTC)
+STARTED_AT: datetime
+ID: str
 
 
 def _boot() -> str:
@@ -20,7 +21,15 @@ def _boot() -> str:
         return f"{int(time.time() - time.monotonic()):x}"
 
 
-ID = f"{HOST}-{_boot()}-{os.getpid()}-{STARTED_AT.timestamp():.0f}"
+def _begin() -> None:
+    """A process that is forked from another is another."""
+    global ID, STARTED_AT
+    STARTED_AT = datetime.now(UTC)
+    ID = f"{HOST}-{_boot()}-{os.getpid()}-{STARTED_AT.timestamp():.0f}"
+
+
+_begin()
+os.register_at_fork(after_in_child=_begin)
 
 
 def cpu_seconds() -> float:

@@ -25,9 +25,8 @@ def run(*services: Service) -> None:
     first = services[0]
     logging.configure(first.settings)
     sockets = [service.ports.listen() for service in services]
-    if len(services) > 1:
-        for service in services:  # what is counted for the whole process is the first one's to tell
-            service.metrics = OfService(service.name, whole=service is first)
+    for service in services:  # what is counted for the whole process is the first one's to tell
+        service.metrics = OfService(service.name, whole=service is first)
     gc.collect()
     gc.freeze()  # or each full collection goes through all that was imported: tenths of a second, all work waiting
     gc.set_threshold(20_000)  # what a batch leaves is freed without it

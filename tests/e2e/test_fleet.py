@@ -8,6 +8,7 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -25,6 +26,9 @@ from uuid_utils.compat import uuid7
 
 from contracts.flow import SERVICES
 from tests.e2e.conftest import ROOT, Fleet, own_ports, until
+
+MEMORY = 540_000_000
+"""Bytes that a fleet of six services may use in all, after some hundred orders."""
 
 
 def client(fleet: Fleet, role: str = "operator", subject: str = "fleet-test") -> httpx.Client:
@@ -243,6 +247,33 @@ def test_a_second_up_finds_what_is_there(fleet: Fleet) -> None:
     assert (pids(fleet), said(fleet)) == (before, lines)
     assert f"{fleet.status['gateway_url']}/docs" in printed
     assert "curl -s" in printed
+
+
+def test_a_second_up_loads_nothing_of_what_the_services_are_made_of(fleet: Fleet) -> None:
+    looks = ["-X", "importtime", "-m", "deploy.cli.app", "up", "--detach"]
+    done = subprocess.run(
+        [sys.executable, *looks], cwd=ROOT, env=fleet.environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "deploy.cli.up" in loaded
+    assert not loaded & {"deploy.local.supervisor", "fastapi", "faststream", "sqlalchemy", "aio_pika"}
+
+
+def memory(pid: int) -> dict[str, int]:
+    """What a process uses, in bytes, by the names that the system has for the parts: `Pss` is its share of all."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    return {name: int(rest.split()[0]) * 1024 for name, _, rest in (line.partition(":") for line in lines)}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere each process has an interpreter of its own")
+def test_the_fleet_is_small_because_its_processes_share_what_they_import(fleet: Fleet) -> None:
+    keeper = psutil.Process(state(fleet)["supervisor"])
+    used = {one.pid: memory(one.pid) for one in (keeper, *keeper.children(recursive=True))}
+    for name, pid in pids(fleet).items():
+        own = used[pid]["Private_Dirty"] + used[pid]["Private_Clean"]
+        assert own < used[pid]["Rss"] / 2, f"{name} shares too little"
+    assert sum(one["Pss"] for one in used.values()) < MEMORY
 
 
 def test_the_line_to_paste_places_an_order(fleet: Fleet) -> None:

@@ -10,11 +10,9 @@ from pathlib import Path
 import pytest
 
 from deploy.cli import up
-from deploy.local import fleet
+from deploy.local import fleet, processes
 from deploy.local.environment import Environment
 from tests.unit.local.running import sleeper
-
-SERVICE = "shared.service orders"
 
 
 @pytest.fixture
@@ -23,27 +21,24 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Environment:
     return Environment()
 
 
-def remember(here: Environment, process: "subprocess.Popen[bytes]") -> None:
+def remember(here: Environment, process: "subprocess.Popen[bytes]", born: float = 0.0) -> None:
     """Write down what a supervisor would have, before it was killed."""
     here.run.mkdir(parents=True)
-    here.state_file.write_text(json.dumps({"services": [{"pid": process.pid, "module": SERVICE}], "mail": None}))
+    entry = {"pid": process.pid, "born": born or processes.born(process.pid)}
+    here.state_file.write_text(json.dumps({"services": [entry], "mail": None}))
 
 
 def test_an_orphan_of_this_fleet_is_ended(here: Environment) -> None:
-    with sleeper(SERVICE, MALOTE_DATA=str(here.data)) as orphan:
+    with sleeper() as orphan:
         remember(here, orphan)
         fleet.end_orphans(here)
         assert orphan.wait(5) == -signal.SIGTERM
     assert not here.state_file.exists()
 
 
-@pytest.mark.parametrize(
-    "foreign", [(SERVICE, "/another/fleet"), ("a.shell", "")], ids=["another fleet's service", "anything"]
-)
-def test_a_foreign_process_that_got_an_orphans_pid_is_left_alone(here: Environment, foreign: tuple[str, str]) -> None:
-    words, data = foreign
-    with sleeper(words, MALOTE_DATA=data) as process:
-        remember(here, process)
+def test_a_foreign_process_that_got_an_orphans_pid_is_left_alone(here: Environment) -> None:
+    with sleeper() as process:
+        remember(here, process, born=processes.born(process.pid) - 0.01)
         fleet.end_orphans(here)
         assert process.poll() is None
     assert not here.state_file.exists()

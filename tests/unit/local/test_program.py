@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 
 from deploy.local import processes
+from deploy.local.children import Children
 from deploy.local.ports import free_port
 from deploy.local.program import Program
 from tests.running import until
@@ -13,7 +14,9 @@ from tests.running import until
 
 async def test_what_ends_is_started_again_and_what_is_abandoned_is_not(tmp_path: Path) -> None:
     said: list[str] = []
-    program = Program("stock-1", f"http.server {(port := free_port())}", port, dict(os.environ), tmp_path)
+    program = Program(
+        "stock-1", f"http.server {(port := free_port())}", port, dict(os.environ), tmp_path, Children(None)
+    )
     await program.start(said.append, lambda: None, asyncio.Event())
     first = program.pid
     os.kill(first, signal.SIGKILL)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from deploy.local import replicas
-from deploy.local.environment import Environment
+from deploy.local.environment import Damaged, Environment
 
 SERVICES = ("orders", "stock")
 
@@ -42,3 +42,15 @@ def test_what_is_asked_for_is_kept_until_the_next_fleet_begins(monkeypatch: pyte
     assert replicas.wanted(here) == {"stock": 2, "orders": 3}
     replicas.begin(here, {})
     assert replicas.wanted(here) == {}
+
+
+@pytest.mark.parametrize("text", ["", "[]", "3", '{"stock": "many"}', '{"stock": 0}', '{"stock": true}'])
+def test_a_file_that_says_no_numbers_is_named_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str
+) -> None:
+    monkeypatch.setenv("MALOTE_DATA", str(tmp_path))
+    here = Environment()
+    replicas.begin(here, {})
+    here.replicas_file.write_text(text)
+    with pytest.raises(Damaged, match=rf"{here.replicas_file}: it is .*`malote down`, then `malote up`"):
+        replicas.change(here, {"stock": 2})
