@@ -87,10 +87,13 @@ class RabbitNode:
         return self._node.pid if self._node is not None and self._node.poll() is None else 0
 
     def start(self, timeout: float = 60) -> None:
-        """Start, wait until AMQP and the management API answer. Goes on from what a killed node left.
+        """Launch it and await it. Raises what these raise."""
+        self.launch()
+        self.await_ready(timeout)
 
-        Raises install.Missing without RabbitMQ, RuntimeError with the log's last lines when the node ends or
-        `timeout` seconds have passed."""
+    def launch(self) -> None:
+        """Start, and go on from what a killed node left. Raises install.Missing without RabbitMQ, RuntimeError where a
+        port is taken."""
         self.end_left_overs()
         self._write_files()
         for port in (self.amqp_port, self.management_port, self.metrics_port):
@@ -102,6 +105,10 @@ class RabbitNode:
             if not install.docker():
                 raise
             self._spawn_container()
+
+    def await_ready(self, timeout: float = 60) -> None:
+        """Wait until AMQP and the management API answer. Raises RuntimeError, with the log's last lines, when the node
+        ends or `timeout` seconds have passed."""
         ready = processes.until(lambda: self.pid == 0 or self.answers(), timeout)
         if not ready or self.pid == 0:
             self.kill()

@@ -31,15 +31,23 @@ Say = Callable[[str], None]
 
 
 class Supervisor:
-    """`say` gets a line about each step and each crash; `on_ready` is called once all is ready."""
+    """`say` gets a line about each step and each crash; `on_ready` is called once all is ready; `broker` was launched,
+    if it is ours."""
 
-    def __init__(self, here: Environment, say: Say, on_ready: Callable[[], None], children: Children) -> None:
+    def __init__(
+        self,
+        here: Environment,
+        say: Say,
+        on_ready: Callable[[], None],
+        children: Children,
+        broker: RabbitNode | None = None,
+    ) -> None:
         self._here = here
         self._children = children
         self._own = {**os.environ, "MALOTE_DATA": str(here.data)}
         self._say = say
         self._on_ready = on_ready
-        self._broker: RabbitNode | None = here.broker()
+        self._broker = broker
         self._broker_restarts = 0
         self._broker_keeper: asyncio.Task[None] | None = None
         self._programs: dict[str, Program] = {}
@@ -56,9 +64,6 @@ class Supervisor:
             loop.add_signal_handler(what, self._stop.set)
         loop.add_signal_handler(signal.SIGUSR1, self._look.set)
         try:
-            end_orphans(self._here)
-            if taken := self._here.taken_ports():
-                raise Failed("\n".join(taken))
             await self._or_stop(self._bring_up())
             if not self._stop.is_set():
                 self._on_ready()
@@ -118,22 +123,15 @@ class Supervisor:
 
     async def _prepare(self, new: list[str]) -> None:
         """Databases of new services, the mail server, the broker and its topology."""
-        here, starting = self._here, None
-        if self._broker and not self._broker.pid:
-            starting = asyncio.create_task(asyncio.to_thread(self._broker.start))
-        try:
-            if new:
-                async with self._step(f"migrating databases: {', '.join(new)}", "databases migrated"):
-                    await self._do("migrate", *new)
-            if _MAIL not in self._programs:
-                await self._start(_MAIL, "deploy.local.mailsink", here.smtp_port, self._own)
-            if self._broker and starting:
-                async with self._step("starting the broker", "broker ready"):
-                    await starting
-                self._broker_keeper = asyncio.create_task(self._keep_broker(self._broker))
-        finally:
-            if starting:
-                starting.cancel()
+        if new:
+            async with self._step(f"migrating databases: {', '.join(new)}", "databases migrated"):
+                await self._do("migrate", *new)
+        if _MAIL not in self._programs:
+            await self._start(_MAIL, "deploy.local.mailsink", self._here.smtp_port, self._own)
+        if self._broker and not self._broker_keeper:
+            async with self._step("waiting for the broker", "broker ready"):
+                await asyncio.to_thread(self._broker.await_ready)
+            self._broker_keeper = asyncio.create_task(self._keep_broker(self._broker))
         async with self._step("applying the topology", "topology applied"):
             await self._do("topology")
 
@@ -272,8 +270,14 @@ def supervise(
 
         try:
             replicas.begin(here, counts)
+            end_orphans(here)
+            if taken := here.taken_ports():
+                raise Failed("\n".join(taken))
+            if broker := here.broker():
+                say("starting the broker")
+                broker.launch()  # it works for seconds, as does what we import now
             server = children.server()
-            asyncio.run(Supervisor(here, say, on_ready, Children(server)).run())
+            asyncio.run(Supervisor(here, say, on_ready, Children(server), broker).run())
         except Exception as error:  # whatever it is, the terminal and the log have to say it
             say(f"failed: {error if isinstance(error, Failed | Misconfigured) else cause_of(error)}")
             return 1
