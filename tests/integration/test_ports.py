@@ -2,8 +2,6 @@
 
 import asyncio
 import socket
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import pytest
 
 from deploy.local.ports import HOST, free_port
 from shared.http.ports import Ports
+from tests import forking
 from tests.running import SECRET, settings_for, until
 from tests.serving import NO_BROKER, Served, serving
 from tests.several import Process, lasting_port
@@ -114,15 +113,7 @@ async def _answers(port: str) -> bool:
 @pytest.mark.parametrize("variable", ["STOCK_PORT", "STOCK_HEALTH_PORT"])
 async def test_a_taken_port_ends_the_start_with_the_variables_name(process: Process, variable: str) -> None:
     with socket.create_server((HOST, int(process.environment[variable]))):
-        ended = await asyncio.to_thread(
-            subprocess.run,
-            [sys.executable, "-m", "shared.service", "stock"],
-            cwd=process.root,
-            env=process.environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        ended = await asyncio.to_thread(forking.run, "shared.service", "stock", env=process.environment)
     assert ended.returncode == 78, ended.stderr
     assert f"{variable} (or MALOTE_{variable.removeprefix('STOCK_')}): cannot listen at {HOST} port " in ended.stderr
     assert "Traceback" not in ended.stderr

@@ -5,8 +5,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -15,11 +13,11 @@ import pytest
 
 from deploy.local.ports import HOST
 from deploy.local.rabbitmq import RabbitNode
+from tests import forking
 from tests.migrated import migrate
 from tests.running import LADDER, PASSWORDS, SECRET, Broker, to_place, until
 from tests.several import lasting_port
 
-ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("orders", "stock")
 
 
@@ -42,10 +40,9 @@ class Together:
             }
             self.environment |= {f"{name.upper()}_{field}": str(value) for field, value in own.items()}
 
-    def start(self, *names: str) -> "subprocess.Popen[bytes]":
-        command = [sys.executable, "-m", "shared.service", *names]
+    def start(self, *names: str) -> forking.Forked:
         with self.log.open("ab") as log:
-            return subprocess.Popen(command, cwd=ROOT, env=self.environment, stdout=log, stderr=log)
+            return forking.start("shared.service", *names, env=self.environment, stdout=log, stderr=log)
 
     async def ask(self, name: str, path: str) -> httpx.Response:
         async with httpx.AsyncClient(trust_env=False, timeout=10) as http:
@@ -64,7 +61,7 @@ async def together(rabbit: RabbitNode, guarded: Broker, tmp_path: Path) -> Toget
 
 
 @pytest.fixture
-async def process(together: Together) -> "AsyncIterator[subprocess.Popen[bytes]]":
+async def process(together: Together) -> AsyncIterator[forking.Forked]:
     child = together.start("orders", "stock")
     try:
         await until(together.is_ready, f"both to be ready: {together.log}", 60)
@@ -75,7 +72,7 @@ async def process(together: Together) -> "AsyncIterator[subprocess.Popen[bytes]]
 
 
 async def test_two_services_in_one_process_carry_an_order(
-    together: Together, process: "subprocess.Popen[bytes]", broker: Broker
+    together: Together, process: forking.Forked, broker: Broker
 ) -> None:
     spy = await broker.spy(("orders", "order.rejected.v1"))
     order = to_place()
@@ -113,8 +110,7 @@ async def test_one_that_cannot_listen_ends_the_process(together: Together) -> No
     ("names", "said"), [(["stocks"], "there is no services/stocks/handlers.py"), ([], "NAME"), (["stock"] * 2, "once")]
 )
 def test_a_name_that_is_none_is_refused(names: list[str], said: str) -> None:
-    command = [sys.executable, "-m", "shared.service", *names]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = forking.run("shared.service", *names)
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr

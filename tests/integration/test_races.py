@@ -1,7 +1,7 @@
 """Several processes after the same pieces."""
 
 import asyncio
-import sys
+import os
 from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
@@ -16,10 +16,11 @@ from services.orders.store import ListPrice, Order
 from services.stock.store import Product, Reservation
 from shared.persistence.database import Database, load
 from shared.service import Service
+from tests import forking
 from tests.integration.reserving import count
 from tests.migrated import migrate
 from tests.postgres import PostgresCluster
-from tests.running import Broker, an_order, running, until
+from tests.running import SECRET, Broker, an_order, running, until
 
 
 def a_product(sku: str, on_hand: int) -> Product:
@@ -144,7 +145,6 @@ async def test_a_row_that_is_locked_is_read_anew(postgres: PostgresCluster) -> N
 
 
 async def test_four_migrations_at_once_make_one_database(database_url: str) -> None:
-    program = "import sys; from shared.persistence.database import migrate; migrate('gateway', sys.argv[1])"
-    command = [sys.executable, "-c", program, database_url]
-    processes = [await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.DEVNULL) for _ in range(4)]
-    assert [await process.wait() for process in processes] == [0, 0, 0, 0]
+    env = {**os.environ, "GATEWAY_DATABASE_URL": database_url, "MALOTE_JWT_SECRET": SECRET}
+    processes = [forking.start("shared.migrations", "gateway", env=env) for _ in range(4)]
+    assert [await asyncio.to_thread(process.wait, 60) for process in processes] == [0, 0, 0, 0]
