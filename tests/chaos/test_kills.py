@@ -15,9 +15,10 @@ from shared.messaging import membership
 from shared.messaging.inbox import attempts, inbox
 from shared.messaging.outbox import Outbox, outbox
 from shared.messaging.scheduled import scheduled
-from shared.persistence.database import Database, migrate
+from shared.persistence.database import Database
 from tests.chaos.processes import program, stock_process
 from tests.integration.reserving import RESERVED, on_order_placed
+from tests.migrated import migrate
 from tests.running import Broker, Spy, an_order, module_of, reserved, running, until
 
 STARTS_SECONDS = 90.0

@@ -15,11 +15,12 @@ from deploy.local.rabbitmq import RabbitNode
 from services.deadletters.store.actions import Action
 from services.deadletters.store.letters import Letter
 from services.stock.store import Reservation
-from shared.persistence.database import Database, migrate
+from shared.persistence.database import Database
 from tests.chaos.processes import program
 from tests.deadlettering import Stock
 from tests.forking import Forked
 from tests.integration.reserving import count
+from tests.migrated import migrate
 from tests.postgres import PostgresCluster
 from tests.running import Broker, an_order, running, until
 

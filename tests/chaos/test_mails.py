@@ -4,9 +4,9 @@ import asyncio
 import signal
 
 from services.email.adapters import CONNECTIONS
-from shared.persistence.database import migrate
 from tests.chaos.processes import program
 from tests.integration.test_email_outgoing import Server
+from tests.migrated import migrate
 from tests.running import Broker, an_order, until
 
 

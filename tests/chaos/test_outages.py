@@ -23,10 +23,11 @@ from shared.messaging.handler import on
 from shared.messaging.inbox import inbox
 from shared.messaging.unit import UnitOfWork
 from shared.persistence import database
-from shared.persistence.database import Database, migrate
+from shared.persistence.database import Database
 from shared.service import Service
 from tests.integration.reserving import RESERVED, count, on_order_placed
 from tests.integration.test_topology import vhost_of
+from tests.migrated import migrate
 from tests.postgres import PostgresCluster
 from tests.running import LADDER, Broker, Spy, an_order, is_ready, module_of, reserved, running, settings_for, until
 from tests.servers import manage

@@ -281,7 +281,7 @@ async def test_a_small_export_does_not_wait_for_a_huge_one(broker: Broker, postg
     await connection.execute(
         """INSERT INTO orders (id, revision, placed_at, customer_id, customer_name, customer_email, currency, lines,
            pieces) SELECT lpad(to_hex(n), 32, '0')::uuid, 1, $1::bigint + n, CASE WHEN n <= 10 THEN 'small'
-           ELSE 'c' END, 'Ana', 'ana@example.com', 'BRL', 1, 1 FROM generate_series(1, 1000000) n""",
+           ELSE 'c' END, 'Ana', 'ana@example.com', 'BRL', 1, 1 FROM generate_series(1, 400000) n""",
         1_767_236_400_000,
     )
     await connection.execute("UPDATE read_model SET revision = 1")
