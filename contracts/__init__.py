@@ -1,1 +1,1 @@
-"""What services say to each other. Start with `contracts.flow`."""
+"""The messages and HTTP bodies of all services. Start with `contracts.flow`."""

@@ -1,7 +1,7 @@
-"""The words that every contract is made of: messages, money, identifiers and the envelope.
+"""The types that contracts share: messages, money, identifiers and the envelope.
 
-A contract is frozen. It refuses unknown fields where we build it (`OrderPlaced(colour="red")` fails here, before it is
-sent) and ignores them where we read it (`Message.read`), so a publisher can add a field before its readers know of it.
+A contract is frozen. Its constructor refuses unknown fields (`OrderPlaced(colour="red")` fails before it is sent), and
+`Message.read` ignores them, so a publisher can add a field before its readers know it.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def _integral(value: object) -> object:
 
 
 Integral = BeforeValidator(_integral)
-"""Takes `2.0` for the integer that it is to JSON Schema, and to senders whose language has one kind of number. It comes
-behind a strict field's bounds: so it is asked before them."""
+"""Accepts `2.0` as an integer, as JSON Schema does, because some languages have one kind of number. In an annotation it
+stands after the bounds of a strict field, so that it runs before them."""
 Sku = Annotated[str, StringConstraints(pattern=r"^[A-Z0-9][A-Z0-9._-]{0,39}$"), Field(examples=["COFFEE-1KG"])]
 Quantity = Annotated[int, Field(strict=True, ge=1, le=10_000, examples=[2]), Integral]
 Currency = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$"), Field(examples=["BRL"])]
@@ -39,12 +39,12 @@ EMAIL_PATTERN = (
     r"(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?)+$"
 )
 Email = Annotated[str, StringConstraints(max_length=254, pattern=EMAIL_PATTERN), Field(examples=["ana@example.com"])]
-# 2**53 - 1: what a reader that keeps numbers as doubles still gets exactly.
+# 2**53 - 1: the largest integer that a double holds exactly.
 MinorUnits = Annotated[int, Field(strict=True, ge=0, le=9_007_199_254_740_991), Integral]
 
 
 def complaint(problem: Mapping[str, Any]) -> str:
-    """One of pydantic's errors in words for people, to whom a regular expression says nothing."""
+    """One of pydantic's errors in words for people, without a regular expression."""
     if problem["type"] != "string_pattern_mismatch":
         return str(problem["msg"]).removeprefix("Value error, ")
     is_email = problem["ctx"]["pattern"] == EMAIL_PATTERN
@@ -52,7 +52,7 @@ def complaint(problem: Mapping[str, Any]) -> str:
 
 
 class Contract(BaseModel):
-    """A frozen value: the root of everything that crosses a service's border."""
+    """A frozen value: the base of all messages and HTTP bodies."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -67,7 +67,7 @@ class Money(Contract):
         return Money(amount=self.amount * quantity, currency=self.currency)
 
 
-# What ISO 4217 lists, but for what has no minor unit (metals, bond-market units, XTS, XXX): nothing is priced in those.
+# The codes of ISO 4217, except those without a minor unit (metals, bond-market units, XTS, XXX).
 _CODES = """
 AED AFN ALL AMD AOA ARS AUD AWG AZN BAM BBD BDT BGN BHD BIF BMD BND BOB BOV BRL BSD BTN BWP BYN BZD CAD CDF
 CHE CHF CHW CLF CLP CNY COP COU CRC CUP CVE CZK DJF DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP GEL GHS GIP GMD
@@ -87,8 +87,8 @@ def _is_listed(code: str) -> str:
 
 
 IsoCurrency = Annotated[Currency, AfterValidator(_is_listed), Field(json_schema_extra={"enum": sorted(CURRENCIES)})]
-"""A currency that there is: what clients may ask for. `Currency` also reads what was written before this was checked,
-and what a later edition of ISO 4217 no longer lists."""
+"""A listed currency, in requests. `Currency` also reads values that were stored before this check, and codes that a
+later edition of ISO 4217 no longer lists."""
 
 # ISO 4217's minor units where they are not two. CLDR, which is about display, differs for some.
 _DIGITS = {
@@ -99,12 +99,12 @@ _DIGITS = {
 
 
 def minor_digits(currency: str) -> int:
-    """How many decimal places a currency's minor unit stands for."""
+    """The number of decimal places of a currency."""
     return next((digits for digits, currencies in _DIGITS.items() if currency in currencies), 2)
 
 
 class JobState(StrEnum):
-    """Where a job stands, and what a message means for the job that it belongs to."""
+    """The state of a job, and the state into which a message moves its job."""
 
     PENDING = "PENDING"
     STARTED = "STARTED"
@@ -119,11 +119,11 @@ class JobState(StrEnum):
 
 
 class Message(Contract):
-    """What travels on the broker. The name on the wire is data: renaming a class changes nothing for others.
+    """A message on the broker. Its name on the wire is data, so renaming a class changes nothing for others.
 
-    `exchange` and `key` say where it is published, `job` what it means for the job in its `correlation_id`. A
-    `transient` message skips the outbox and is lost with its process: only the latest one matters. With `carries_job`,
-    the job has failed if this message is given up: it is one of a chain, and nothing else would end the job.
+    It is published to `exchange` under `key`. `job` is the state into which it moves the job in its `correlation_id`. A
+    `transient` message skips the outbox and is lost with its process: only the latest one matters. A message with
+    `carries_job` is a link of a chain: if it is dead-lettered, its job fails, because nothing else would end the job.
     """
 
     exchange: ClassVar[str]
@@ -138,11 +138,11 @@ class Message(Contract):
         return cls.model_validate_json(body, extra="ignore")
 
     def identity(self) -> str | None:
-        """The id of a message that came without a `message_id`, if its content has one."""
+        """The id of a message that arrived without a `message_id`, derived from its content; None if it has none."""
         return None
 
     def job_states(self, correlation_id: str) -> dict[str, JobState]:
-        """The jobs that this message moves, and where to."""
+        """The jobs that this message moves, and their new states."""
         return {correlation_id: self.job} if self.job else {}
 
 
@@ -151,8 +151,8 @@ class Event(Message):
 
 
 class Command(Message):
-    """A wish, sent to the one exchange `commands`; its one consumer may refuse it. One with a
-    `job_kind` can be started over HTTP, and its consumer works on the job."""
+    """A request to another service, sent to the exchange `commands`. Its one consumer may refuse it. A command with a
+    `job_kind` starts a job over HTTP, and its consumer works on the job."""
 
     exchange: ClassVar[str] = "commands"
     job_kind: ClassVar[JobKind | None] = None
@@ -160,11 +160,11 @@ class Command(Message):
 
 @dataclass(frozen=True, slots=True)
 class JobKind:
-    """What a client starts by a POST to `path`, and how its jobs are called.
+    """A kind of job, which a client starts by a POST to `path`. `name` is the kind's name.
 
-    `resource` is what the job is about, such as an order, whose id messages have as `order_id`; the job makes it if it
-    `is_creation`. `cancelled_by` is the command that cancels the job: its first field is the id of the resource, or of
-    the job where there is none.
+    `resource` is what the job is about, such as `order`; messages have its id as `order_id`. With `is_creation`, the
+    job creates the resource. `cancelled_by` is the command that cancels the job; its first field is the id of the
+    resource, or of the job if there is no resource.
     """
 
     name: str
@@ -176,10 +176,10 @@ class JobKind:
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """What rides beside the body. `attempt` counts from 1; `correlation_id` is the job's id.
+    """The metadata of a message. `attempt` counts from 1; `correlation_id` is the job's id.
 
-    `sender` is what the sender says of itself, `user` the broker's user that it is, as the broker has verified: empty
-    if it did not say, None if nobody can know, as with what an administrator or an older version sent on.
+    `sender` is the name that the sender gave. `user` is the sender's broker user, verified by the broker: empty if the
+    sender named none, None if it is unknown, as for messages that an administrator or an older version sent on.
     """
 
     message_id: str

@@ -1,8 +1,8 @@
-"""What a change to a schema would break, field by field, for those who read and write the message already.
+"""The incompatibilities of a changed schema, field by field, for its present readers and writers.
 
-An event is written here and read by anybody: a reader relies on what its schema says, and messages of the old kind are
-still on their way to ours. A command is written by anybody and read here: it may be given more freedom, once its
-consumer runs, and never less. Texts and examples may change; a field may be added if it may be left out.
+An event is written here and read by anybody: its schema may not allow more, because readers rely on it, nor less,
+because old messages are still on their way. A command is written by anybody and read here: its schema may allow more,
+once its consumer runs, and never less. Texts and examples may change; an optional field may be added.
 """
 
 from collections.abc import Iterator
@@ -20,8 +20,8 @@ _KNOWN = {*_TEXTS, *_LOWEST, *_HIGHEST, *_DEMANDS, *_PARTS, *_UNIONS}
 
 
 class Change(NamedTuple):
-    """A difference in what a message may be: it `narrows` if an old message may no longer fit, and `widens` if a new
-    one may not fit the old schema."""
+    """A difference between two schemas. It `narrows` if an old message may violate the new schema, and `widens` if a
+    new message may violate the old one."""
 
     field: str
     what: str
@@ -30,7 +30,7 @@ class Change(NamedTuple):
 
 
 def breaks(old: Schema, new: Schema, *, is_event: bool) -> list[str]:
-    """What `new` would break, a sentence for each field; empty if it can take the place of `old`."""
+    """The incompatibilities of `new`, a sentence for each field; empty if `new` can replace `old`."""
     found = _Comparison(old, new).of(old, new, "")
     return [f"{change.field or 'the message'}: {change.what}" for change in found if change.narrows or is_event]
 
@@ -41,7 +41,7 @@ class _Comparison:
         self._open: list[tuple[Schema, Schema]] = []
 
     def of(self, old: Any, new: Any, at: str) -> list[Change]:
-        """All changes from one (part of a) schema to another."""
+        """All changes from one schema, or part of a schema, to another."""
         before, after = _resolved(old, self._old), _resolved(new, self._new)
         if (before, after) in self._open:  # a schema that contains itself
             return []
@@ -81,7 +81,7 @@ class _Comparison:
                     yield Change(field, "a new field is required: give it a default", True, False)
                 if others is False:
                     yield Change(field, "a new field, and fields that are not named were refused", False, True)
-                elif others is not True:  # until now it was one of them
+                elif others is not True:  # the old schema was one of the alternatives
                     yield from self.of(others, after[name], field)
             else:
                 yield from _presence(name in needed, name in needs, field)
@@ -130,7 +130,7 @@ class _Comparison:
 
 
 def _resolved(schema: Any, root: Schema) -> Schema:
-    """A schema with its `$ref` followed; what stands beside it counts too."""
+    """A schema with its `$ref` resolved, and with the keywords beside the `$ref`."""
     found = {} if schema is True else {"not": {}} if schema is False else dict(schema)
     while ref := found.pop("$ref", None):
         target: Any = root
@@ -141,7 +141,7 @@ def _resolved(schema: Any, root: Schema) -> Schema:
 
 
 def _whole(value: Any, root: Schema, inside: tuple[str, ...] = ()) -> Any:
-    """The value of a keyword that is not understood here, with all that it refers to: to be compared as it is."""
+    """The value of an unknown keyword, with all its references resolved, for comparison as it is."""
     if isinstance(value, list):
         return [_whole(one, root, inside) for one in value]
     if not isinstance(value, dict):
@@ -157,7 +157,7 @@ def _branches(schema: Schema) -> list[Any]:
 
 
 def _beside(schema: Schema) -> Schema:
-    """What stands beside a union; nothing, if the schema itself is the one branch."""
+    """The keywords beside a union; empty if the schema itself is the one branch."""
     rest = {name: value for name, value in schema.items() if name not in _UNIONS}
     return rest if rest != schema else {}
 
@@ -217,7 +217,7 @@ def _presence(was_needed: bool, is_needed: bool, at: str) -> Iterator[Change]:
 
 
 def _defaults(old: Schema, new: Schema, at: str) -> Iterator[Change]:
-    """What a field that is left out means. A default that is an object may get further fields, as its schema may."""
+    """The default of a missing field. A default that is an object may get further fields, as its schema may."""
     before, after = old.get("default"), new.get("default")
     if isinstance(before, dict) and isinstance(after, dict):
         after = {name: value for name, value in after.items() if name in before}

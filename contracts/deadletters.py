@@ -1,4 +1,4 @@
-"""What the deadletters service owns: what can be done with dead letters, and what came of it."""
+"""The messages of the deadletters service: actions on dead letters, and their results."""
 
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -7,7 +7,8 @@ from pydantic import ConfigDict, Field, JsonValue, StrictBool, StringConstraints
 from contracts.base import UUID, Command, Contract, Event, JobKind, JobState, text
 
 LetterState = Literal["WAITING", "SENT", "DONE", "REPLACED"]
-"""WAITING for somebody to decide; SENT again, with no outcome yet; DONE by that; REPLACED by an edited one."""
+"""WAITING for an operator; SENT again, without an outcome yet; DONE after it was sent again; REPLACED by an edited
+one."""
 
 IDS_AT_ONCE = 1_000
 GroupId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{12}$"), Field(examples=["0f1e2d3c4b5a"])]
@@ -100,7 +101,7 @@ class PurgeLetters(Command):
 
 
 class LettersReplayed(Event):
-    """All that were to be sent have been, and it is known of each how it ended."""
+    """All selected letters were sent, and the outcome of each is known."""
 
     exchange: ClassVar[str] = "deadletters"
     key: ClassVar[str] = "letters.replayed.v1"
@@ -125,7 +126,7 @@ class ReplayFailed(Event):
 
 
 class ReplayCancelled(Event):
-    """A replay was stopped. What had been sent by then goes its way."""
+    """A replay was stopped. Letters that had been sent by then are processed."""
 
     exchange: ClassVar[str] = "deadletters"
     key: ClassVar[str] = "replay.cancelled.v1"

@@ -1,5 +1,5 @@
-"""What the email service owns: the command by which it sends what it has written down, what it can be asked to write,
-and what becomes of mails that are sent again."""
+"""The messages of the email service: commands to write and to send mails, and the results of mails that are sent
+again."""
 
 from typing import Annotated, ClassVar
 
@@ -18,7 +18,7 @@ class DeliverMail(Command):
 
 
 class MailReport(Command):
-    """Write to whoever asked for a report that it is ready, or (with a `reason`) that it is not to be had.
+    """Write to the person who asked for a report that it is ready, or (with a `reason`) that it failed.
 
     `link` works without a token until `expires_at`: it is for the recipient alone.
     """
@@ -39,7 +39,7 @@ class MailReport(Command):
 
 
 class DigestGroup(Contract):
-    """Dead letters that wait and belong together: one lane, one message, one kind of reason."""
+    """A group of waiting dead letters: one lane, one message, one kind of reason."""
 
     id: str = Field(max_length=12, examples=["0f1e2d3c4b5a"])
     lane: str = Field(max_length=64, examples=["stock"])
@@ -49,8 +49,9 @@ class DigestGroup(Contract):
 
 
 class MailDigest(Command):
-    """Tell the operators that messages were given up. `new` came since they were told last, the first of them at
-    `since`; `waiting` is how many wait by now, `groups` the largest of them and `more_groups` how many others."""
+    """Notify the operators that messages were dead-lettered. `new` counts the letters after the last digest, the first
+    of them at `since`; `waiting` counts all that wait; `groups` has the largest groups, and `more_groups` counts the
+    others."""
 
     key: ClassVar[str] = "mail.digest.v1"
 
@@ -62,8 +63,8 @@ class MailDigest(Command):
 
 
 class ResendMails(Command):
-    """Send mails again that a server refused for good: some, or all that were written since `failed_since`. Many are
-    sent a part at a time: `after` and `resent` say how far it is."""
+    """Send mails again that a server refused for good: those of `ids`, or all that were written since `failed_since`.
+    Many mails are sent in parts: `after` and `resent` are the progress."""
 
     key: ClassVar[str] = "mail.resend.v1"
     carries_job: ClassVar[bool] = True
@@ -87,7 +88,7 @@ class MailsResent(Event):
 
 
 class MailResendRefused(Event):
-    """None of the mails was one that has failed."""
+    """No selected mail has failed."""
 
     exchange: ClassVar[str] = "email"
     key: ClassVar[str] = "mail.resend_refused.v1"

@@ -29,7 +29,7 @@ class Route(NamedTuple):
 
 
 NOWHERE = Route((), ())
-"""Of a message that has no row."""
+"""The route of a message without a row."""
 
 
 def service_of(lane: str) -> str:
@@ -50,7 +50,7 @@ def read(rows: dict[type[Message], str]) -> dict[type[Message], Route]:
 
 
 def services_in(flow: Mapping[type[Message], Route]) -> tuple[str, ...]:
-    """Who sends or consumes anything there, but for the shop."""
+    """The services that send or consume a message of a flow."""
     named = {service_of(name) for route in flow.values() for name in (*route.senders, *route.lanes)}
     return tuple(sorted(named - {SHOP, "any"}))
 
@@ -58,10 +58,10 @@ def services_in(flow: Mapping[type[Message], Route]) -> tuple[str, ...]:
 # fmt: off
 FLOW = read({
     # message                        who may send it -> the lanes that consume it
-    # a customer wishes
+    # customers order and cancel
     orders.PlaceOrder:               "gateway shop -> orders",
     orders.CancelOrder:              "gateway -> orders",
-    # an order lives
+    # the life of an order
     orders.OrderPlaced:              "orders -> stock email reports",
     orders.OrderConfirmed:           "orders -> stock email reports gateway",
     orders.OrderRejected:            "orders -> stock email reports gateway",
@@ -75,7 +75,7 @@ FLOW = read({
     stock.StockAdjusted:             "stock -> reports",
     stock.StockLow:                  "stock -> email",
     stock.ProductPriced:             "stock -> orders",
-    # mail leaves
+    # mails are sent
     email.DeliverMail:               "email -> email.outgoing",
     email.ResendMails:               "gateway email -> email",
     email.MailsResent:               "email -> gateway",
@@ -88,7 +88,7 @@ FLOW = read({
     reports.ExportStopped:           "reports -> reports",
     reports.CancelReport:            "gateway -> reports",
     reports.RemoveReportFiles:       "reports -> reports.export",
-    # and its end is told
+    # and its end is reported
     reports.ReportReady:             "reports -> gateway",
     reports.ReportFailed:            "reports -> gateway",
     reports.ReportCancelled:         "reports -> gateway",
@@ -112,13 +112,13 @@ FLOW = read({
     deadletters.LetterEdited:        "deadletters -> gateway",
     deadletters.LetterEditRefused:   "deadletters -> gateway",
     deadletters.LettersPurged:       "deadletters -> gateway",
-    # and operators are told of them
+    # and operators are notified of them
     email.MailDigest:                "deadletters -> email",
-    # the kernel speaks of jobs, in whichever service it runs
+    # the kernel reports on jobs, in every service
     jobs.JobRetrying:                "any -> gateway",
     jobs.JobFailed:                  "any -> gateway reports",
     jobs.JobProgressed:              "any -> gateway",
-    # and of its processes
+    # and on its processes
     processes.ProcessSeen:           "any ->",
 })
 # fmt: on

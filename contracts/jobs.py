@@ -31,7 +31,7 @@ class JobFailed(Event):
 
 
 class JobProgressed(Event):
-    """How far a job is. Transient: the latest one is enough."""
+    """The progress of a job. Transient: the latest one is enough."""
 
     exchange: ClassVar[str] = "jobs"
     key: ClassVar[str] = "job.progressed.v1"

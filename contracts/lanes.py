@@ -13,7 +13,7 @@ Complaint = tuple[str, str, str]
 
 
 def complaints(lane: str, message: str, body: object) -> list[Complaint]:
-    """What keeps a lane from reading a body as a message of that name; empty if nothing does."""
+    """The reasons why a lane cannot read a body as a message of that name; empty if it can."""
     contract = BY_KEY.get(message)
     if contract is None or lane not in FLOW[contract].lanes:
         known = ", ".join(sorted(key for key, found in BY_KEY.items() if lane in FLOW[found].lanes))

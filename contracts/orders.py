@@ -1,4 +1,4 @@
-"""What the orders service owns: the commands it takes and the facts it publishes."""
+"""The messages of the orders service: its commands and its events."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -38,7 +38,7 @@ class Customer(Contract):
 
 
 class OrderLine(Contract):
-    """A wish for some pieces of a product. Lines of the same SKU are added up when the order is placed."""
+    """Some pieces of a product. Lines of the same SKU are added up when the order is placed."""
 
     sku: Sku
     quantity: Quantity
@@ -65,7 +65,7 @@ class OrderedLine(Contract):
 
 
 class RejectedLine(Contract):
-    """A line that could not be served: what was asked for, and what is left (None: not a product of ours)."""
+    """A line that could not be served: the ordered and the available pieces (None: an unknown product)."""
 
     sku: Sku
     quantity: SummedQuantity
@@ -84,8 +84,8 @@ class CancelOrder(Command):
 class PlaceOrder(Command):
     """Place an order. Any shop's own system may send it to exchange `commands` with key `order.place.v1`.
 
-    Prices are not taken from the sender. Sent twice with the same `message_id`, or with none and the same
-    `order_id`, it is one order.
+    The sender does not set prices. Sent twice with the same `message_id`, or without one and with the same `order_id`,
+    it is one order.
     """
 
     key: ClassVar[str] = "order.place.v1"

@@ -1,4 +1,4 @@
-"""What the reports service owns: what can be asked for, the chain of commands that makes an export, and how it ends."""
+"""The messages of the reports service: requests, the chain of commands that makes an export, and its end."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,12 +34,12 @@ FILTERS: dict[str, tuple[str, ...]] = {
     "stock-movements": ("sku",),
     "sales-summary": ("sku",),
 }
-"""Which filters go with which kind."""
+"""The filters of each kind."""
 
 
 @cache
 def _zones() -> set[str]:
-    """Those with a name that means the same on every machine. Listing them reads a tree of files."""
+    """The time zones that are the same on every machine. Cached, because listing them reads a tree of files."""
     return available_timezones() - {"localtime", "Factory"}
 
 
@@ -111,7 +111,7 @@ class ReportWish(Contract):
     @classmethod
     def _comes_after(cls, value: datetime | None, info: ValidationInfo) -> datetime | None:
         since = info.data.get("since")
-        # As instants: two times of one zone are compared by what clocks show there, which can go back.
+        # As instants: Python compares two times of one zone by their local clocks, which can go back.
         if value and since and value.tzinfo and since.tzinfo and value.astimezone(UTC) <= since.astimezone(UTC):
             raise ValueError("to must be later than from")
         return value
@@ -141,7 +141,7 @@ OF_CUSTOMERS: tuple[ReportKind, ...] = ("orders", "order-lines")
 
 
 class NotForCustomers(Exception):
-    """A customer asked for a report that is not about its own orders: `code` is for programs, the text for people."""
+    """A customer may not have this report. `code` is for programs, the text for people."""
 
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(detail)
@@ -149,7 +149,7 @@ class NotForCustomers(Exception):
 
 
 def about_customer(request: ReportWish, customer: str) -> ReportWish:
-    """A customer's request, narrowed down to its own orders. Raises `NotForCustomers` if it is about anything else."""
+    """A customer's request, limited to its own orders. Raises `NotForCustomers` if it asks for anything else."""
     if request.kind not in OF_CUSTOMERS:
         raise NotForCustomers("operators_only", f"Only an operator may have a report of kind {request.kind}.")
     if request.filters.customer_id not in (None, customer):
@@ -276,7 +276,7 @@ class CreateReport(Command):
 class ExportChunk(Command):
     """Write one part of a report: the rows after the key `after`, as many as go into a part.
 
-    Beside the report itself, all that the part depends on is in here, so a repeat writes the same part again.
+    The part depends only on the report and on this command, so a repeated command writes the same part again.
     """
 
     key: ClassVar[str] = "report.export.v1"
@@ -352,7 +352,7 @@ class ReportReady(Event):
 
 
 class ReportFailed(Event):
-    """A report is not to be had."""
+    """A report has failed."""
 
     exchange: ClassVar[str] = "reports"
     key: ClassVar[str] = "report.failed.v1"
@@ -426,8 +426,8 @@ class ReadModelRebuilt(Event):
 class ProjectPage(Command):
     """Put a page of a source into the read model. `entries` are as the source's query route gave them.
 
-    `then` is said once that is done, in the same transaction: no page is asked for before the one before it is in, and
-    the end is not told before the last one is.
+    `then` is sent in the transaction that stores the page, so the next page is fetched, or the end is reported, only
+    after the page is stored.
     """
 
     key: ClassVar[str] = "report.project_page.v1"

@@ -1,8 +1,8 @@
 """One JSON Schema (2020-12) per message version, in `contracts/schemas/`, for readers in any language.
 
-What is committed there is published: others read and write by it.
+A committed schema is published: others read and write messages by it.
 
-python -m contracts.schema          write them; refused if a change would break somebody
+python -m contracts.schema          write them; refused if a change is incompatible
 """
 
 import json
@@ -16,7 +16,7 @@ from contracts.flow import BY_KEY, FLOW
 
 FOLDER = Path(__file__).parent / "schemas"
 RETIRED = FOLDER / "retired"
-"""Of messages that nobody sends or reads any more. Their names are never given to another one."""
+"""The schemas of messages that no service sends or reads any more. Their names are never used again."""
 
 Schemas = Mapping[str, dict[str, Any]]
 
@@ -31,7 +31,7 @@ nobody does (docs/messages.md says how to find out), move {file} to contracts/sc
 def schemas() -> dict[str, dict[str, Any]]:
     """The schema of every message, by file name.
 
-    They say what is sent, without `additionalProperties: false`: a reader has to accept fields that it does not know.
+    They describe sent messages, without `additionalProperties: false`, because a reader must accept unknown fields.
     """
     return {f"{message.key}.json": _open(message.model_json_schema(mode="serialization")) for message in FLOW}
 
@@ -54,7 +54,7 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def broken(published: Schemas, wanted: Schemas, retired: Schemas) -> list[str]:
-    """What would break if `wanted` took the place of `published`: which field of which message, and what to do."""
+    """The incompatibilities of `wanted` with `published`: message, field, and what to do."""
     found = []
     for name, old in published.items():
         key = name.removesuffix(".json")
@@ -78,7 +78,7 @@ def _next_version(key: str) -> str:
 
 
 def write() -> None:
-    """Write all schemas. Raises SystemExit, and writes none, if that would break somebody."""
+    """Write all schemas. Raises SystemExit, and writes none, if a change is incompatible."""
     wanted = schemas()
     if problems := broken(read(FOLDER), wanted, read(RETIRED)):
         raise SystemExit("\n\n".join(problems))

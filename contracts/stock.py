@@ -1,4 +1,4 @@
-"""What the stock service owns: the catalogue with its prices, and what happens to levels."""
+"""The messages of the stock service: prices of the catalogue, and changes of levels."""
 
 from typing import Annotated, ClassVar
 
@@ -14,7 +14,7 @@ class ReservedLine(Contract):
 
 
 class StockReserved(Event):
-    """All lines of an order are set aside."""
+    """All lines of an order are reserved."""
 
     exchange: ClassVar[str] = "stock"
     key: ClassVar[str] = "stock.reserved.v1"
@@ -25,7 +25,7 @@ class StockReserved(Event):
 
 
 class StockRejected(Event):
-    """Nothing was set aside for an order: `rejected_lines` are the lines for which there is too little."""
+    """Nothing was reserved for an order. `rejected_lines` are the lines with too few available pieces."""
 
     exchange: ClassVar[str] = "stock"
     key: ClassVar[str] = "stock.rejected.v1"
@@ -35,7 +35,7 @@ class StockRejected(Event):
 
 
 class StockTaken(Event):
-    """What was set aside for an order has left the warehouse: it is neither reserved nor on hand any more."""
+    """The reserved pieces of an order have left the warehouse: they are neither reserved nor on hand any more."""
 
     exchange: ClassVar[str] = "stock"
     key: ClassVar[str] = "stock.taken.v1"
@@ -46,7 +46,7 @@ class StockTaken(Event):
 
 
 class StockReleased(Event):
-    """What was set aside for an order is for sale again. `was_taken`: it had left, and is back on hand."""
+    """The pieces of an order are for sale again. `was_taken`: they had left the warehouse, and are on hand again."""
 
     exchange: ClassVar[str] = "stock"
     key: ClassVar[str] = "stock.released.v1"
@@ -72,7 +72,7 @@ class StockAdjusted(Event):
 
 
 class StockLow(Event):
-    """A product's available pieces fell below its threshold. Said once per fall, not per piece."""
+    """A product's available pieces fell below its threshold. Sent once for each fall, not for each piece."""
 
     exchange: ClassVar[str] = "stock"
     key: ClassVar[str] = "stock.low.v1"
@@ -84,7 +84,7 @@ class StockLow(Event):
 
 
 class ProductPriced(Event):
-    """A product's name or price was set. A lower `revision` than one already seen is out of date."""
+    """A product's name or price was set. An event with a lower `revision` than a known one is outdated."""
 
     exchange: ClassVar[str] = "stock"
     key: ClassVar[str] = "product.priced.v1"

@@ -1,4 +1,4 @@
-"""Who can send what to whom: the table in docs/security.md, derived from `contracts/flow.py`.
+"""The table of senders and consumers in docs/security.md, derived from `contracts/flow.py`.
 
 `python -m contracts.threats` writes it into the document.
 """
@@ -12,7 +12,7 @@ BEGIN, END = "<!-- derived from contracts/flow.py -->\n", "<!-- end of what is d
 
 
 def table() -> str:
-    """A row for each message: who may send it, through which exchange, and the lanes that then act on it."""
+    """A row for each message: its senders, its exchange, and the lanes that consume it."""
     rows = ["| message | who may send it | exchange | which lanes act on it |", "|---|---|---|---|"]
     for message, (who, lanes) in FLOW.items():
         senders = "any service" if who == SERVICES else ", ".join(who)

@@ -39,7 +39,7 @@ class ReplayWish(Selection):
 
 
 def _boolean(value: object) -> object:
-    """Pydantic takes 0 for the literal False: they are equal in Python, and two things in JSON."""
+    """Refuse 0, which Pydantic accepts for the literal False."""
     if not isinstance(value, bool):
         raise ValueError("it is not a boolean")
     return value
@@ -82,8 +82,8 @@ class EditWish(Contract):
 
 
 DEEPEST = 50
-"""How deep JSON of any content may be nested. Readers of JSON give up between a hundred levels and a thousand, and what
-is accepted has to be read by all that it passes."""
+"""How deep a body may be nested. Readers of JSON fail between a hundred and a thousand levels, and every program that
+an accepted body passes must be able to read it."""
 
 
 def _values_of(value: object) -> Iterable[object]:

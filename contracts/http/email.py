@@ -8,7 +8,8 @@ from contracts.base import UUID, AwareDatetime, Contract
 from contracts.http.common import AT, Moment, example
 
 MailState = Literal["PENDING", "SENT", "FAILED"]
-"""PENDING: written down; not sent, or not known to be. SENT: the server took it. FAILED: it refused it for good."""
+"""PENDING: stored; not sent, or the outcome is unknown. SENT: the server accepted it. FAILED: the server refused it for
+good."""
 
 
 class MailSummary(Contract):

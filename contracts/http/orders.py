@@ -10,7 +10,7 @@ from contracts.orders import Customer, OrderedLine, OrderLine, OrderState, Rejec
 
 
 class OrderIn(Contract):
-    """A wish for an order: `PlaceOrder` without its id, which the gateway gives. Prices are not the sender's to say."""
+    """A request for an order: `PlaceOrder` without its id, which the gateway gives. The sender does not set prices."""
 
     model_config = example(
         customer={"id": "ana", "name": "Ana Souza", "email": "ana@example.com", "locale": "pt-BR"},
