@@ -1,6 +1,6 @@
-"""Money as people read it: with the digits that ISO 4217 gives its currency, and the signs and blanks of the locale.
+"""Money for people: with the digits that ISO 4217 gives the currency, and the signs and blanks of the locale.
 
-A module of its own: only what writes for people needs Babel.
+In a module of its own, because only texts for people need Babel.
 """
 
 import re
@@ -16,7 +16,7 @@ NO_BREAK_SPACE = "\N{NO-BREAK SPACE}"
 
 
 def format_money(amount: Decimal, currency: str, locale: Locale) -> str:
-    """An amount in major units. CLDR, which is about display, gives some currencies other digits than ISO 4217."""
+    """An amount in major units. CLDR has other digits than ISO 4217 for some currencies."""
     digits = minor_digits(currency)
     pattern = locale.currency_formats["standard"].pattern.replace(".00", f".{'0' * digits}" if digits else "")
     return _spaced(format_currency(amount, currency, pattern, locale, currency_digits=False), currency, locale)
@@ -28,8 +28,8 @@ def format_short_money(amount: Decimal, currency: str, locale: Locale) -> str:
 
 
 def _spaced(text: str, currency: str, locale: Locale) -> str:
-    """CLDR wants a blank between a digit and what is no sign (`KWD 1.000`, but `R$1.00`). Babel lacks that
-    rule: UTS 35, part 3, `currencySpacing`."""
+    """A pattern with a blank between a currency's letters and the amount (`KWD 1.000`, but `R$1.00`), as CLDR demands
+    (UTS 35, part 3, `currencySpacing`). Babel lacks that rule."""
     symbol = get_currency_symbol(currency, locale)
     if unicodedata.category(symbol[-1]).startswith(("S", "Z")):
         return text

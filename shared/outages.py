@@ -1,8 +1,8 @@
-"""Whose fault a database's error is: the database's, which then is away or unfit, or that of one statement's data.
+"""Tells errors of a whole database from errors of one statement's data.
 
-Everything waits for a database that is away, lacks what the service needs or is damaged, and no message is blamed: all
-of them would fail alike. What the database says about the data of one statement (a constraint, a value that is too
-long) is about one message, and fails that message only.
+If the database is away, damaged, or lacks what the service needs, every message would fail, so all of them wait and
+none is blamed. An error about the data of one statement (a constraint, a value that is too long) fails one message
+only.
 """
 
 import sqlite3
@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 
 class Trouble(Enum):
-    """What is wrong with a database, and what to do about it."""
+    """A fault of a database, and what to do about it."""
 
     AWAY = ""
     LACKS = "is it migrated? (malote migrate)"
@@ -22,7 +22,7 @@ class Trouble(Enum):
 
     @property
     def is_total(self) -> bool:
-        """Whether the service can do nothing without an answer to it. What else is stored may still be read."""
+        """Whether the service can do nothing until the fault is repaired. With other faults, it can still read."""
         return self in (Trouble.LACKS, Trouble.FORBIDS)
 
 
@@ -52,7 +52,7 @@ _CODES = {
     Trouble.DAMAGED: (11, 26),  # CORRUPT, NOTADB
 }
 _PLAIN_ERROR = 1
-"""Of a statement that is wrong, and of one that is right for other tables: only the text says which."""
+"""SQLite's code for a wrong statement and for a missing table; the text tells them apart."""
 _LACKING = ("no such table", "no such column", " has no column named ", "ON CONFLICT clause does not match")
 
 
@@ -72,17 +72,17 @@ def trouble(error: DBAPIError) -> Trouble | None:
 
 
 def _state(raised: BaseException | None) -> str | None:
-    """PostgreSQL's own word for it, which SQLAlchemy does not take over for every error of the driver's."""
+    """The SQLSTATE of an error, which SQLAlchemy does not copy from every error of the driver."""
     found: str | None = getattr(raised, "sqlstate", None) or getattr(raised and raised.__cause__, "sqlstate", None)
     return found
 
 
 def _is_of_data(raised: BaseException | None) -> bool:
-    """Whether the driver itself, asking nobody, refused a value that it cannot send or read."""
+    """Whether the driver itself refused a value that it cannot send or read."""
     return isinstance(raised, sqlite3.Error) or isinstance(raised and raised.__cause__, ValueError)
 
 
 def said(error: DBAPIError) -> str:
-    """The database's own words, in one line and without the statement."""
+    """The database's message in one line, without the statement."""
     cause = (error.orig and error.orig.__cause__) or error.orig or error
     return str(cause).partition("\n")[0] or type(cause).__name__

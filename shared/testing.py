@@ -97,7 +97,7 @@ class Harness:
 
 
 async def _nobody_took_it() -> None:
-    """There is no other process."""
+    """Do nothing: there is no other process that could take a message over."""
 
 
 def _envelope(message: Message, job: str | None) -> Envelope:

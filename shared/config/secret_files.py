@@ -1,4 +1,5 @@
-"""Settings as files, one each, named like its variable in any case: how containers are given what is secret."""
+"""Settings from files: one file for each setting, named like its variable in any case. Containers get secrets this
+way."""
 
 from pathlib import Path
 
@@ -8,13 +9,13 @@ LARGEST = 64 * 1024
 
 
 class Unreadable(ValueError):
-    """A folder or file is of no use. The text names it, and never says what is in it."""
+    """A folder or file cannot be used. The text names it, and never contains its content."""
 
 
 def read(folder: str | None, *prefixes: str) -> dict[str, str]:
-    """What the files of `folder` set, by variable: of those only that begin with one of `prefixes`.
+    """The settings in the files of `folder`, by variable; only variables that begin with one of `prefixes`.
 
-    Without a folder it is `/run/secrets`, if that is there. Raises `Unreadable`.
+    The default folder is `/run/secrets`, if it exists. Raises `Unreadable`.
     """
     found: dict[str, str] = {}
     for path in _files(folder):
@@ -30,15 +31,15 @@ def _files(folder: str | None) -> list[Path]:
     try:
         return sorted((Path(folder) if folder else USUAL).iterdir())
     except OSError as error:
-        if not folder:  # it is not there, or somebody else's
+        if not folder:  # it does not exist, or belongs to somebody else
             return []
         raise Unreadable(f"{VARIABLE}={folder} is no folder that can be read: {error.strerror}") from error
 
 
 def _text(path: Path) -> str:
-    """Without the line breaks at the end, which an editor leaves there."""
+    """The text of a file without the line breaks at its end, which editors add."""
     try:
-        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe, which would be waited for
+        if path.exists() and not (path.is_file() or path.is_dir()):  # reading a pipe could block
             raise Unreadable(f"{path} is no file")
         with path.open("rb") as file:
             text = file.read(LARGEST + 1)

@@ -1,4 +1,4 @@
-"""The services that there are: the folders of services/, each with what it can be told."""
+"""The existing services, which are the folders of services/, and their settings."""
 
 import importlib
 from functools import cache
@@ -8,13 +8,13 @@ from shared.config.settings import SERVICES, ServiceSettings
 
 
 def services() -> list[str]:
-    """Every folder that can be started; nobody keeps a list."""
+    """The names of all services: each folder with a `handlers.py`."""
     return sorted(path.parent.name for path in SERVICES.glob("*/handlers.py"))
 
 
 @cache
 def settings_of(service: str) -> type[ServiceSettings]:
-    """The class in its `settings.py`; the settings that every service has where there is none."""
+    """The class in the service's `settings.py`; without that file, a class with the settings that every service has."""
     if not find_spec(f"services.{service}.settings"):
         return type(
             f"{service.capitalize()}Settings",

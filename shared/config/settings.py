@@ -1,7 +1,7 @@
-"""Settings from the environment: a service's own variable is `<SERVICE>_<FIELD>`, one for all is `MALOTE_<FIELD>`.
+"""Settings from the environment: `<SERVICE>_<FIELD>` is for one service, `MALOTE_<FIELD>` for all.
 
-The environment wins over a file of that name in the secrets' folder (`shared.config.secret_files`), that over a line
-of `.env` in the working directory, and a service's own over `MALOTE_`.
+A variable of the environment takes precedence over a file in the folder of secrets (`shared.config.secret_files`), and
+that over a line of `.env` in the working directory. A service's own variable takes precedence over `MALOTE_`.
 """
 
 import sys
@@ -31,10 +31,10 @@ SERVICES = Path(__file__).resolve().parents[2] / "services"
 """A folder for each service."""
 COMMON_PREFIX = "MALOTE_"
 OUTSIDE = "outside"
-"""What stands for all lanes with work outside the database."""
+"""The name for all lanes with work outside the database."""
 LEAST_DISTINCT = 8
 LONGEST_WAIT_SECONDS = 30 * 86_400.0
-"""The broker's own limit for what waits in a queue is 49 days."""
+"""The broker limits the wait of a message to 49 days."""
 Host = Annotated[str, Field(pattern=r"^\S+$")]
 """A name or an address to listen on or to connect to."""
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -49,7 +49,7 @@ def seconds(duration: str) -> float:
 
 
 LONGEST_LIMIT = "25m"
-"""RabbitMQ takes a message back that nobody has answered for half an hour for."""
+"""RabbitMQ delivers a message again that is not acknowledged within half an hour."""
 
 
 def read_limits(entries: tuple[str, ...]) -> dict[str, float]:
@@ -76,13 +76,13 @@ def read_ladder(steps: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def default_port(service: str) -> int:
-    """The port that its `service.toml` gives it, so that all services find room on one machine; 8000 without one."""
+    """The port in the service's `service.toml`, so that all services fit on one machine; 8000 without one."""
     path = SERVICES / service / "service.toml"
     return int(tomllib.loads(path.read_text()).get("port", 8000)) if path.exists() else 8000
 
 
 class ServiceSettings(BaseSettings):
-    """What every service can be told. A service adds its own fields and gives `env_prefix`."""
+    """The settings of every service. A service adds its own fields and sets `env_prefix`."""
 
     model_config = SettingsConfigDict(env_file=".env", extra="ignore", env_ignore_empty=True, allow_inf_nan=False)
     name: ClassVar[str]
@@ -93,29 +93,29 @@ class ServiceSettings(BaseSettings):
         default=None,
         ge=1,
         le=65535,
-        description="A port for /metrics and detailed /readyz, which PORT then keeps to itself; empty: PORT has all.",
+        description="A port for /metrics and detailed /readyz, which PORT then does not have. Empty: PORT has all.",
     )
     connections: int = Field(
         default=4_000,
         ge=10,
         le=1_000_000,
-        description="Connections to HTTP that a process has at a time; beyond it is a 503.",
+        description="The most HTTP connections of a process; further ones get a 503.",
     )
     proxies: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
-        description="Addresses or networks of proxies of ours: their X-Forwarded-For and -Proto are believed.",
+        description="Addresses or networks of trusted proxies, whose X-Forwarded-For and -Proto are used.",
     )
     database_url: SecretStr = Field(
         default=SecretStr(""), description="sqlite:///PATH or postgresql://…; empty: .data/<service>.db"
     )
     amqp_url: SecretStr = Field(
-        default=SecretStr("amqp://guest:guest@127.0.0.1:5672/"), description="The broker, as this service's own user."
+        default=SecretStr("amqp://guest:guest@127.0.0.1:5672/"), description="The broker, with this service's own user."
     )
     tls_ca_file: Path | None = Field(
         default=None, description="Certificates (PEM) of authorities to trust besides the machine's own."
     )
     tls_cert_file: Path | None = Field(
-        default=None, description="Our own certificate (PEM), for a broker or a database that asks for one."
+        default=None, description="The certificate (PEM) of this process, for a broker or a database that asks for one."
     )
     tls_key_file: Path | None = Field(
         default=None, validate_default=True, description="The key of TLS_CERT_FILE (PEM), without a passphrase."
@@ -136,20 +136,24 @@ class ServiceSettings(BaseSettings):
         default=366.0,
         gt=0,
         le=3660,
-        description="How long a token may be good, from its issue to its end.",
+        description="The longest life of a token, from its issue to its end.",
     )
     log_format: Literal["auto", "json", "console"] = Field(
         default="auto", description="auto: readable on a terminal, JSON elsewhere."
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_identities: Literal["plain", "hashed"] = Field(
-        default="plain", description="How the log names subject and address of who was refused (401, 403, 404)."
+        default="plain",
+        description="How the log names the subject and the address of a refused caller (401, 403, 404).",
     )
     otlp_endpoint: HttpUrl | None = Field(
         default=None, description="A collector for traces (OTLP over HTTP), without /v1/traces; empty: no traces."
     )
     trace_ratio: float = Field(
-        default=1.0, ge=0, le=1, description="The share of new traces that is recorded; others' decisions are kept."
+        default=1.0,
+        ge=0,
+        le=1,
+        description="The share of new traces that is recorded. A trace from elsewhere keeps its decision.",
     )
     retry_ladder: Annotated[tuple[str, ...], NoDecode] = Field(
         default=("1s", "5s", "30s", "2m", "10m"),
@@ -157,12 +161,14 @@ class ServiceSettings(BaseSettings):
         description="Waits before each further attempt; the same for all services and for `malote topology apply`.",
     )
     inbox_keep_days: int = Field(
-        default=14, ge=1, le=3650, description="How long a message's id is remembered as done."
+        default=14, ge=1, le=3650, description="How long the id of a processed message is kept."
     )
     outbox_limit: int = Field(
-        default=500_000, ge=1, description="Messages that may wait for the broker before HTTP is answered with a 503."
+        default=500_000,
+        ge=1,
+        description="The most messages that wait for the broker; beyond it, HTTP answers with a 503.",
     )
-    batch_limit: int = Field(default=200, ge=1, le=5000, description="Messages in one transaction at the most.")
+    batch_limit: int = Field(default=200, ge=1, le=5000, description="The most messages in one transaction.")
     handler_limit: Annotated[tuple[str, ...], NoDecode] = Field(
         default=("1m", "outside=15m"),
         description="How long a handler may take before its attempt fails; outside=… where it works outside the "
@@ -260,7 +266,7 @@ class ServiceSettings(BaseSettings):
         return entries
 
     def handler_seconds(self, lane: str, *, outside: bool) -> float:
-        """How long a handler of this lane may take."""
+        """Seconds that a handler of this lane may take."""
         limits = read_limits((*type(self).model_fields["handler_limit"].default, *self.handler_limit))
         return limits.get(lane, limits[OUTSIDE if outside else ""])
 
@@ -293,12 +299,12 @@ class ServiceSettings(BaseSettings):
 
     @cached_property
     def tls(self) -> Tls:
-        """What connections to broker, database, SMTP and HTTPS are made with, if they are made with TLS."""
+        """The certificates for TLS connections to broker, database, SMTP and HTTPS."""
         return Tls(self.tls_ca_file, self.tls_cert_file, self.tls_key_file)
 
 
 def _secrets(prefix: str, *sources: PydanticBaseSettingsSource) -> dict[str, str | None]:
-    """What files set, by the variable in lower case; an empty one sets nothing."""
+    """The settings in files, by the variable in lower case; an empty file sets nothing."""
     said = [source.env_vars for source in sources if isinstance(source, EnvSettingsSource)]
     folder = next(filter(None, (variables.get(secret_files.VARIABLE.lower()) for variables in said)), None)
     found = secret_files.read(folder, prefix, COMMON_PREFIX)
@@ -309,7 +315,7 @@ Settings = TypeVar("Settings", bound=ServiceSettings)
 
 
 def load(settings: type[Settings]) -> Settings:
-    """Read the settings, or say on stderr which variable is wrong and end with status 78 (EX_CONFIG)."""
+    """Read the settings. For a wrong variable, print its name on stderr and exit with status 78 (EX_CONFIG)."""
     try:
         return settings()
     except ValidationError as error:

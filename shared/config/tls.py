@@ -1,4 +1,4 @@
-"""Whom a process trusts on TLS, and what it shows of itself: the same for broker, database, SMTP and HTTPS."""
+"""Trusted authorities and the client certificate for TLS: the same for broker, database, SMTP and HTTPS."""
 
 import ssl
 from dataclasses import dataclass
@@ -19,12 +19,13 @@ class Tls:
 
     @property
     def context(self) -> ssl.SSLContext:
-        """Checks chain, dates and host name, always. Raises ValueError naming the file that is of no use."""
+        """A context that always checks chain, dates and host name. Raises ValueError with the name of an unusable
+        file."""
         return _shared(self)
 
     def for_database(self, sslmode: str) -> ssl.SSLContext | str:
-        """What asyncpg takes for libpq's `sslmode`. As there, `require` looks at no certificate unless an authority
-        was named; the others mean what they say. Raises ValueError."""
+        """The `ssl` argument of asyncpg for libpq's `sslmode`. As in libpq, `require` checks no certificate unless an
+        authority is named. Raises ValueError."""
         if sslmode in UNCHECKED:
             return sslmode
         if sslmode not in CHECKED:
@@ -40,13 +41,13 @@ def _made(tls: Tls) -> ssl.SSLContext:
     for path in filter(None, (tls.ca_file, tls.cert_file, tls.key_file)):
         if path.exists() and not (
             path.is_file() or path.is_dir()
-        ):  # to open a pipe would last until somebody writes to it
+        ):  # opening a pipe would block until somebody writes to it
             raise ValueError(f"{path} is no file")
     context = ssl.create_default_context()
     try:
         if tls.ca_file:
             context.load_verify_locations(tls.ca_file)
-    except OSError as error:  # SSLError is one
+    except OSError as error:  # SSLError is an OSError
         raise ValueError(f"no certificates can be read from {tls.ca_file}: {error.strerror}") from error
     try:
         if tls.cert_file:
@@ -59,10 +60,10 @@ def _made(tls: Tls) -> ssl.SSLContext:
 
 @lru_cache
 def _shared(tls: Tls) -> ssl.SSLContext:
-    """Reading the machine's authorities takes 30 ms."""
+    """Cached, because reading the machine's authorities takes 30 ms."""
     return _made(tls)
 
 
 def _none() -> str:
-    """OpenSSL would ask at the terminal, and a service has none."""
+    """Refuse an encrypted key, for whose passphrase OpenSSL would ask at a terminal."""
     raise ValueError("the key is encrypted; write it to the file without a passphrase")

@@ -1,7 +1,8 @@
 """The AsyncAPI 3.0 documents, from what a service declares to its broker.
 
-FastStream says which queues it consumes, which exchanges it publishes to, and of what type. What it leaves out is added
-here: the envelope, the committed schemas, examples, who sends and who reads, the queues' arguments and dead letters.
+FastStream documents the queues that a service consumes, the exchanges that it publishes to, and their types. This
+module adds the envelope, the committed schemas, examples, senders and readers, the arguments of queues, and dead
+letters.
 """
 
 import json
@@ -22,7 +23,7 @@ from shared.messaging import topology
 from shared.messaging.handler import Handler
 
 FOLDER = Path(schema.__file__).parent / "asyncapi"
-"""The committed documents, one a service and one of all: what is served and printed."""
+"""The committed documents, one for each service and one for all, which are served and printed."""
 ALL = "malote"
 
 _TEAM = topology.team_permissions("newsletter", "orders")
@@ -60,7 +61,7 @@ next version (`order.placed.v2`), sent beside the old one until nobody reads tha
 
 
 def names() -> list[str]:
-    """Of which there are documents: that of all first, then each service's."""
+    """The names of the documents: that of all services first, then each service's."""
     return sorted((path.stem for path in FOLDER.glob("*.json")), key=lambda name: (name != ALL, name))
 
 
@@ -70,17 +71,17 @@ def text(name: str) -> str:
 
 
 def written(document: Document) -> str:
-    """A document as its file has it."""
+    """The text of a document's file."""
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
 def path(name: str) -> str:
-    """Where the gateway serves a document as a page, and as JSON under the same with `.json`."""
+    """The path at which the gateway serves a document as a page; with `.json` appended, as JSON."""
     return "/asyncapi" if name == ALL else f"/asyncapi/{name}"
 
 
 class Lane(Protocol):
-    """What is to be known of a lane."""
+    """A lane, as the documents describe it."""
 
     @property
     def name(self) -> str: ...
@@ -112,7 +113,7 @@ def document(service: str, broker: RabbitBroker, lanes: Sequence[Lane]) -> Docum
 
 
 def merged(documents: Iterable[Document]) -> Document:
-    """The one document of all services. Raises ValueError if two of them say different things of the same name."""
+    """The document of all services. Raises ValueError if two services define one name differently."""
     channels: Document = {}
     operations: Document = {}
     components: Document = {"messages": {}, "schemas": {}}

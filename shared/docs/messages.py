@@ -1,4 +1,4 @@
-"""What the AsyncAPI documents say of messages: envelope, body, an example, who sends them and who reads them."""
+"""Messages in AsyncAPI documents: envelope, body, example, senders and readers."""
 
 import inspect
 import json
@@ -83,7 +83,7 @@ def _message(message: type[Message]) -> Document:
 
 
 def _about(message: type[Message]) -> str:
-    """All that its class and the flow say of a message, in Markdown."""
+    """The description of a message in Markdown, from its class and the flow."""
     senders = [f"a shop's own system, as the user `{SHOP}`" if name == SHOP else name for name in _senders(message)]
     lines = [
         *filter(None, [inspect.cleandoc(message.__doc__ or "").partition("\n\n")[2]]),
@@ -126,7 +126,7 @@ def _envelope(about: str, *, required: bool, **more: str) -> Document:
 
 
 def _lifted(message: type[Message]) -> Document:
-    """A message's committed schema and the ones that it refers to, each by its name."""
+    """A message's committed schema and the schemas that it refers to, by name."""
     whole = json.loads(json.dumps(_schemas()[f"{message.key}.json"]).replace("#/$defs/", "#/components/schemas/"))
     del whole["$schema"]
     return {**whole.pop("$defs", {}), message.__name__: whole}
@@ -138,14 +138,14 @@ def _schemas() -> Document:
 
 
 def join(into: Document, more: Document) -> None:
-    """Add what is not there yet. Raises ValueError if something else has the same name."""
+    """Add the missing entries. Raises ValueError if an existing entry of the same name differs."""
     for name, value in more.items():
         if into.setdefault(name, value) != value:
             raise ValueError(f"two different things are called {name!r}")
 
 
 def paragraph(text: str | None) -> str:
-    """The first paragraph in one line, without marks."""
+    """The first paragraph in one line, without Markdown."""
     return " ".join(inspect.cleandoc(text or "").partition("\n\n")[0].split()).replace("`", "")
 
 
@@ -161,7 +161,7 @@ def refs(names: Iterable[str], *path: str) -> Document:
 
 
 def example_of(message: type[Message]) -> Any:
-    """A body that fits the message's schema, made of the examples in it."""
+    """A valid body, made of the examples in the message's schema."""
     schemas = _lifted(message)
     return _example(schemas[message.__name__], schemas)
 
@@ -199,7 +199,7 @@ def _example_value(part: Document) -> Any:
 
 
 def _example_headers(message: type[Message]) -> Document:
-    """As the publisher sends them."""
+    """The headers of a message as the publisher sends them."""
     cause = None if issubclass(message, Command) else _CAUSE
     sender = "orders" if message.exchange == JobFailed.exchange else _senders(message)[0]
     sent = properties(Envelope(_ID, cause or _ID, message.key, sender, _NOON, cause, _TRACE))

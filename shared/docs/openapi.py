@@ -1,4 +1,4 @@
-"""The OpenAPI document of a service, as those read it who look each reference up; and that of several as one."""
+"""The OpenAPI document of a service, and the merged document of several services."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,14 +15,14 @@ COMPONENTS = "#/components/schemas/"
 
 
 def ref(model: type[BaseModel]) -> dict[str, str]:
-    """A reference to a model in place of its schema: `$ref` in a schema is looked up from the document's root, so one
-    that brought `$defs` of its own would point at nothing."""
+    """A reference to a model, in place of its schema. A `$ref` is resolved from the root of the document, so a schema
+    with `$defs` of its own would have dangling references."""
     return {"$ref": f"{COMPONENTS}{model.__name__}"}
 
 
 class PublicRouter(APIRouter):
-    """The routes of the service that clients come to: its document has those of all services, and begins with `about`.
-    `groups` are the tags of all routes and what each is about, in the order in which they are shown."""
+    """The routes of the public service, whose document describes the public routes of all services and begins with
+    `about`. `groups` are the tags of all routes and their descriptions, in the order of display."""
 
     def __init__(self, *, about: str, groups: Mapping[str, str], **more: Any) -> None:
         super().__init__(**more)
@@ -30,7 +30,8 @@ class PublicRouter(APIRouter):
 
 
 class Application(FastAPI):
-    """FastAPI, whose document also has the schemas that only a `ref` names, and says where no token is needed."""
+    """FastAPI, whose document also has the schemas that only a `ref` names, and marks the operations without a
+    token."""
 
     def __init__(self, *, service: str, router: APIRouter, referred: Sequence[type[BaseModel]], **more: Any) -> None:
         self._is_public = isinstance(router, PublicRouter)
@@ -45,23 +46,23 @@ class Application(FastAPI):
         document = super().openapi()
         referred = [(model, "serialization") for model in self._referred]
         _, found = models_json_schema(referred, ref_template=COMPONENTS + "{model}")  # type: ignore[arg-type]
-        components = document.setdefault("components", {})  # a service without routes of its own has none yet
+        components = document.setdefault("components", {})  # a service without routes has no components
         components["schemas"] = dict(sorted({**found["$defs"], **components.get("schemas", {})}.items()))
         for operation in (operation for path in document["paths"].values() for operation in path.values()):
-            operation.setdefault("security", [])  # said, not left out: whoever reads it knows that none is needed
+            operation.setdefault("security", [])  # explicitly empty: no token is needed
         if self._is_public:
             merge(document, (found for name, found in committed().items() if name != self._service))
         return document
 
 
 def written(document: Document) -> str:
-    """A document as its file has it."""
+    """The text of a document's file."""
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
 def merge(document: Document, others: Iterable[Document]) -> None:
-    """Add to a document what others say of public paths, with all that they refer to. Raises ValueError if two of them
-    say different things of the same name."""
+    """Add the public paths of other documents, and all that they refer to. Raises ValueError if two documents define
+    one name differently."""
     for other in others:
         for path, operations in public(other).items():
             join(document["paths"].setdefault(path, {}), operations)

@@ -1,8 +1,8 @@
-"""A service migrates its own database, and nobody else's: `python -m shared.migrations [SERVICE] [--wait]`.
+"""Migrates the database of one service: `python -m shared.migrations [SERVICE] [--wait]`.
 
-For images, which have one service in them and no command line. `--wait` only waits until somebody has done it, so that
-no process of a new version meets tables of an old one. A database that a newer version has migrated is fine for both:
-an older one can be put back in its place.
+For images, which contain one service and no command line. `--wait` only waits until the database is migrated, so that
+no process of a new version meets the tables of an old one. A database that a newer version has migrated is accepted, so
+that an older version can be deployed again.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from shared.persistence.database import Backoff, Database, migrate
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 once the database is at this version or at a newer one; else 1, with the reason on stderr."""
+    """Return 0 once the database has this version or a newer one; else 1, with the reason on stderr."""
     asked = argparse.ArgumentParser(prog="python -m shared.migrations", description=__doc__)
     asked.add_argument("service", nargs="?", default=os.environ.get("SERVICE"), help="default: $SERVICE")
     asked.add_argument("--wait", action="store_true", help="migrate nothing; wait until it is done")
@@ -36,14 +36,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             migrate(settings.name, settings.database, settings.tls)
             print(f"{settings.name}: the database is at the newest version")
-    except Exception as error:  # whatever it is: a Job tries again, and its log has to say why
+    except Exception as error:  # any error: a Job tries again, and its log must have the reason
         print(f"{settings.name}: {_line(error)}", file=sys.stderr)
         return 1
     return 0
 
 
 async def _versions(settings: ServiceSettings) -> set[str]:
-    """What the database says of itself; nothing if it was never migrated. Raises if it does not answer."""
+    """The versions in the database; empty if it was never migrated. Raises if the database does not answer."""
     database = Database(settings.database, settings.tls)
     try:
         async with database.reading() as session:

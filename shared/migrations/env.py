@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from shared.persistence.database import sqlite_engine
 
-_LOCK = 7_310_212_011  # any number that all migrations of one database agree on
+_LOCK = 7_310_212_011  # any number, the same for all migrations of one database
 
 
 def upgrade(connection: Connection) -> None:
@@ -18,7 +18,7 @@ def upgrade(connection: Connection) -> None:
 
 
 async def main() -> None:
-    """One process at a time: whoever comes later finds it done."""
+    """Run the migrations, one process at a time. A later process finds them done."""
     told = context.config.attributes
     if told["url"].get_backend_name() == "sqlite":
         engine = sqlite_engine(told["url"], "BEGIN IMMEDIATE", pool_size=1)

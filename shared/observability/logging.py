@@ -1,7 +1,7 @@
-"""Log lines: JSON for machines, readable on a terminal; every line carries the service and what it is about.
+"""Log lines: JSON for machines, readable on a terminal. Every line has the service and the ids of its subject.
 
-What is about an order carries its job's id as `correlation_id`, in all services: `malote logs` finds it by that. Mail
-addresses and logins, which are in the texts of other systems' errors, do not get into a line.
+In all services, a line about an order has the id of the order's job as `correlation_id`, by which `malote logs` finds
+it. Mail addresses and logins in the errors of other systems are masked.
 """
 
 import json
@@ -21,7 +21,7 @@ _ADDRESS = re.compile(r"[^\s@<>:/\"'(),;=]+@(?=[\w.\[-])")
 
 
 class Unfailing:
-    """A file that a line is written to if there is room: a full disk must not fail what the line is about."""
+    """A file that ignores failed writes: a full disk must not stop the work that a line is about."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
@@ -37,18 +37,18 @@ class Unfailing:
 
 
 class LostChannels(logging.Filter):
-    """A connection that is lost while the process stands still: of each of its channels aio-pika tells, as an error,
-    the address of a function that failed. It opens them again, so that is one line, and for people."""
+    """Replaces the errors of aio-pika after a lost connection, one for each channel, by one readable line: aio-pika
+    opens the channels again."""
 
     again_after = 10.0
-    """Seconds: within these, all is of one connection, or of those that were lost together."""
+    """Seconds within which all errors count as one."""
 
     def __init__(self) -> None:
         super().__init__()
         self._told_at = 0.0
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether a record is to be told."""
+        """Whether a record is logged."""
         if "RobustChannel._on_close" not in repr(record.args):
             return True
         if record.created - self._told_at < self.again_after:
@@ -60,7 +60,8 @@ class LostChannels(logging.Filter):
 
 
 def configure(settings: ServiceSettings) -> None:
-    """Send everything to stdout in one form: our own lines directly, the standard library's through its handler."""
+    """Write all lines to stdout in one form: those of structlog directly, those of the standard library by its
+    handler."""
     readable = settings.log_format == "console" or (settings.log_format == "auto" and sys.stdout.isatty())
     chain: list[Any] = [
         structlog.contextvars.merge_contextvars,
@@ -80,7 +81,7 @@ def configure(settings: ServiceSettings) -> None:
     structlog.configure(
         processors=[*chain, *renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(settings.log_level)),
-        # Not through the standard library: a line for every message costs a third this way.
+        # Not through the standard library, by which a line takes three times as long.
         logger_factory=structlog.PrintLoggerFactory(cast(Any, Unfailing(sys.stdout)))
         if readable
         else structlog.BytesLoggerFactory(cast(Any, Unfailing(sys.stdout.buffer))),
@@ -99,11 +100,11 @@ def _configure_standard_library(level: str, chain: list[Any], renderer: list[Any
         logging.getLogger(chatty).setLevel(logging.ERROR)
     channels = logging.getLogger("aio_pika.tools")
     channels.filters[:] = [LostChannels()]
-    logging.getLogger("aiormq.connection").setLevel(logging.CRITICAL)  # the kernel says itself that the broker is gone
+    logging.getLogger("aiormq.connection").setLevel(logging.CRITICAL)  # the kernel logs itself that the broker is gone
 
 
 def _about_message(logger: Any, method: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
-    """The ids of the message in hand, if there is one and the line does not say itself what it is about."""
+    """Add the ids of the message that is being handled, unless the line has ids of its own."""
     if (envelope := tracing.in_hand.get()) and "message_id" not in event:
         event["message_id"], event["correlation_id"] = envelope.message_id, envelope.correlation_id
     if "trace_id" not in event and (trace_id := tracing.trace_id()):
@@ -112,7 +113,7 @@ def _about_message(logger: Any, method: str, event: structlog.types.EventDict) -
 
 
 def _without_addresses(logger: Any, method: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
-    """`ana@example.com` -> `***@example.com`, where texts come from elsewhere: in warnings and errors."""
+    """`ana@example.com` -> `***@example.com` in warnings and errors, whose texts may come from other systems."""
     if event.get("level") not in ("info", "debug"):
         for name, value in event.items():
             if isinstance(value, str) and "@" in value:
@@ -121,7 +122,7 @@ def _without_addresses(logger: Any, method: str, event: structlog.types.EventDic
 
 
 def _in_order(logger: Any, method: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
-    """The time first: lines of several files can then be sorted as they are."""
+    """Put the time first, so that lines of several files can be sorted as text."""
     first = {name: event.pop(name) for name in ("timestamp", "level", "service", "event") if name in event}
     return first | dict(event)
 
@@ -134,7 +135,7 @@ def _named_after_logger(
 
 
 def _json(line: Any, **how: Any) -> bytes:
-    """A line must never fail for what is in it: orjson refuses halves of surrogate pairs and huge numbers."""
+    """A line as JSON. It never fails, although orjson refuses halves of surrogate pairs and huge numbers."""
     try:
         return orjson.dumps(line, **how)
     except TypeError:

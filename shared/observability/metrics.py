@@ -8,10 +8,10 @@ from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
-# The whole list. Labels are bounded: services, lanes, messages and kinds of jobs are names in our own code, routes are
-# templates. What several processes know alike (the outbox's rows, jobs, dead letters) each of them says: take `max`.
-# A lane's depth and its consumers are the broker's to say (rabbitmq_detailed_queue_*): it also knows of lanes that no
-# process is left of. Only how old a lane's oldest message is it does not know, and we do.
+# All metrics. Labels are bounded: services, lanes, messages and kinds of jobs are names in the code, routes are
+# templates. Gauges of shared state (the outbox's rows, jobs, dead letters) are equal in all processes of a service:
+# take `max`. The broker exports the depth and the consumers of each lane (rabbitmq_detailed_queue_*), also of lanes
+# without a process. It does not know the age of a lane's oldest message, which is therefore here.
 
 Metric = TypeVar("Metric", Counter, Gauge, Histogram)
 _children: dict[tuple[Any, ...], Any] = {}
@@ -20,7 +20,7 @@ _QUICK = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.
 _SLOW = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
 OUTCOMES = ("done", "duplicate", "retried", "dead_lettered")
 UNREADABLE = "unreadable"
-"""The name of a message that has none that we know."""
+"""The name of a message without a known name."""
 
 MESSAGES = Counter(
     "malote_messages_total",
@@ -110,7 +110,7 @@ TASK_ENDED = Gauge(
 
 
 def of(metric: Metric, *labels: str) -> Metric:
-    """A metric with its labels filled in. Filling them in costs more than counting, so it is done once."""
+    """A metric with these labels. Cached, because looking a metric up by labels costs more than counting."""
     key = (metric, *labels)
     found: Metric | None = _children.get(key)
     if found is None:
@@ -119,7 +119,8 @@ def of(metric: Metric, *labels: str) -> Metric:
 
 
 def expect(service: str, lane: str, messages: Iterable[str]) -> None:
-    """Count from nought what a lane may meet: a series that begins with its first dead letter does not rise by it."""
+    """Create the series of a lane with the value 0. A series that began with the first dead letter would show no
+    rise."""
     for message in messages:
         for outcome in OUTCOMES:
             of(MESSAGES, service, lane, message, outcome)
@@ -127,14 +128,14 @@ def expect(service: str, lane: str, messages: Iterable[str]) -> None:
 
 
 class OfService(Collector):
-    """What one of several services in a process tells: its own series. What carries no service's name, as the process's
-    memory, is told by one of them: it would be counted twice."""
+    """The series of one of several services in a process. Series without a service's name, such as the process's
+    memory, are exported by one of the services, so that they do not count twice."""
 
     def __init__(self, service: str, *, whole: bool) -> None:
         self._service, self._otherwise = service, service if whole else ""
 
     def collect(self) -> Iterator[Family]:
-        """The metrics with those series."""
+        """The metrics with the series of this service."""
         for metric in REGISTRY.collect():
             own = copy(metric)
             own.samples = [s for s in metric.samples if s.labels.get("service", self._otherwise) == self._service]

@@ -1,6 +1,6 @@
-"""Spans on their way to a collector, by OTLP over HTTP. Only loaded where there is one: the SDK takes time and memory.
+"""Exports spans to a collector, by OTLP over HTTP. Loaded only if there is one, because the SDK takes time and memory.
 
-A collector that is gone costs spans, and no order.
+Without its collector, spans are lost and orders are not.
 """
 
 import logging
@@ -24,11 +24,11 @@ from shared.config.tls import Tls
 log = structlog.get_logger(__name__)
 
 EXPORT_SECONDS = 3.0
-"""How long the collector may take for what it is sent."""
+"""How long the collector may take to accept spans."""
 
 
 class _Trusting(HTTPAdapter):
-    """Checks certificates as all of a service's connections do, and shows the same one of its own."""
+    """Uses the same TLS context as all connections of a service."""
 
     def __init__(self, tls: Tls) -> None:
         self._tls = tls
@@ -38,20 +38,20 @@ class _Trusting(HTTPAdapter):
         super().init_poolmanager(*arguments, ssl_context=self._tls.context, **options)
 
     def cert_verify(self, *_: Any) -> None:
-        """The context does: the library would add authorities of its own to it."""
+        """Do nothing: the context verifies, and the library would add its own authorities to the context."""
 
 
 class Exporter(SpanExporter):
-    """Says once that the collector is gone, and once that it is back.
+    """Logs once that the collector does not answer, and once that it answers again.
 
-    The library reads more from the environment, such as `OTEL_EXPORTER_OTLP_HEADERS` for a login.
+    The library reads further settings from the environment, such as `OTEL_EXPORTER_OTLP_HEADERS` for a login.
     """
 
     def __init__(self, settings: ServiceSettings) -> None:
         assert settings.otlp_endpoint
         self._host = settings.otlp_endpoint.host
         session = requests.Session()
-        session.trust_env = False  # no proxy stands between our own machines
+        session.trust_env = False  # no proxy is used between services and collector
         session.mount("https://", _Trusting(settings.tls))
         url = f"{str(settings.otlp_endpoint).rstrip('/')}/v1/traces"
         self._inner = OTLPSpanExporter(url, timeout=EXPORT_SECONDS, session=session)
@@ -74,8 +74,8 @@ class Exporter(SpanExporter):
 
 
 def exporting(settings: ServiceSettings, version: str) -> tuple[TracerProvider, Exporter]:
-    """Where a service's spans are made, and what sends them: in the background, from a queue that is bounded."""
-    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # it has a line for every try
+    """The maker of a service's spans, and what exports them: in the background, from a bounded queue."""
+    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # the library logs a line for each try
     exporter = Exporter(settings)
     about = {
         "service.namespace": "malote",

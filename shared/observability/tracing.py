@@ -1,9 +1,9 @@
 """Traces: one from the request to the mail, over HTTP, database, outbox and broker.
 
-Without a collector nothing of OpenTelemetry's SDK is loaded, and each place here costs one look at a context variable:
-`traceparent` then only passes through, so that the traces of systems before and behind us stay connected.
+Without a collector, OpenTelemetry's SDK is not loaded, and each function here costs one look at a context variable.
+`traceparent` is then passed on unchanged, so that the traces of other systems stay connected.
 
-Which service a span belongs to goes with the context, not with the module: several can live in one process.
+A context variable says which service a span belongs to, because a process can run several services.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ if TYPE_CHECKING:
 
 STATEMENT_LENGTH = 500
 FLUSH_SECONDS = 3.0
-"""How long a stopping service lets the collector take what there is."""
+"""How long a stopping service waits for the collector to accept the last spans."""
 
 QUIET = ("/livez", "/readyz", "/metrics")
-"""Routes that are asked all the time: no spans, no log lines."""
+"""Routes that are requested all the time: they have no spans and no log lines."""
 
 _TABLE = re.compile(r"\b(?:INTO|FROM|UPDATE)\s+\"?(\w+)", re.IGNORECASE)
 _TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})")
 
 tracer_of_service: ContextVar[trace.Tracer | None] = ContextVar("tracer", default=None)
-"""Of the service that works in this context; None where nothing is traced."""
+"""The tracer of the service that runs in this context; None without tracing."""
 
 in_hand: ContextVar[Envelope | None] = ContextVar("in_hand", default=None)
 """The message that is being handled: its ids go into every log line."""
 
 
 class Tracing:
-    """A service's spans: where they come from and go to. Off without `otlp_endpoint`."""
+    """The tracing of a service. It is off without `otlp_endpoint`."""
 
     def __init__(self, settings: ServiceSettings, version: str) -> None:
         self._tracer: trace.Tracer | None = None
@@ -61,34 +61,34 @@ class Tracing:
 
     @property
     def fastapi(self) -> TelemetryConfig:
-        """For FastAPI, which makes the spans of requests itself. Metrics and logs are ours."""
+        """Settings for FastAPI, which makes the spans of requests itself. Its metrics and logs are off."""
         config: TelemetryConfig = {"metrics": False, "logs": False, "operation_spans": False, "auto_configure": False}
         if self._tracer:
             return {**config, "tracer_provider": self._provider, "exclude": _is_quiet}
         return {**config, "tracing": False}
 
     def context(self) -> Context:
-        """The context for a task whose spans are this service's."""
+        """A context for tasks, in which all spans are this service's."""
         own = copy_context()
         own.run(tracer_of_service.set, self._tracer)
         return own
 
     def of_request(self, given: str | None, query: bytes) -> str:
-        """The `traceparent` of the request in hand; the spans of what it does are this service's from here on."""
+        """The `traceparent` of the current request. From here on, the spans of the request are this service's."""
         tracer_of_service.set(self._tracer)
         span = trace.get_current_span()
-        if query:  # searches have names and addresses in them, signed links their signature
+        if query:  # the query of a search has names and addresses, that of a signed link its signature
             span.set_attribute("url.query", "REDACTED")
         return _carried_by(span, given)
 
     def watch(self, engines: Iterable[AsyncEngine]) -> None:
-        """Make a span of each statement, below the one that it is part of. Values are not shown."""
+        """Make a span of each statement, below the current one. It does not contain values."""
         if self._tracer:
             for engine in engines:
                 _watch(engine)
 
     async def stop(self) -> None:
-        """Send what there is, if the collector takes it in time."""
+        """Export the last spans, if the collector accepts them in time."""
         if self._tracer:
             hurry = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._exporter.shutdown)
             await asyncio.to_thread(self._provider.shutdown)
@@ -100,14 +100,14 @@ def _is_quiet(scope: MutableMapping[str, Any]) -> bool:
 
 
 def follow(traceparent: str | None) -> str:
-    """A W3C `traceparent` as it came, if it is valid, or a new one: what is not traced here is still one trace."""
+    """A valid W3C `traceparent` as it came, or a new one, so that all messages of a request share a trace."""
     if _TRACEPARENT.fullmatch(traceparent or ""):
         return str(traceparent)
     return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
 
 
 def trace_id(traceparent: str | None = None) -> str | None:
-    """The id of a trace, or of the one that this is part of. None if it is not traced."""
+    """The id of the trace in a `traceparent`, or of the current trace; None without a trace."""
     if tracer_of_service.get() is None:
         return None
     found = _context_of(traceparent) if traceparent else trace.get_current_span().get_span_context()
@@ -115,10 +115,10 @@ def trace_id(traceparent: str | None = None) -> str | None:
 
 
 class handling:  # noqa: N801 - reads as what it is: `with handling(…):`
-    """A message is being handled: log lines carry its ids, and its span is the current one.
+    """Around the handling of a message: log lines have its ids, and its span is the current one.
 
-    Gives the envelope as the cause of what follows from it. The span hangs below the message's own, and is linked to
-    the batch that it is handled in.
+    Yields the envelope, as the cause of the messages that the handler sends. The span is below the message's own span,
+    and linked to the batch.
     """
 
     __slots__ = ("_envelope", "_is_before", "_lane", "_span")
@@ -153,7 +153,7 @@ class handling:  # noqa: N801 - reads as what it is: `with handling(…):`
 
 @contextlib.contextmanager
 def together(name: str, traceparents: Sequence[str | None]) -> Iterator[None]:
-    """What is done at once for several messages, such as a transaction: below the first of them, linked to the rest."""
+    """A span for several messages at once, such as a transaction: below the first message, and linked to the others."""
     tracer = tracer_of_service.get()
     if tracer is None:
         yield
@@ -167,7 +167,7 @@ def together(name: str, traceparents: Sequence[str | None]) -> Iterator[None]:
 
 
 def step(name: str, attributes: dict[str, Any]) -> contextlib.AbstractContextManager[Any]:
-    """A call to another system, as part of what is being traced; nothing if that is not."""
+    """A span for a call to another system, if the current work is traced."""
     tracer = tracer_of_service.get()
     if tracer is None or not trace.get_current_span().is_recording():
         return _NOTHING
@@ -178,13 +178,13 @@ _NOTHING = contextlib.nullcontext()
 
 
 def current(default: str | None) -> str:
-    """The `traceparent` for a call to another system: of the step that it is, or as it came."""
+    """The `traceparent` for a call to another system: that of the current span, or the given one."""
     span = trace.get_current_span()
     return _carried_by(span, default) if tracer_of_service.get() and span.is_recording() else follow(default)
 
 
 def created(exchange: str, envelope: Envelope) -> Envelope:
-    """A new message's envelope with its `traceparent`: the span of its making, below what it has from its cause."""
+    """The envelope of a new message with the `traceparent` of a span for its creation, below the span of its cause."""
     tracer = tracer_of_service.get()
     if tracer is None:
         passed = follow(envelope.traceparent)
@@ -197,7 +197,7 @@ def created(exchange: str, envelope: Envelope) -> Envelope:
 
 
 def sent(exchange: str, envelope: Envelope, since: int, error: BaseException | None) -> None:
-    """A message left the outbox, or was refused; it was given to the broker at `since` (epoch nanoseconds)."""
+    """Record that a message was published or refused. It was sent to the broker at `since` (epoch nanoseconds)."""
     tracer, cause = tracer_of_service.get(), _context_of(envelope.traceparent)
     if tracer is None or not cause.is_valid:
         return
@@ -213,7 +213,7 @@ def sent(exchange: str, envelope: Envelope, since: int, error: BaseException | N
 
 @contextlib.contextmanager
 def off() -> Iterator[None]:
-    """Record nothing in the block: for what a process does by itself every few seconds."""
+    """Record nothing inside the block, which is periodic work of a process."""
     token = tracer_of_service.set(None)
     try:
         yield
@@ -222,12 +222,13 @@ def off() -> Iterator[None]:
 
 
 def now() -> int:
-    """Epoch nanoseconds, as spans have them; 0 if nothing is traced."""
+    """Epoch nanoseconds, as in spans; 0 without tracing."""
     return time.time_ns() if tracer_of_service.get() else 0
 
 
 class _Current:
-    """A span that is the current one until it ends. Errors are named, not quoted: their texts have values in them."""
+    """A span that is the current one until it ends. It has the name of an error, not its text, which may contain
+    values."""
 
     __slots__ = ("_span", "_token")
 
@@ -266,7 +267,7 @@ def _about(operation: str, destination: str, envelope: Envelope) -> dict[str, An
 
 
 def _carried_by(span: Span, given: str | None) -> str:
-    """The `traceparent` that names a span; as it was given if there is no span, as with `OTEL_SDK_DISABLED`."""
+    """The `traceparent` of a span; the given one without a span, as with `OTEL_SDK_DISABLED`."""
     of = span.get_span_context()
     return f"00-{of.trace_id:032x}-{of.span_id:016x}-{of.trace_flags:02x}" if of.is_valid else follow(given)
 
@@ -284,7 +285,7 @@ def _below(traceparent: str | None) -> context.Context:
 
 
 def _below_context(parent: SpanContext | None) -> context.Context:
-    """The context of a span's parent; of none, whatever the current span is."""
+    """A context in which the span of a `traceparent` is the parent, whatever the current span is."""
     return trace.set_span_in_context(NonRecordingSpan(parent or trace.INVALID_SPAN_CONTEXT), context.Context())
 
 

@@ -1,4 +1,4 @@
-"""Lets clients wait for something to change without each of them asking the database again and again."""
+"""Lets many clients wait for changes, with one query for all of them."""
 
 import asyncio
 import time
@@ -16,16 +16,16 @@ log = structlog.get_logger(__name__)
 
 POLL_SECONDS = 0.25
 POLL_SHARE = 0.1
-"""Of the time, for looking, however many wait: a look takes up to 10 ms for a thousand."""
+"""The largest share of time for queries, however many clients wait. A query for a thousand keys takes up to 10 ms."""
 KEYS_AT_ONCE = 1_000
 Key = TypeVar("Key")
 Revisions = Callable[[AsyncSession, Collection[Key]], Awaitable[Mapping[Key, Any]]]
 
 
 class Changes(Generic[Key]):
-    """Wakes those who wait for a key: at once when this process changed it, a moment later when another did.
+    """Wakes the waiters for a key: at once after a change by this process, a moment later after a change by another.
 
-    `revisions(session, keys)` says, by one query, in which state each key is: a value that differs once it changed.
+    `revisions(session, keys)` returns the revision of each key by one query. A changed key has another revision.
     """
 
     def __init__(self, revisions: Revisions[Key]) -> None:
@@ -36,7 +36,7 @@ class Changes(Generic[Key]):
 
     @contextmanager
     def of(self, key: Key) -> Iterator[asyncio.Event]:
-        """An event that is set when the key may have changed. Take it, then read, then wait."""
+        """An event that is set when the key may have changed. Take the event, then read the key, then wait."""
         changed = asyncio.Event()
         self._waiting.setdefault(key, set()).add(changed)
         try:
@@ -47,7 +47,7 @@ class Changes(Generic[Key]):
                 del self._waiting[key]
 
     def announce(self, session: AsyncSession, key: Key) -> None:
-        """Wake those who then wait for a key, once the session has committed."""
+        """Wake the waiters for a key once the session has committed."""
         announced: set[Key] = session.sync_session.info.setdefault(self, set())
         if not announced:
             event.listen(session.sync_session, "after_commit", lambda _: self._wake(announced), once=True)
@@ -59,9 +59,9 @@ class Changes(Generic[Key]):
                 changed.set()
 
     async def look(self, database: Database) -> None:
-        """See what other processes changed: one query for a thousand who wait, none while nobody does.
+        """Find the changes of other processes: one query for a thousand keys, no query without waiters.
 
-        To be called every `POLL_SECONDS`; where looking takes long, some calls do nothing.
+        The caller repeats this every `POLL_SECONDS`. If the query takes long, some calls do nothing.
         """
         if not (waiting := list(self._waiting)) or (began := time.monotonic()) < self._not_before:
             return

@@ -29,7 +29,7 @@ def of_database(session: AsyncSession) -> ColumnElement[int]:
 
 
 def of_dialect(dialect: str) -> ColumnElement[int]:
-    """The same for a statement that is built before there is a session."""
+    """Epoch milliseconds by the database's clock, for a statement that is built before there is a session."""
     at: Any
     if dialect == "postgresql":
         at = func.extract("epoch", func.clock_timestamp()) * 1000
@@ -56,7 +56,7 @@ async def old_enough(session: AsyncSession, stamp: Any, keep: float, every: floa
 
 
 def moment(stored: int) -> datetime:
-    """A stored time as the contracts have it: aware, in UTC."""
+    """A stored time as an aware datetime in UTC, as in contracts."""
     return datetime.fromtimestamp(stored / 1000, UTC)
 
 

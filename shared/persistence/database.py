@@ -56,24 +56,26 @@ _ROOT = Path(__file__).resolve().parents[2]
 _LOAD_STEP = 5_000
 COMMAND_SECONDS = 20
 CONNECTIONS = 10
-"""To PostgreSQL, of one process, at the most: a lane needs one or two, and twice as many serve no more requests."""
+"""The most connections of one process to PostgreSQL. A lane needs one or two; twice as many serve no more requests."""
 LOCKED_SECONDS = 10
 """How long a transaction waits for SQLite's one writer."""
 ASK_MILLISECONDS = 8
-"""While it waits, SQLite looks ever less often, up to every 100 ms, and a process that writes all the time leaves gaps
-of a few. So a wait is cut into short ones, or some of several processes would not get to write for many seconds."""
+"""SQLite's own wait for the write lock looks ever less often, up to every 100 ms. A process that writes all the time
+leaves gaps of a few ms, so another one could wait for many seconds. Therefore the wait consists of waits of this
+time."""
 
 
 NOTED_SECONDS = 15.0
-"""How long a trouble is spoken of after it was last met."""
+"""How long a trouble is reported after it was last met."""
 
 
 class Outage(Exception):
-    """What all messages need is away or unfit, such as the database: no message's fault, to be waited for."""
+    """Something that all messages need, such as the database, is away or unfit. Work waits for it, and no message is
+    blamed."""
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether an error says that the database cannot be used, rather than that a statement or its data was wrong."""
+    """Whether an error means that the database cannot be used, and not that a statement or its data is wrong."""
     if isinstance(error, DBAPIError):
         return trouble(error) is not None
     # Nothing else that runs in a transaction waits long enough for a TimeoutError: the driver gave up on the server.
@@ -81,7 +83,8 @@ def is_outage(error: BaseException) -> bool:
 
 
 class Backoff:
-    """Waits between tries: doubled from 0.1 s to 5 s, each with full jitter so that processes do not come in step."""
+    """Waits between tries: doubled from 0.1 s to 5 s, each with full jitter, so that processes do not retry
+    together."""
 
     def __init__(self) -> None:
         self.reset()
@@ -106,14 +109,14 @@ class Database:
             event.listen(self._writer.sync_engine, "handle_error", _open_anew)
         else:
             options: dict[str, Any] = {"server_settings": {"application_name": "malote"}, "timeout": 10}
-            options["command_timeout"] = COMMAND_SECONDS  # a connection that is half open answers nothing, for ever
+            options["command_timeout"] = COMMAND_SECONDS  # a half-open connection never answers
             options |= secure
             self._writer = self._reader = create_async_engine(
                 self.url,
                 pool_size=CONNECTIONS,
                 max_overflow=0,
                 pool_pre_ping=False,
-                hide_parameters=True,  # an error's text goes into logs, and the rows are about people
+                hide_parameters=True,  # an error's text is logged, and rows contain personal data
                 connect_args=options,
             )
             event.listen(self._writer.sync_engine, "handle_error", _suspect_all)
@@ -125,7 +128,7 @@ class Database:
 
     @property
     def place(self) -> str:
-        """Where it is, without login: a file, or host, port and name."""
+        """The place of the database, without login: a file, or host, port and name."""
         url = self.url
         return url.database or "" if self.is_sqlite else f"{url.host}:{url.port or 5432}/{url.database}"
 
@@ -155,14 +158,14 @@ class Database:
         async with AsyncSession(engine, expire_on_commit=False) as session:
             try:
                 await session.connection()
-            except OSError as error:  # drivers let the socket's own errors through while connecting
+            except OSError as error:  # while connecting, drivers raise the socket's own errors
                 why = str(error) or "no answer in time"
                 raise Outage(f"no connection to the database {self.place}: {why}") from error
             yield session
 
     @contextmanager
     def _named(self, *, is_news: bool = True) -> Iterator[None]:
-        """Say which database it is that cannot be used, and what to do about it."""
+        """Turn an error into an `Outage` that names the database and says what to do."""
         try:
             yield
         except DBAPIError as error:
@@ -181,7 +184,7 @@ class Database:
         return "; ".join(filter(None, [f"database {self.place}: {why}", found.value]))
 
     def noted(self, *kinds: Trouble) -> str | None:
-        """Such trouble, if somebody has met it in the last `NOTED_SECONDS`."""
+        """The trouble of one of these kinds that was met in the last `NOTED_SECONDS`."""
         recent = time.monotonic() - NOTED_SECONDS
         found = [self._noted[kind] for kind in kinds if kind in self._noted]
         return next((line for line, at in found if at > recent), None)
@@ -195,7 +198,7 @@ class Database:
             raise Outage(self._line(Trouble.LACKS, behind))
 
     async def create_all(self, *metadatas: MetaData) -> None:
-        """Make all tables at once, for tests; a deployed database is made by `migrate`."""
+        """Create all tables, for tests; `migrate` creates those of a deployed database."""
         async with self._writer.begin() as connection:
             for metadata in (kernel_metadata, *metadatas):
                 await connection.run_sync(metadata.create_all)
@@ -206,29 +209,30 @@ class Database:
 
 
 def _set_planner(connection: Any, _: Any) -> None:
-    """Once connected: PgBouncer refuses a connection that asks for either at its start.
+    """Set PostgreSQL's planner after connecting, because PgBouncer refuses these settings at the start of a connection.
 
-    Long jobs of PostgreSQL's planner on short statements cost more than they save: jit off. A plan that is kept is one
-    for the table as it was when last analysed: a burst into an empty one would be searched row by row for a minute.
+    JIT costs more than it saves on short statements. A cached plan is made for the table as it was analysed last, so
+    after a burst into an empty table it would scan all rows for a minute.
     """
     connection.run_async(lambda driver: driver.execute("SET jit = off; SET plan_cache_mode = force_custom_plan"))
 
 
 def _suspect_all(failure: Any) -> None:
-    """A connection that gives no answer has most likely died unnoticed, and the pool's others with it. Or each of them
-    would be waited for in its turn."""
+    """Replace all connections of the pool after one gave no answer: the others are most likely dead as well, and each
+    would time out in its turn."""
     if isinstance(failure.original_exception, TimeoutError):
         failure.invalidate_pool_on_disconnect = True
 
 
 def _open_anew(failure: Any) -> None:
-    """SQLite opens a file that it may not write for reading, and keeps it so when the right to write is given back."""
+    """Open a SQLite file anew after it was read-only: SQLite keeps a connection read-only when the file becomes
+    writable."""
     if getattr(failure.original_exception, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY:
         failure.is_disconnect = True
 
 
 def sqlite_engine(url: URL, begin: str, pool_size: int) -> AsyncEngine:
-    """SQLite as we want it: what is committed is on disk, and a transaction is begun by `begin` and by nothing else."""
+    """An engine for SQLite. A commit is on disk, and only the statement `begin` starts a transaction."""
     engine = create_async_engine(
         url, pool_size=pool_size, max_overflow=0, hide_parameters=True, connect_args={"async_creator_fn": connect}
     )
@@ -236,7 +240,7 @@ def sqlite_engine(url: URL, begin: str, pool_size: int) -> AsyncEngine:
 
     @event.listens_for(engine.sync_engine, "connect")
     def configure(connection: Any, _: Any) -> None:
-        _make_private(url)  # only now: a database that nobody connects to is no file
+        _make_private(url)  # at the first connection, so that an unused database has no file
         connection.isolation_level = None  # the driver would begin too late to take the write lock first
         cursor = connection.cursor()
         locked = f"busy_timeout={LOCKED_SECONDS * 1000}"
@@ -252,10 +256,12 @@ def sqlite_engine(url: URL, begin: str, pool_size: int) -> AsyncEngine:
             try:
                 cursor.execute(begin)
                 return
-            except sqlite3.Error as error:  # raised here, it would not be SQLAlchemy's: damage would blame messages
+            except (
+                sqlite3.Error
+            ) as error:  # raised here, it would be no error of SQLAlchemy, and damage would be blamed on messages
                 if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY:
                     break
-        connection.exec_driver_sql(begin)  # and say what is wrong
+        connection.exec_driver_sql(begin)  # the first statement raises the error
 
     return engine
 
@@ -263,7 +269,7 @@ def sqlite_engine(url: URL, begin: str, pool_size: int) -> AsyncEngine:
 async def load(session: AsyncSession, table: type[Row], keys: Iterable[Any], *, lock: bool = False) -> Sequence[Row]:
     """The rows with these values of the primary key, in order of the key.
 
-    With `lock`, PostgreSQL locks them in that order, so that two batches never wait for each other crosswise.
+    With `lock`, PostgreSQL locks them in that order, so that two batches do not deadlock.
     """
     query = _by_key(table, session.get_bind().dialect.name, lock=lock)
     wanted = sorted(set(keys))
@@ -275,10 +281,10 @@ async def load(session: AsyncSession, table: type[Row], keys: Iterable[Any], *, 
 
 @cache
 def _by_key(table: type[Row], dialect: str, *, lock: bool) -> Select[Row]:
-    """Built once: to put it together costs about as much as to run it."""
+    """Cached, because building the statement costs about as much as running it."""
     column = inspect(table).primary_key[0]
     query = select(table).where(_among(dialect, column, partial(bindparam, "keys"))).order_by(column)
-    if lock:  # and read anew: what the session has of them was not locked
+    if lock:  # read again, because the session's rows were not locked
         query = query.with_for_update().execution_options(populate_existing=True)
     return query
 
@@ -289,8 +295,8 @@ def among(session: AsyncSession, column: ColumnElement[Any], values: Collection[
 
 
 def _among(dialect: str, column: ColumnElement[Any], values: Callable[..., BindParameter[Any]]) -> ColumnElement[bool]:
-    """PostgreSQL is given them as one array: with a parameter for each, nearly every batch would be a statement that it
-    has not seen, to be prepared first."""
+    """PostgreSQL gets the values as one array. With a parameter for each, nearly every batch would be a new statement
+    that must be prepared first."""
     if dialect != "postgresql":
         return column.in_(values(expanding=True))
     of = column.type.impl_instance if isinstance(column.type, TypeDecorator) else column.type
@@ -299,8 +305,9 @@ def _among(dialect: str, column: ColumnElement[Any], values: Callable[..., BindP
 
 
 async def one_process_at_a_time(session: AsyncSession, names: Iterable[str]) -> None:
-    """Keep other transactions that name one of these waiting here, until the end of this one: what is counted after it
-    is not changed by them. Rows are locked before, not after. SQLite's transactions come one after the other anyway."""
+    """Let other transactions that name one of these values wait here until this one ends, so that they do not change
+    what it counts afterwards. Lock rows before this call. SQLite runs writing transactions one after the other
+    anyway."""
     if session.get_bind().dialect.name == "postgresql":
         digests = {hashlib.sha256(name.encode()).digest()[:8] for name in names}
         for number in sorted(int.from_bytes(digest, signed=True) for digest in digests):
@@ -308,7 +315,7 @@ async def one_process_at_a_time(session: AsyncSession, names: Iterable[str]) -> 
 
 
 def _make_folder(url: URL) -> Path | None:
-    """Where a SQLite file is, with a folder around it; None where the address is no path."""
+    """The path of a SQLite file, whose folder is created; None if the address is no path."""
     if not url.database or url.database.startswith(("file:", ":memory:")):
         return None
     path = Path(url.database)
@@ -317,12 +324,14 @@ def _make_folder(url: URL) -> Path | None:
 
 
 def _make_private(url: URL) -> None:
-    """A SQLite file is its owner's alone, whatever it was before: it has what customers said. SQLite gives the files
-    beside it the same rights."""
+    """Let only the owner read a SQLite file, which has customers' data. SQLite gives the files beside it the same
+    rights."""
     if not (path := _make_folder(url)):
         return
-    with suppress(OSError):  # what is wrong with it is said by whoever uses it
-        if not path.exists():  # one that is there is not opened: closing it would give up this process's locks on it
+    with suppress(OSError):  # the first use reports the error
+        if (
+            not path.exists()
+        ):  # an existing file is not opened, because closing it would release this process's locks on it
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         for each in (path, *(path.with_name(f"{path.name}-{more}") for more in ("wal", "shm"))):
             if each.exists():
@@ -334,7 +343,7 @@ def migrate(service: str, url: str, tls: Tls | None = None) -> None:
 
     Must not be called from a running event loop (`await asyncio.to_thread(migrate, …)` there).
     """
-    from alembic import command  # not at the top: a running service has no use for it, and it is slow to import
+    from alembic import command  # not at the top: a running service does not need it, and it is slow to import
 
     target, secure = database_address(url, tls)
     if target.get_backend_name() == "sqlite":
@@ -345,7 +354,7 @@ def migrate(service: str, url: str, tls: Tls | None = None) -> None:
 
 
 def migrations_of(service: str) -> "Config":
-    """Where Alembic finds a service's versions: the kernel's and its own."""
+    """Alembic's configuration for a service: the kernel's versions and the service's own."""
     from alembic.config import Config
 
     config = Config()

@@ -1,4 +1,4 @@
-"""SQLite's connection as the engine uses it: a statement goes to the connection's thread once, not four times.
+"""SQLite connections that send a statement to their thread once, in place of four times.
 
 aiosqlite makes a cursor, executes, fetches and closes, each in its own round trip to the thread. For a batch of one
 message these round trips were most of the time that its transaction took.
@@ -13,18 +13,18 @@ from typing import Any
 import aiosqlite
 
 PREFETCHED = 1_000
-"""Rows fetched together with the statement; the rest of a longer result is fetched when it is read."""
+"""Rows that are fetched together with the statement. Further rows are fetched when they are read."""
 
 
 class Connection(aiosqlite.Connection):
-    """aiosqlite's connection, with other cursors."""
+    """aiosqlite's connection with `Cursor` as cursors."""
 
     def cursor(self) -> "Cursor":  # type: ignore[override]
         return Cursor(self)
 
 
 class Cursor:
-    """A statement and its rows, as SQLAlchemy's adapter asks for them."""
+    """A cursor with the methods that SQLAlchemy's adapter calls."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

@@ -1,7 +1,7 @@
-"""What the services' tables are made of: SQLModel, with rows that are quick to make and to change.
+"""The base of the services' tables: SQLModel, with rows that are created and changed quickly.
 
-SQLModel goes through its fields one by one, for each row anew, and inspects the signature of each default factory: a
-new order took 0.13 to 0.39 ms, more than everything else that is done for it.
+For each row, SQLModel goes through all fields and inspects the signature of each default factory. A new order took 0.13
+to 0.39 ms, more than everything else that is done for it.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from sqlmodel import SQLModel
 
 
 class TableModel(SQLModel):
-    """A service's base class for its tables is one of these, with metadata of its own."""
+    """The base of a service's own base class, which has metadata of its own."""
 
-    if not TYPE_CHECKING:  # its fields are its arguments, as pydantic's plugin for mypy has it
+    if not TYPE_CHECKING:  # fields are arguments, as pydantic's mypy plugin assumes
 
         def __init__(self, **values: Any) -> None:
-            """A new row. Nothing is validated: values come from contracts. Raises TypeError for what is no field."""
+            """Create a row without validation, as values come from contracts. Raises TypeError for an unknown field."""
             fields = type(self).__pydantic_fields__
             if unknown := values.keys() - fields.keys():
                 raise TypeError(f"{type(self).__name__} has no {', '.join(sorted(unknown))}")
-            # SQLAlchemy inserts what is in the instance's dictionary; there is no earlier value to be remembered.
+            # SQLAlchemy inserts the instance's dictionary. A new row has no earlier values that it must track.
             self.__dict__.update({name: make() for name, make in _defaults(type(self)) if name not in values} | values)
 
         def __setattr__(self, name: str, value: Any) -> None:

@@ -9,13 +9,13 @@ _NAMED = re.compile(r'^(revision|down_revision) = "(\w+)"', re.MULTILINE)
 
 
 def folders(service: str) -> list[Path]:
-    """Where the kernel's migrations are, and the service's."""
+    """The folders of the kernel's and the service's migrations."""
     return [_ROOT / "shared/migrations/versions", _ROOT / "services" / service / "migrations"]
 
 
 @cache
 def known(service: str) -> dict[str, str | None]:
-    """Each version that this program knows, and the one before it."""
+    """Each known version, and the version before it."""
     texts = [path.read_text() for folder in folders(service) for path in sorted(folder.glob("*.py"))]
     found = [dict(_NAMED.findall(text)) for text in texts]
     return {names["revision"]: names.get("down_revision") for names in found if "revision" in names}
