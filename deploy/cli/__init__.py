@@ -1,8 +1,8 @@
-"""The command line. Loading it takes a moment: until it can say something itself, Ctrl-C just ends it."""
+"""The command line. While it loads, Ctrl-C ends it without a message."""
 
 import os
 import signal
 import sys
 
-if os.path.basename(sys.argv[0]) == "malote":  # nothing is begun yet that would have to be left in order
+if os.path.basename(sys.argv[0]) == "malote":  # no work has begun that would need to be ended in order
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))

@@ -1,4 +1,4 @@
-"""The command `malote`. What takes long to load is loaded by the command that needs it, so that help comes at once."""
+"""The command `malote`. Each command loads its own slow imports, so that help is printed at once."""
 
 import logging
 import os
@@ -52,27 +52,27 @@ app = typer.Typer(
 for single in (up, status, restart, lanes, events, demo, logs, populate, migrate, openapi, asyncapi):
     app.add_typer(single.app)
 app.add_typer(orders.app, name="orders", help="Place, show, list and cancel orders.")
-app.add_typer(jobs.app, name="jobs", help="What became of a request: show, list, watch live, cancel.")
+app.add_typer(jobs.app, name="jobs", help="Jobs of requests: show, list, watch live, cancel.")
 app.add_typer(reports.app, name="reports", help="Exports of orders, lines and movements; sales summaries.")
-app.add_typer(notifications.app, name="notifications", help="What became of reports, and how to be told.")
+app.add_typer(notifications.app, name="notifications", help="News about reports, and how to be notified.")
 app.add_typer(products.app, name="products", help="The catalogue.")
 app.add_typer(products.stock, name="stock", help="The levels.")
 app.add_typer(processes.app, name="processes", help="Which processes of services live, and how fast each answers.")
 app.add_typer(dlq.app, name="dlq", help="Dead letters: look, send again, edit, purge, export.")
-app.add_typer(token.app, name="token", help="A token for this machine; `revoke` believes one no more.")
+app.add_typer(token.app, name="token", help="A token for this machine; `revoke` ends one early.")
 app.add_typer(mail.app, name="mail", help="The local mailbox.")
 app.add_typer(topology.app, name="topology", help="Exchanges, queues, users and permissions on the broker.")
 
 
 def main() -> None:
-    """Run a command; whatever goes wrong is one line on stderr that says what to do next."""
+    """Run a command. An error is one line on stderr that says what to do next."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    logging.basicConfig(handlers=[logging.NullHandler()])  # what libraries remark is not for the terminal
+    logging.basicConfig(handlers=[logging.NullHandler()])  # warnings of libraries are not for the terminal
     try:
         app(prog_name="malote")
     except Failed as error:
         _end(str(error), error.status)
-    except BrokenPipeError:  # `malote … | head`: nobody wants the rest
+    except BrokenPipeError:  # `malote … | head`: the rest of the output has no reader
         _drop_the_rest()
         sys.exit(0)
     except KeyboardInterrupt:

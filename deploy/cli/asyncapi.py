@@ -1,4 +1,4 @@
-"""malote asyncapi: what goes over the broker, as AsyncAPI 3.0 documents."""
+"""malote asyncapi: all messages on the broker, as AsyncAPI 3.0 documents."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def asyncapi(
 
 
 def documents() -> dict[str, dict[str, Any]]:
-    """The documents as the code has them, of each service and of all."""
+    """The documents from the code, one for each service and one for all."""
     from contracts.flow import SERVICES
     from shared.docs import asyncapi
 
@@ -48,8 +48,8 @@ def documents() -> dict[str, dict[str, Any]]:
 
 
 def declared(name: str) -> Service:
-    """A service as its code declares it, at default settings: to be asked for its documents, not to run. Raises
-    `Failed` if the flow names a service that has no code."""
+    """A service with default settings, from which documents are written; it is not run. Raises `Failed` if the flow
+    names a service without code."""
     from deploy.local.environment import ROOT
     from shared.config.services import settings_of
     from shared.service import Service

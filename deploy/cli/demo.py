@@ -1,4 +1,4 @@
-"""malote demo: 50 orders, each watched on its way through everything and held against how it should end."""
+"""malote demo: places 50 orders, watches each to its end, and compares it with the expected end."""
 
 import asyncio
 import contextlib
@@ -21,12 +21,12 @@ from deploy.cli.output import Json, console, print_json, state
 app = typer.Typer()
 ORDERS = 50
 _AT_ONCE = 8
-_PATIENCE = 60.0  # seconds until the last order, and then the last mail, has to be there
+_PATIENCE = 60.0  # seconds to wait for the last order, and then for the last mail
 _LOOK = 0.15
 _MOST_PER_LINE = 10_000
 _TOP_UP = 1_000
-_ASSORTMENT = 8  # products that ordinary orders ask for: those of which there is most
-_CELL = 26  # characters that one order takes in the table
+_ASSORTMENT = 8  # products of ordinary orders: those with the most pieces
+_CELL = 26  # characters of one order in the table
 
 ORDINARY = ""
 TOO_MUCH = "more than is left"
@@ -39,7 +39,7 @@ Body = dict[str, Any]
 
 @dataclass
 class Case:
-    """One order: what is sent, how it has to end, and what became of it. Its customer is nobody else's."""
+    """One order: the request, the expected end, and the present state. No other order has its customer."""
 
     what: str
     request: Body
@@ -58,7 +58,7 @@ class Case:
 
     @property
     def order(self) -> Body:
-        """As orders last told it; empty while it does not know it."""
+        """The order as orders answered last; empty while orders does not know it."""
         return next(iter(self.found.values()), {})
 
     @property
@@ -67,13 +67,13 @@ class Case:
 
     @property
     def has_ended(self) -> bool:
-        """A confirmed order can still be cancelled: where that is the request, it has not ended."""
+        """Whether the order has its final state. A confirmed order that is to be cancelled has not."""
         finals = {"REJECTED", "CANCELLED"} | ({"CONFIRMED"} if self.what != CANCELLED else set())
         return self.status in finals
 
     @property
     def seconds(self) -> float | None:
-        """From being placed to its end, by orders' own clock."""
+        """Seconds from placing to the end, by the clock of orders."""
         ended = self.order.get(f"{self.status.lower()}_at") if self.has_ended else None
         if not ended:
             return None
@@ -88,7 +88,7 @@ class Case:
         return self.expects_mails <= set(self.mails) and not self.lost_mails
 
     def problems(self) -> list[str]:
-        """What did not go as it should."""
+        """The differences from the expected end."""
         error = (self.job.get("error") or {}).get("code")
         jobs = {"CONFIRMED": ("SUCCESS",), "REJECTED": ("FAILURE",), "CANCELLED": ("CANCELLED", "SUCCESS")}
         wrong = {
@@ -139,7 +139,7 @@ def demo(as_json: Json = False) -> None:
 
 
 def _start(here: Any, as_json: bool) -> None:
-    """What is missing is started, and stays; with --json what is said about it goes to stderr."""
+    """Start the missing parts, which then stay. With --json, their messages go to stderr."""
     from deploy.cli import up
 
     with contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout):
@@ -147,7 +147,7 @@ def _start(here: Any, as_json: bool) -> None:
 
 
 async def _run(here: Any, report: Report) -> list[Case]:
-    """Place all orders while looking at what becomes of them; then wait for their mails."""
+    """Place all orders while watching their states; then wait for their mails."""
     from deploy.cli.client.gateway import Gateway
 
     since = time.time()
@@ -170,7 +170,7 @@ async def _run(here: Any, report: Report) -> list[Case]:
 
 
 async def _catalogue(gateway: Any) -> list[Body]:
-    """The products that are sold in the first one's currency."""
+    """The products in the currency of the first product."""
     products = [product async for product in gateway.products()]
     if not products:
         raise Failed("the catalogue is empty; `malote products set` and `malote stock adjust` fill it")
@@ -179,7 +179,7 @@ async def _catalogue(gateway: Any) -> list[Body]:
 
 
 def _cases(products: Sequence[Body], mark: str) -> list[Case]:
-    """The special ones, and ordinary ones up to 50. Only the one for too much asks for the scarcest product."""
+    """The special cases, and ordinary ones up to 50. Only the order for too many pieces has the scarcest product."""
     *plenty, scarcest = sorted(products, key=lambda product: product["available"], reverse=True)
     skus = [product["sku"] for product in plenty[:_ASSORTMENT]] or [scarcest["sku"]]
     currency = scarcest["price"]["currency"]
@@ -192,7 +192,7 @@ def _cases(products: Sequence[Body], mark: str) -> list[Case]:
 
 
 async def _stock_up(gateway: Any, cases: Sequence[Case]) -> None:
-    """Let no order fail because an earlier demo bought the shelves empty."""
+    """Add pieces, so that no order fails because an earlier demo took the stock."""
     wanted: Counter[str] = Counter()
     for case in cases:
         if case.what != TOO_MUCH:
@@ -223,7 +223,7 @@ def _note(case: Case, *accepted: Body) -> None:
 
 
 async def _publish(case: Case, amqp_url: str, tls: Any) -> None:
-    """As a shop's own system does it: nothing of ours but the address, the key and the JSON."""
+    """Publish an order to the broker as a shop's own system does: with address, key and JSON only."""
     import json
 
     import aio_pika
@@ -254,25 +254,25 @@ async def _watch(gateway: Any, cases: Sequence[Case], sending: "asyncio.Future[A
 
 
 async def _look(gateway: Any, cases: Sequence[Case]) -> None:
-    """Ask orders for what is newer than our first order, whoever else buys at the same time."""
+    """Read all orders since the first one of this demo. Others may buy at the same time."""
     by_customer = {case.request["customer"]["id"]: case for case in cases}
     first = min((order_id for case in cases for order_id in case.ids), default=None)
     async for order in gateway.each_order():
-        if first and order["id"] < first:  # UUIDv7: older than ours
+        if first and order["id"] < first:  # UUIDv7: older than this demo
             return
         if case := by_customer.get(order["customer"]["id"]):
             case.found[order["id"]] = order
 
 
 async def _learn_jobs(gateway: Any, cases: Sequence[Case]) -> None:
-    """The jobs end a moment after their orders: when the gateway has heard of it."""
+    """Read the jobs, which end a moment after their orders, once the gateway has the message."""
     for case in cases:
         if case.job_id and case.has_ended:
             case.job = await gateway.ended(case.job_id, 10)
 
 
 async def _find_mails(email: Any, mailbox: Path, cases: Sequence[Case], since: float) -> None:
-    """What the email service wrote for each order, and whether it is in the mailbox, once."""
+    """Read the mails of each order, and check that each is in the mailbox once."""
     deadline = time.monotonic() + _PATIENCE
     waiting = [case for case in cases if case.found]
     read: dict[Path, str] = {}
@@ -302,7 +302,7 @@ def _run_live(here: Any, out: Any) -> list[Case]:
 
 
 def _picture(cases: Sequence[Case], width: int) -> Any:
-    """All orders side by side, so that 50 fit on a terminal of 80 by 24; below them how many are where."""
+    """All orders side by side, so that 50 fit on a terminal of 80 by 24; below them the number in each state."""
     from rich.console import Group
     from rich.table import Table
 
@@ -326,7 +326,7 @@ def _cell(case: Case) -> tuple[str, str, str]:
 
 
 def _short(case: Case) -> str:
-    """The end of the id, as in the mails: the beginning of a UUIDv7 is only the time."""
+    """The number of an order as in mails: the end of its id. The beginning of a UUIDv7 is only the time."""
     return next(iter(case.ids), "")[-8:].upper()
 
 
@@ -337,7 +337,7 @@ def _count(cases: Sequence[Case]) -> str:
 
 
 class _Lines:
-    """A line for each order that has ended, where there is no terminal to redraw."""
+    """Prints a line for each order that has ended, if stdout is no terminal."""
 
     def __init__(self) -> None:
         self._told: set[int] = set()

@@ -8,7 +8,7 @@ class Failed(Exception):
 
 
 class NotRunning(Failed):
-    """Nobody answers at the address."""
+    """No program answers at the address."""
 
     status = 3
 

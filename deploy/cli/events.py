@@ -1,7 +1,7 @@
-"""malote events: every message that passes, as it passes.
+"""malote events: prints each message when it is published.
 
-The broker's own tracing (the firehose) copies what is published to a queue of ours. A queue bound beside the lanes
-would do the same with one difference: a message that no lane takes would have a taker, and its sender not be told.
+The broker's tracing (the firehose) copies published messages to a queue of this command. A queue that is bound beside
+the lanes would do the same, but would hide from senders that no lane consumes a message.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 _TRACE = "amq.rabbitmq.trace"
-_HELD = 1_000  # messages; of what comes faster than it can be shown, the oldest are left out
+_HELD = 1_000  # messages; if they arrive faster than they are printed, the oldest are dropped
 _FOR_US: dict[str, Any] = {"x-max-length": _HELD, "x-overflow": "drop-head"}
 _LONGEST_BODY = 100_000
 
@@ -77,7 +77,7 @@ async def _follow(here: "Environment", keys: list[str], limit: int | None, as_js
                 if limit != 0:
                     await _show(queue, wanted, limit, as_json)
         finally:
-            if not api.bound_to(_TRACE):  # somebody else may be looking
+            if not api.bound_to(_TRACE):  # another `malote events` may be running
                 api.trace(False)
 
 
@@ -104,7 +104,7 @@ def _pattern(key: str) -> str:
 
 
 def read(headers: dict[str, Any], body: bytes) -> dict[str, Any]:
-    """A copy as tracing gives it: where it was published to, as whom, and the message itself."""
+    """A copy from the tracing: exchange, routing key, user, and the message."""
     properties = headers.get("properties") or {}
     about = properties.get("headers") or {}
     routed = headers.get("routing_keys") or [""]
@@ -133,7 +133,7 @@ def _body(body: bytes) -> Any:
 
 
 def line(event: dict[str, Any]) -> str:
-    """For people: the time, the message, what it is about. What failed says where it waits, and why."""
+    """A line for people: time, message, ids; for a failed message, where it waits and why."""
     from contracts.broker import DEAD_LETTERS  # with pydantic, which is slow to import
 
     moment = datetime.fromisoformat(event["at"]).astimezone()

@@ -1,4 +1,4 @@
-"""Watching a job that a command has started, until it ends or somebody has seen enough."""
+"""Watching a job that a command has started, until the job ends or Ctrl-C."""
 
 import asyncio
 import contextlib
@@ -16,9 +16,9 @@ INTERRUPTED = 130
 
 
 def follow(job: Body, stops: str = "", *, is_silent: bool) -> Body:
-    """Watch a job to its end; the job as it was accepted, with how it ended.
+    """Watch a job to its end. Return the accepted job with its end.
 
-    Interrupted, it goes on without us; `stops` says what would stop it."""
+    After Ctrl-C the job goes on; `stops` says how to stop it."""
     from deploy.cli.client.gateway import Gateway
 
     async def go(show: Callable[[Body], None]) -> Body:
@@ -39,7 +39,7 @@ def follow(job: Body, stops: str = "", *, is_silent: bool) -> Body:
 
 
 def rate(progress: Body) -> str:
-    """`120,000 of 1,000,000 rows, 250,000 rows/s, 4 s left`, as far as it is known."""
+    """The known parts of `120,000 of 1,000,000 rows, 250,000 rows/s, 4 s left`."""
     total = "" if progress["total"] is None else f" of {progress['total']:,}"
     said = [f"{progress['done']:,}{total} {progress['unit']}"]
     if progress.get("rate"):
@@ -56,13 +56,15 @@ def _silence() -> Iterator[Callable[[Body], None]]:
 
 @contextlib.contextmanager
 def _lines() -> Iterator[Callable[[Body], None]]:
-    """A line for each change of state, and for how far it is once a second, where there is no terminal to redraw."""
+    """Prints a line for each change of state, and for the progress once a second, if stdout is no terminal."""
     shown, shown_at = "", 0.0
 
     def show(job: Body) -> None:
         nonlocal shown, shown_at
         if job["status"] != shown:
-            typer.echo(f"{job['status']}{'' if job['ended_at'] else reason(job)}")  # who follows says why it ended
+            typer.echo(
+                f"{job['status']}{'' if job['ended_at'] else reason(job)}"
+            )  # the caller prints the reason of the end
         if job["progress"] and not job["ended_at"] and time.monotonic() - shown_at > 1:
             shown_at = time.monotonic()
             typer.echo(rate(job["progress"]))

@@ -1,4 +1,4 @@
-"""Ids as people have them: whole, or an order's number of eight characters; and a hint for one of another kind."""
+"""Ids from people: whole ids, order numbers of eight characters, and hints for an id of another kind."""
 
 import re
 from collections.abc import Awaitable, Callable
@@ -41,7 +41,7 @@ OrderId = Annotated[
 
 
 async def whole(gateway: "Gateway", order_id: str) -> str:
-    """The id of the order that a number is the end of, looked for among the newest. Raises `Failed` for none or two."""
+    """The id that ends with an order number, from the newest orders. Raises `Failed` if no order or several have it."""
     if not _NUMBER.fullmatch(order_id):
         return order_id
     found, looked = [], 0
@@ -62,7 +62,7 @@ async def whole(gateway: "Gateway", order_id: str) -> str:
 async def hinted(
     gateway: "Gateway", kind: str, id_: object, question: Callable[["Gateway"], Awaitable[dict[str, Any]]]
 ) -> dict[str, Any]:
-    """The answer about a thing of a kind. Where there is none with that id, the error says what else has it."""
+    """The answer for an id. If nothing of that kind has the id, the error names what has it."""
     try:
         return await question(gateway)
     except Refused as error:

@@ -83,7 +83,7 @@ def cancel(job_id: JobId, wait: Wait = 0, as_json: Json = False) -> None:
 
 
 def picture(job: dict[str, Any]) -> Any:
-    """A job for people: its state, how far it is, and its timeline."""
+    """A job for people: state, progress and timeline."""
     from rich.console import Group
 
     about = [f"job     {job['id']}", f"kind    {job['kind']}", f"status  {state(job['status'])}{plain(reason(job))}"]
@@ -95,7 +95,7 @@ def picture(job: dict[str, Any]) -> Any:
 
 
 def _bar(job: dict[str, Any]) -> Any:
-    """How far the job is; where that is not known it only shows that it goes on."""
+    """A bar with the progress of a job; without a known total it only moves."""
     from rich.progress_bar import ProgressBar
 
     has_ended = job["ended_at"] is not None
@@ -117,7 +117,7 @@ def _row(job: dict[str, Any]) -> Sequence[str]:
 
 
 async def _follow(job_id: UUID, seen: Any) -> dict[str, Any]:
-    """Give `seen` the job after each change; the job as it ended."""
+    """Call `seen` with the job after each change. Return the ended job."""
     from deploy.cli.client.gateway import Gateway
 
     job: dict[str, Any] = {}
@@ -137,7 +137,7 @@ def _follow_live(job_id: UUID) -> dict[str, Any]:
 
 
 class _Lines:
-    """A line for each piece of news, where there is no terminal to redraw."""
+    """Prints a line for each change, if stdout is no terminal."""
 
     def __init__(self) -> None:
         self._printed = 0

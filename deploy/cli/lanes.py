@@ -1,4 +1,4 @@
-"""malote lanes: how much each lane has to do, how late it is, and whether it works."""
+"""malote lanes: the backlog of each lane, its delay, and whether it works."""
 
 import re
 from collections import defaultdict
@@ -37,7 +37,7 @@ def lanes(as_json: Json = False) -> None:
 
 
 def look(here: "Environment") -> dict[str, Any]:
-    """What the broker says about queues, and each service about its lanes. Raises `NotRunning` without a broker."""
+    """The broker's figures of queues, and each service's figures of its lanes. Raises `NotRunning` without a broker."""
     import httpx
 
     from contracts.broker import queue_of, waiting_queue
@@ -85,7 +85,7 @@ def _state(lane: str, said: "Readiness") -> dict[str, str | None]:
 
 
 def _measures(url: str) -> Samples:
-    """A service's metrics that are about lanes, by name and lane; none where it does not answer."""
+    """A service's metrics of lanes, by name and lane; empty if the service does not answer."""
     import httpx
 
     found: Samples = defaultdict(dict)
@@ -125,7 +125,7 @@ def _row(lane: dict[str, Any]) -> tuple[str, ...]:
 
 
 def age(seconds: float) -> str:
-    """`0 s`, `4 min`, `3 h`: as much as a glance wants."""
+    """A rounded time: `0 s`, `4 min`, `3 h`."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"

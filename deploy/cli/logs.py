@@ -1,4 +1,4 @@
-"""malote logs: the whole story of an order, or what was said lately, from the log lines of all services."""
+"""malote logs: all log lines of an order, or recent lines, from all services."""
 
 import shutil
 import sys
@@ -23,7 +23,7 @@ _COLOURS = ("cyan", "green", "magenta", "blue", "yellow", "bright_cyan", "bright
 _SHOWN = ("timestamp", "level", "service", "event", "lane", "message", "method", "path", "status", "ms", "exception")
 _RECENT = "10m"
 _OTHERS = ("supervisor", "watch", "mail")
-"""Whose logs are beside the services' on one machine."""
+"""The other programs of a local fleet, which have logs as well."""
 
 
 @app.command()
@@ -83,7 +83,7 @@ def logs(
             for line in lines.news():
                 show(line)
             time.sleep(_LOOK_SECONDS)
-    except KeyboardInterrupt:  # how --follow ends
+    except KeyboardInterrupt:  # Ctrl-C ends --follow
         if not follow:
             raise
 
@@ -95,7 +95,7 @@ def _services() -> tuple[str, ...]:
 
 
 def _local(only: Collection[str]) -> list[IO[bytes]]:
-    """The logs of this machine's fleet, or only these: `stock` with all its replicas, `stock-1` alone."""
+    """The logs of this machine's fleet, or only of some: `stock` with all its replicas, `stock-1` alone."""
     from deploy.local.environment import Environment
 
     folder = Environment().logs
@@ -121,7 +121,7 @@ def _opened(name: str) -> IO[bytes]:
 
 
 def _moment(since: str) -> str:
-    """As log lines have it: UTC in ISO 8601, which sorts as text."""
+    """A time as in log lines: UTC in ISO 8601, which sorts as text."""
     from shared.config.settings import seconds  # with pydantic, which is slow to import
 
     try:
@@ -136,7 +136,7 @@ def _moment(since: str) -> str:
 
 
 class _Printer:
-    """Prints lines: as they are, or a colour per service and the time of this machine's zone for people."""
+    """Prints lines unchanged, or for people with a colour for each service and times in this machine's zone."""
 
     def __init__(self, as_json: bool, services: list[str], earliest: str, level: str) -> None:
         self._as_json, self._services, self._earliest = as_json, services, earliest
@@ -185,7 +185,7 @@ def _what(line: Line) -> str:
 
 
 def _rest(line: Line) -> str:
-    """What else a line says, without the ids that it was found by; of a traceback its last line."""
+    """The other fields of a line, without the ids by which it was found, and with the last line of a traceback."""
     rest = {name: value for name, value in line.items() if name not in _SHOWN and not name.endswith("_id")}
     if rest.get("attempt") == 1:
         del rest["attempt"]

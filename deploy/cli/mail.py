@@ -1,4 +1,5 @@
-"""malote mail: the local mailbox, the Maildir `.data/mail`; what email wrote, and how failed mails are sent again."""
+"""malote mail: the local mailbox (the Maildir `.data/mail`), the mails of the email service, and sending failed mails
+again."""
 
 import heapq
 from datetime import UTC, datetime, timedelta
@@ -129,7 +130,7 @@ def newest(mailbox: Path, limit: int | None = None, to: str | None = None) -> li
 
 
 def files_of(mailbox: Path) -> list[Path]:
-    """Every mail's file; what is still being written is in `tmp`, and none yet."""
+    """The files of all mails. A mail that is still being written is in `tmp` and does not count."""
     return [path for folder in ("new", "cur") for path in (mailbox / folder).glob("*")]
 
 
@@ -139,7 +140,7 @@ def headers(path: Path) -> dict[str, Any]:
 
 
 def summary(path: Path, mail: Any) -> dict[str, Any]:
-    """What a list says about a mail; `id` is its Message-ID without the brackets."""
+    """The fields of a mail in a list; `id` is its Message-ID without brackets."""
     return {
         "id": str(mail["message-id"] or path.name).strip("<> "),
         "date": parsedate_to_datetime(str(mail["date"])).isoformat() if mail["date"] else None,
@@ -165,10 +166,12 @@ def _mailbox() -> Path:
 
 
 def short(mail_id: str) -> str:
-    """Enough of a Message-ID to find it again: the end of a UUIDv7 is the part that differs."""
+    """The end of a Message-ID, which finds the mail again: the end of a UUIDv7 is the part that differs."""
     return mail_id.partition("@")[0][-_SHORT:]
 
 
 def _part(mail: EmailMessage, subtype: str) -> str:
     part = mail.get_body((subtype,))
-    return str(part.get_content()).replace("\r\n", "\n") if part else ""  # a pipe wants no line ends of mail
+    return (
+        str(part.get_content()).replace("\r\n", "\n") if part else ""
+    )  # a pipe gets line feeds, not the line ends of mail

@@ -32,7 +32,7 @@ def _migrate(service: str, url: str, tls: Any) -> None:
     from shared.persistence import database
 
     try:
-        with_driver(url)  # raises, and says what to write
+        with_driver(url)  # raises with a text that says what to write
         shown = make_url(url).render_as_string(hide_password=True)
         database.migrate(service, url, tls)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""malote notifications: what one was told, and how one wants to be told."""
+"""malote notifications: lists notifications, and chooses how to be notified."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ app = typer.Typer()
 @app.callback(invoke_without_command=True)
 def notifications(
     context: typer.Context,
-    follow: Annotated[bool, typer.Option("--follow", help="Say each new one as it comes, until Ctrl-C.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Print each new one as it arrives, until Ctrl-C.")] = False,
     read_all: Annotated[bool, typer.Option("--read-all", help="Mark all as read.")] = False,
     limit: Limit = 20,
     as_json: Json = False,
@@ -42,16 +42,16 @@ def notifications(
 
 @app.command()
 def choose(
-    mail: Annotated[bool | None, typer.Option("--mail/--no-mail", help="Be told by mail.")] = None,
-    in_app: Annotated[bool | None, typer.Option("--in-app/--no-in-app", help="Be told here.")] = None,
-    email: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Where to; else the token's address.")] = None,
-    locale: Annotated[Literal["pt-BR", "en"] | None, typer.Option(help="In which language.")] = None,
+    mail: Annotated[bool | None, typer.Option("--mail/--no-mail", help="Notify by mail.")] = None,
+    in_app: Annotated[bool | None, typer.Option("--in-app/--no-in-app", help="Notify in this list.")] = None,
+    email: Annotated[str | None, typer.Option(metavar="ADDRESS", help="The address; by default the token's.")] = None,
+    locale: Annotated[Literal["pt-BR", "en"] | None, typer.Option(help="The language of mails.")] = None,
     as_json: Json = False,
 ) -> None:
     """Choose how to be told when a report ends; without options, show what is chosen."""
     from deploy.cli.client.gateway import Gateway, ask
 
-    mail = True if mail is None and email else mail  # whoever says where to means it
+    mail = True if mail is None and email else mail  # an address implies mail
     requests = {"mail": mail, "in_app": in_app, "email": email, "locale": locale}
     given = {name: value for name, value in requests.items() if value is not None}
 
@@ -80,7 +80,7 @@ def _follow(as_json: bool) -> None:
 
     try:
         asyncio.run(go())
-    except KeyboardInterrupt:  # which is how one ends it
+    except KeyboardInterrupt:  # Ctrl-C is the way to end it
         return
 
 

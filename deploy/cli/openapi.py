@@ -12,7 +12,7 @@ app = typer.Typer()
 @app.command()
 def openapi(
     service: Annotated[
-        str, typer.Argument(help="One service; the gateway's has all that clients may ask.")
+        str, typer.Argument(help="One service; the gateway's document has all public routes.")
     ] = "gateway",
     write: Annotated[bool, typer.Option("--write", help="Make contracts/openapi/ from the code again.")] = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""What all commands print alike: JSON for programs, tables and colours for people."""
+"""The output of all commands: JSON for programs, tables and colours for people."""
 
 import contextlib
 import json
@@ -20,9 +20,9 @@ from deploy.local.clock import zoned
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
 _MOST = 100
 Limit = Annotated[int, typer.Option(min=1, max=_MOST, help="How many, newest first.")]
-Wait = Annotated[int, typer.Option(min=0, metavar="SECONDS", help="Wait for the end, at most so long.")]
+Wait = Annotated[int, typer.Option(min=0, metavar="SECONDS", help="The longest wait for the end.")]
 
-_PIPE_WIDTH = 100_000  # where no terminal cuts lines, nothing else may either
+_PIPE_WIDTH = 100_000  # without a terminal, lines are not cut
 _GAP, _LEAST_CUT, _LEAST_FOLDED = 2, 5, 8
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _COLOURS = {
@@ -51,15 +51,15 @@ def print_json(value: Any, indent: int | None = 1) -> None:
 
 
 def console() -> Any:
-    """Rich's console on stdout; loaded late, it takes a while."""
+    """Rich's console on stdout. It is imported late, because that is slow."""
     from rich.console import Console
 
     return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Any:
-    """A plain table of Rich's markup. `>name` is flush right; where the terminal is too narrow, `name~` is cut first,
-    then all others are folded but for the first: ids are there to be copied."""
+    """A plain table of Rich's markup. `>name` is flush right. On a narrow terminal, `name~` is cut first; then all
+    other columns are folded, except the first, whose ids people copy."""
     from rich.table import Table
     from rich.text import Text
 
@@ -93,7 +93,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Any:
 
 
 def is_stdout(output: Path) -> bool:
-    """Whether a file that was named is our own stdout: `-`, or another name of it such as /dev/stdout."""
+    """Whether a file is stdout: `-`, or another name of it such as /dev/stdout."""
     if str(output) == "-":
         return True
     try:
@@ -103,19 +103,19 @@ def is_stdout(output: Path) -> bool:
 
 
 def is_regular(output: Path) -> bool:
-    """Whether a file may be replaced by a whole one: not stdout, and no device, pipe or socket."""
+    """Whether a file can be replaced as a whole: it is not stdout, and no device, pipe or socket."""
     if is_stdout(output):
         return False
     try:
         return stat.S_ISREG(output.stat().st_mode)
     except OSError:
-        return True  # there is none yet
+        return True  # it does not exist yet
 
 
 @contextlib.contextmanager
 def opened(output: Path) -> Iterator[Any]:
-    """A file to write bytes to that is there when it is whole, or not at all; a symbolic link stays one.
-    Stdout, and whatever else is no regular file, is written directly."""
+    """A file for writing bytes, which appears once it is complete, or not at all; a symbolic link stays one. Stdout and
+    other files that are not regular are written directly."""
     if is_stdout(output):
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
@@ -135,7 +135,7 @@ def opened(output: Path) -> Iterator[Any]:
 
 
 def beside(output: Path | None) -> contextlib.AbstractContextManager[Any]:
-    """What is printed within goes to stderr where stdout is for the file."""
+    """Send the output of the block to stderr, if stdout has the file."""
     return contextlib.redirect_stdout(sys.stderr) if output and is_stdout(output) else contextlib.nullcontext()
 
 
@@ -145,12 +145,12 @@ def number_of(number: int, what: str) -> str:
 
 
 def visible(text: str) -> str:
-    """Text from outside: what a terminal would obey, such as the start of an escape sequence, is spelt out."""
+    """Text from outside with its control characters spelt out, so that a terminal obeys none of them."""
     return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def plain(text: str) -> str:
-    """The same, and not to be read as markup either."""
+    """Text from outside, which is also safe in Rich's markup."""
     from rich.markup import escape
 
     return escape(visible(text))
@@ -186,14 +186,14 @@ def money(amount: dict[str, Any] | None) -> str:
 
 
 def size(number: int | None) -> str:
-    """`12.3 MB`, in powers of ten as disks are sold; empty for none."""
+    """`12.3 MB`, in powers of ten; empty for none."""
     from rich.filesize import decimal
 
     return "" if number is None else decimal(number)
 
 
 def minor_units(price: str, currency: str) -> int:
-    """`69.90` in BRL -> 6990. Raises `typer.BadParameter` for what is no price in that currency."""
+    """`69.90` in BRL -> 6990. Raises `typer.BadParameter` for a text that is no price in the currency."""
     try:
         amount = Decimal(price).scaleb(_digits(currency))
     except InvalidOperation:
@@ -210,7 +210,7 @@ def _digits(currency: str) -> int:
 
 
 def end_of_job(job: dict[str, Any], as_json: bool, waited: bool) -> None:
-    """Say what became of a job. Raises `Failed`, which says why, if it was waited for and did not succeed."""
+    """Print the end of a job. Raises `Failed` with the reason if the command waited and the job did not succeed."""
     if as_json:
         print_json(job)
     else:

@@ -1,4 +1,4 @@
-"""malote populate: random orders, over the gateway as anybody's would come, or a whole past at once."""
+"""malote populate: places random orders over the gateway, or writes past orders into the databases."""
 
 import asyncio
 import sqlite3
@@ -49,7 +49,7 @@ def populate(
 
 
 def _shown(doing: str, number: int, as_json: bool, work: Callable[[Done], Coroutine[Any, Any, Result]]) -> Result:
-    """Do the work, with a bar on a terminal; `work` says how many orders more are done."""
+    """Do the work, with a bar on a terminal. `work` reports the number of further orders that are done."""
     if as_json or not sys.stdout.isatty():
         return asyncio.run(work(lambda _: None))
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -111,7 +111,7 @@ async def _work(
     for turn in waiting:
         try:
             await gateway.place(samples.order(samples.customer(turn), skus, currency))
-        except NotRunning:  # nobody will take the rest either
+        except NotRunning:  # the gateway would not accept the rest either
             raise
         except Failed as error:
             errors.append(str(error))

@@ -1,4 +1,4 @@
-"""malote processes: which processes of services live, and how fast each answers."""
+"""malote processes: lists the living processes of services, and times their answers."""
 
 import asyncio
 import time
@@ -64,7 +64,7 @@ def _lane(lane: dict[str, Any]) -> str:
 
 
 def _ask(seconds: float) -> list[tuple[dict[str, Any], float]]:
-    """What each process says, and after how many milliseconds, by service. Raises `NotRunning` without a broker."""
+    """The answer of each process and its milliseconds, sorted by service. Raises `NotRunning` without a broker."""
     import aio_pika.exceptions
 
     from deploy.local.environment import Environment
@@ -74,7 +74,7 @@ def _ask(seconds: float) -> list[tuple[dict[str, Any], float]]:
     where = here.amqp_url.rpartition("@")[2]
     try:
         found = asyncio.run(_answers(here, seconds))
-    except OSError as error:  # also what aio-pika raises where it cannot connect, or cannot log in
+    except OSError as error:  # aio-pika also raises this if it cannot connect or log in
         why = f"no connection to the broker at {where} ({cause_of(error)})"
         raise NotRunning(f"{why}; `malote up` starts one, or set AMQP_URL to an administrator's") from error
     except aio_pika.exceptions.ChannelNotFoundEntity as error:

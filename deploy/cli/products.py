@@ -30,8 +30,8 @@ def list_(as_json: Json = False) -> None:
 @app.command("set")
 def set_(
     sku: Sku,
-    name: Annotated[str, typer.Option(help="What it is called.")],
-    price: Annotated[str, typer.Option(metavar="AMOUNT", help="What a piece costs, such as 69.90.")],
+    name: Annotated[str, typer.Option(help="The product's name.")],
+    price: Annotated[str, typer.Option(metavar="AMOUNT", help="The price of one piece, such as 69.90.")],
     currency: Annotated[str, typer.Option(help="ISO 4217.")] = "BRL",
     low_threshold: Annotated[int, typer.Option(min=0, help="Operators get a mail once fewer are available.")] = 10,
     as_json: Json = False,
@@ -72,7 +72,7 @@ async def _fill(gateway: "Gateway") -> int:
 @stock.command(context_settings={"ignore_unknown_options": True})
 def adjust(
     sku: Sku,
-    delta: Annotated[int, typer.Argument(metavar="DELTA", help="Pieces that came, or, below zero, went.")],
+    delta: Annotated[int, typer.Argument(metavar="DELTA", help="Pieces to add; below zero, to take.")],
     reason: Annotated[str, typer.Option(help="Why, for the records.")],
     as_json: Json = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""Log lines without an id to look for: what all services, or some, have said lately, as far as it matters."""
+"""Recent log lines of all services or some, by level and time."""
 
 import heapq
 import re
@@ -17,8 +17,8 @@ _FIRST = re.compile(rb'[^{]*\{"timestamp": ?"([^"]+)"')
 class Recent:
     """The lines of several files from `earliest` on, in order of time.
 
-    What is no JSON is a program's own words, such as a traceback or a refused setting: it is told, as an error,
-    with the time of the line before it. The supervisor's log has lines of a time and a text.
+    A line that is no JSON, such as a traceback or a refused setting, counts as an error at the time of the line before
+    it. The lines of the supervisor's log consist of a time and a text.
     """
 
     def __init__(self, files: Sequence[IO[bytes]], earliest: str) -> None:
@@ -26,11 +26,11 @@ class Recent:
         self._last = dict.fromkeys(map(id, files), "")
 
     def read(self) -> Iterator[Line]:
-        """All lines that there are."""
+        """All lines that are written."""
         return heapq.merge(*(self._wanted(file, from_start(file)) for file in self._files), key=time_of)
 
     def news(self) -> list[Line]:
-        """What was written since."""
+        """The lines since the last call."""
         return sorted((line for file in self._files for line in self._wanted(file, whole_lines(file))), key=time_of)
 
     def _wanted(self, file: IO[bytes], raws: Iterable[bytes]) -> Iterator[Line]:
@@ -39,7 +39,7 @@ class Recent:
         for raw in raws:
             stamp = _FIRST.match(raw)
             if stamp and stamp[1] < earliest and not START.search(raw, stamp.end()):
-                self._last[id(file)] = stamp[1].decode()  # most lines of a large file: not worth parsing
+                self._last[id(file)] = stamp[1].decode()  # skips most lines of a large file without parsing
                 continue
             for line in self._lines(raw, self._last[id(file)], service):
                 self._last[id(file)] = time_of(line)
@@ -61,6 +61,6 @@ class Recent:
 
 
 def rank(line: dict[str, Any]) -> int:
-    """The place of its level in `LEVELS`."""
+    """The place of a line's level in `LEVELS`."""
     level = str(line.get("level", "info")).lower()
     return LEVELS.index(level) if level in LEVELS else LEVELS.index("info")

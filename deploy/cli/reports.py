@@ -36,7 +36,7 @@ from deploy.cli.output import (
 
 app = typer.Typer(no_args_is_help=True)
 ReportId = Annotated[UUID, typer.Argument(metavar="REPORT_ID", show_default=False)]
-Watch = Annotated[bool, typer.Option("--watch", help="Show how far it is until it ends.")]
+Watch = Annotated[bool, typer.Option("--watch", help="Show the progress until it ends.")]
 Output = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Fetch it to this file, or into this folder; - is stdout.")
 ]
@@ -183,7 +183,7 @@ def rebuild(watch: Watch = False, wait: Wait = 0, as_json: Json = False) -> None
 
 
 def target_of(output: Path, report: Body) -> Path:
-    """The file that is meant: in a folder, it has the report's own name."""
+    """The file to write: in a folder, with the report's own name."""
     is_folder = output.is_dir() and not is_stdout(output)
     return output / Path(report["filename"]).name if is_folder else output
 
@@ -198,7 +198,7 @@ def _demand_folder(output: Path) -> None:
 
 
 def _fetch(report_id: object, output: Path, as_json: bool) -> Path:
-    """Download a report; where it is then."""
+    """Download a report; return its place."""
     from deploy.cli.client.gateway import Gateway, ask
 
     async def fetch(gateway: Gateway) -> Path:
@@ -221,7 +221,7 @@ def _fetch(report_id: object, output: Path, as_json: bool) -> Path:
 
 
 async def _download_through(gateway: Any, report: Body, target: Path, seen: Callable[[int], None]) -> None:
-    """To what cannot be replaced, such as stdout: when all of it is there, and is the report's."""
+    """Write to a file that cannot be replaced, such as stdout, once the whole report is there and verified."""
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "report"
         await gateway.download(report, whole, seen)

@@ -64,7 +64,7 @@ def restart(
 
 @contextlib.contextmanager
 def _progress(is_silent: bool) -> Iterator[Callable[[str], None]]:
-    """What is waited for: on a terminal one line that changes, elsewhere a line for each change."""
+    """Shows the progress: on a terminal one line that changes, elsewhere a line for each change."""
     if is_silent:
         yield lambda _: None
     elif sys.stdout.isatty():
@@ -91,7 +91,7 @@ def _pids(here: "Environment") -> dict[str, int]:
 
 
 def _end(pid: int, report: Callable[[str], None]) -> None:
-    """SIGTERM; SIGKILL for what does not end in the grace time, or stands still and would not hear of it."""
+    """End a process by SIGTERM; by SIGKILL if it does not end in the grace time, or is stopped and cannot obey."""
     if not pid:
         return
     if not processes.is_stopped(pid):
@@ -104,13 +104,13 @@ def _end(pid: int, report: Callable[[str], None]) -> None:
 
 
 def _awaited(here: "Environment", name: str, before: int) -> str:
-    """What is still waited for; empty once it is back."""
+    """The reason to wait longer; empty once the part is back."""
     from deploy.local.readiness import readiness
 
     now = _pids(here).get(name, 0)
     if now in (0, before):
         return "waits until the supervisor has started it again"
-    if name in ("broker", "watch"):  # the supervisor writes the broker's new pid down once it answers
+    if name in ("broker", "watch"):  # the supervisor stores the new pid once the broker answers
         return ""
     if name == "mail":
         return "" if ports.accepts(here.smtp_port) else f"pid {now} runs; waits until it answers"

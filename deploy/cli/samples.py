@@ -1,4 +1,4 @@
-"""Made-up customers and orders, for trying the shop out. Their addresses can't belong to anybody (RFC 2606)."""
+"""Invented customers and orders, to try the shop. Nobody can own their addresses (RFC 2606)."""
 
 import random
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ PEOPLE = (
 
 
 def customer(number: int, mark: str = "") -> dict[str, str]:
-    """A customer; `mark` makes id and address those of one run."""
+    """A customer; `mark` makes id and address unique to one run."""
     name, full_name, locale = PEOPLE[number % len(PEOPLE)]
     own = f"{name}-{mark}" if mark else name
     return {"id": own, "name": full_name, "email": f"{own}@example.com", "locale": locale}

@@ -1,4 +1,4 @@
-"""malote status, doctor, watch: how the fleet is, what to do about what is wrong, and who is told."""
+"""malote status, doctor, watch: the state of the fleet, its faults with advice, and mails about faults."""
 
 import shutil
 import sys
@@ -53,7 +53,7 @@ def status(as_json: Json = False) -> None:
 def doctor(as_json: Json = False) -> None:
     """What is wrong, the cause before those who suffer from it, and what to do about it. Exit status 1 if anything is;
     what only needs a look (LOOK) is none."""
-    from deploy.local.findings import gather  # with the topology, which takes long to load
+    from deploy.local.findings import gather  # it imports the topology, which is slow
 
     findings = gather(checked())
     if as_json:
@@ -70,14 +70,14 @@ def watch() -> None:
     """Mail EMAIL_OPERATORS what is wrong for longer than a minute, and once more when it is over.
 
     `malote up` does it by itself. Elsewhere run one: it needs MALOTE_SERVICE_URL, AMQP_URL and EMAIL_SMTP_HOST."""
-    from deploy.local import watch as watching  # with the email service's settings, which take long to load
+    from deploy.local import watch as watching  # it imports the email service's settings, which is slow
 
     watching.main()
 
 
 def checked() -> "Environment":
     """This machine's settings. Ends with status 78 where one is wrong."""
-    from deploy.local.environment import Environment, Misconfigured  # with all settings, which take long to load
+    from deploy.local.environment import Environment, Misconfigured  # it imports all settings, which is slow
 
     try:
         here = Environment()
@@ -90,7 +90,7 @@ def checked() -> "Environment":
 
 
 def look(here: "Environment") -> dict[str, Any]:
-    """The fleet as the supervisor wrote it down, each service with what it says about itself."""
+    """The fleet from the supervisor's state file, with the answer of each service about itself."""
     from deploy.local.readiness import readiness
 
     state = here.state()
@@ -110,7 +110,7 @@ def look(here: "Environment") -> dict[str, Any]:
 
 
 def _others(here: "Environment") -> list[dict[str, Any]]:
-    """What `malote up` started beside the services. Whether the broker and the mail server work, doctor asks them."""
+    """The other parts that `malote up` started. `doctor` checks whether the broker and the mail server work."""
     state = here.state()
     broker = {"name": "broker", "pid": state.get("broker") or 0, "restarts": state.get("broker_restarts")}
     entries = [
@@ -129,7 +129,7 @@ def _others(here: "Environment") -> list[dict[str, Any]]:
 
 
 def all_ready(here: "Environment", found: dict[str, Any]) -> bool:
-    """By the living supervisor's word: the state file may be a dead one's."""
+    """Whether the supervisor lives and says that all is ready: the state file may be a dead supervisor's."""
     ready = {service["name"] for service in found["services"] if service["ready"]}
     state, counts = here.state(), replicas.wanted(here)
     living = state.get("supervisor") == fleet.running(here) != 0

@@ -1,4 +1,4 @@
-"""The lines about one thing in the logs of all services."""
+"""The log lines of all services about one subject, such as an order."""
 
 import json
 import re
@@ -17,19 +17,19 @@ Line = dict[str, Any]
 
 
 class Story:
-    """The lines about one thing, in files of JSON lines; whatever a tool put before a line's JSON does not matter."""
+    """The lines about one subject, in files of JSON lines. Text that a tool put before the JSON is ignored."""
 
     def __init__(self, about: str, files: list[IO[bytes]]) -> None:
         self._about, self._files = about.strip(), files
         self._known = {self._about}
 
     def read(self) -> list[Line]:
-        """All lines that there are, in order of time. Raises `Failed` if there is none."""
+        """All lines in order of time. Raises `Failed` if there is none."""
         if _NUMBER.fullmatch(self._about):
             self._known |= self._orders_with(self._about.lower())
         found: list[Line] = []
         before: set[str] = set()
-        while before != self._known:  # an order leads to its jobs, a job to its order, and that to a cancellation
+        while before != self._known:  # an order leads to its jobs, a job to its order, and the order to a cancellation
             before = set(self._known)
             found = [line for file in self._files for line in self._about_known(from_start(file))]
         if not found:
@@ -37,7 +37,7 @@ class Story:
         return sorted(found, key=time_of)
 
     def news(self) -> list[Line]:
-        """What was written since, in order of time."""
+        """The lines since the last call, in order of time."""
         return sorted((line for file in self._files for line in self._about_known(whole_lines(file))), key=time_of)
 
     def _about_known(self, raws: Iterable[bytes]) -> Iterator[Line]:
@@ -51,7 +51,7 @@ class Story:
                     yield line
 
     def _orders_with(self, number: str) -> set[str]:
-        """The orders whose mails call them by this number: the end of their ids."""
+        """The orders with this number, which is the end of their ids."""
         wanted = re.compile(rb'"order_id": ?"([0-9a-f-]{28}%s)"' % number.encode())
         return {match[1].decode() for file in self._files for raw in from_start(file) for match in wanted.finditer(raw)}
 
@@ -64,7 +64,7 @@ class Story:
 
 
 def _ids(line: Line) -> set[str]:
-    """What a line is about: all its ids, also those in a request's path."""
+    """All ids of a line, also those in a request's path."""
     found = {str(value) for name, value in line.items() if name.endswith("_id")}
     several = line.get("correlation_ids")
     found |= {str(value) for value in several} if isinstance(several, list) else set()
@@ -72,10 +72,10 @@ def _ids(line: Line) -> set[str]:
 
 
 def lines_in(raw: bytes) -> list[Line]:
-    """What a line of a file says: mostly one thing, or none. Where a disk was full, lines are cut and joined to those
-    that follow: each is told as far as it can be read, with the rest of it as `torn`."""
+    """The log lines in a line of a file: usually one, or none. On a full disk, lines are cut and joined to the next
+    ones: each has what can be read of it, and the rest as `torn`."""
     starts = [found.start() for found in START.finditer(raw)]
-    if starts and b'"' in raw[: starts[0]]:  # the end of a line; what tools put before one has no quotes
+    if starts and b'"' in raw[: starts[0]]:  # the end of a log line; the prefix of a tool has no quotes
         starts.insert(0, 0)
     elif line := parsed(raw):
         return [line]
@@ -104,7 +104,7 @@ def _torn(piece: bytes) -> Line:
 
 
 def parsed(raw: bytes) -> Line | None:
-    """The object in a line, after whatever `docker compose logs` or `kubectl logs` put before it."""
+    """The object in a line, after the prefix of `docker compose logs` or `kubectl logs`."""
     try:
         line = json.loads(raw[raw.index(b"{") :])
     except (ValueError, RecursionError):
@@ -113,14 +113,14 @@ def parsed(raw: bytes) -> Line | None:
 
 
 def from_start(file: IO[bytes]) -> Iterator[bytes]:
-    """Its lines, all of them."""
+    """All lines of the file."""
     file.seek(0)
     return whole_lines(file)
 
 
 def whole_lines(file: IO[bytes]) -> Iterator[bytes]:
-    """From where the file was read to. A line that is being written is left for the next time; the last one of a file
-    may have no end, and is whole if it can be read."""
+    """The complete lines after the last read position. A line that is still being written is left for the next call.
+    The last line of a file may lack its end, and counts if it can be parsed."""
     while raw := file.readline():
         if not raw.endswith(b"\n") and parsed(raw) is None:
             file.seek(-len(raw), 1)
@@ -129,12 +129,12 @@ def whole_lines(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def time_of(line: Line) -> str:
-    """When it was written: UTC in ISO 8601, which sorts as text."""
+    """The time of a line: UTC in ISO 8601, which sorts as text."""
     return str(line.get("timestamp", ""))
 
 
 def places(files: list[IO[bytes]]) -> str:
-    """Where was looked: of many files in one folder, the folder."""
+    """The searched files; for many files in one folder, the folder."""
     names = [file.name if isinstance(file.name, str) else "stdin" for file in files]
     folders = {str(Path(name).parent) for name in names}
     return f"{folders.pop()}/*.log" if len(names) > 3 and len(folders) == 1 else ", ".join(names)

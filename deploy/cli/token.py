@@ -1,4 +1,4 @@
-"""malote token: for curl, for scripts, for trying out a role; and to believe one no more."""
+"""malote token: makes tokens for curl, scripts and tests of a role, and revokes them."""
 
 from typing import Annotated, Any, Literal
 
@@ -13,15 +13,15 @@ app = typer.Typer()
 def token(
     context: typer.Context,
     role: Annotated[
-        Literal["operator", "customer"] | None, typer.Option(help="What it may do.", show_default=False)
+        Literal["operator", "customer"] | None, typer.Option(help="What the caller may do.", show_default=False)
     ] = None,
     subject: Annotated[
-        str | None, typer.Option(metavar="ID", help="Who it is for: a customer's id.", show_default=False)
+        str | None, typer.Option(metavar="ID", help="The subject: a customer's id.", show_default=False)
     ] = None,
-    ttl: Annotated[str, typer.Option(metavar="DURATION", help="How long it is good: 90s, 30m, 12h.")] = "24h",
+    ttl: Annotated[str, typer.Option(metavar="DURATION", help="Its life: 90s, 30m, 12h.")] = "24h",
     read_only: Annotated[bool, typer.Option("--read-only", help="It may only read.")] = False,
 ) -> None:
-    """Print a token for this machine's gateway, and nothing else; with revoke, believe one no more."""
+    """Print a token for this machine's gateway, and nothing else. `revoke` ends one early."""
     from deploy.local.environment import Environment
     from shared.http.tokens import issue_token
 
@@ -42,11 +42,11 @@ def token(
 def revoke(
     token_id: Annotated[str | None, typer.Option("--id", metavar="JTI", help="One token, by its `jti`.")] = None,
     subject: Annotated[
-        str | None, typer.Option(metavar="ID", help="All tokens that somebody has been given until now.")
+        str | None, typer.Option(metavar="ID", help="All tokens of a subject that were issued until now.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Believe a token no more, though it has not ended: at once here, within seconds at every gateway."""
+    """Revoke a token before its end: at once at this gateway, within seconds at every other."""
     from deploy.cli.client.gateway import ask
 
     if (token_id is None) == (subject is None):

@@ -1,4 +1,4 @@
-"""malote topology: what is on the broker, derived from `contracts.flow`."""
+"""malote topology: exchanges, queues and users on the broker, derived from `contracts.flow`."""
 
 import asyncio
 import json

@@ -48,7 +48,7 @@ def up(
     if detach or fleet.running(here):
         ensure(here, counts)
     else:
-        from deploy.local import supervisor  # it loads all that the services do, which takes seconds
+        from deploy.local import supervisor  # it imports all services, which takes seconds
 
         raise typer.Exit(supervisor.supervise(here, counts, True, lambda: _welcome(here, "Ctrl-C")))
     _welcome(here, "`make down`")
@@ -59,7 +59,7 @@ def down() -> None:
     """Stop everything: the services first, then the broker."""
     from deploy.local.environment import Environment
 
-    here = Environment()  # however wrong a setting is by now, what runs can be stopped
+    here = Environment()  # a fleet can be stopped even if a setting has become wrong
     found = here.state_file.exists()
     if pid := fleet.running(here):
         typer.echo("stopping the services, then the broker", err=True)
@@ -97,7 +97,7 @@ def scale(
 
 
 def counted(here: "Environment", given: Sequence[str], where: str) -> dict[str, int]:
-    """`stock=2` read. Ends with status 2 where it cannot be; `where` is what it was given as."""
+    """The numbers in `stock=2`. Raises `typer.BadParameter`, which names the parameter `where`."""
     try:
         return replicas.read(given, here.services)
     except ValueError as error:
@@ -105,7 +105,7 @@ def counted(here: "Environment", given: Sequence[str], where: str) -> dict[str, 
 
 
 def ensure(here: "Environment", counts: replicas.Counts = MappingProxyType({})) -> None:
-    """Return once all is ready, having started what was missing; what is started here stays."""
+    """Start the missing parts, which then stay, and return once all is ready."""
     if fleet.running(here):
         _join(here, counts)
     else:
@@ -113,7 +113,7 @@ def ensure(here: "Environment", counts: replicas.Counts = MappingProxyType({})) 
 
 
 def _start_daemon(here: "Environment", counts: replicas.Counts) -> None:
-    """Start the supervisor in a session of its own and pass on what it says until all is ready."""
+    """Start the supervisor in a session of its own, and print its lines until all is ready."""
     from deploy.local.environment import ROOT
 
     here.make_folders()
@@ -129,9 +129,9 @@ def _start_daemon(here: "Environment", counts: replicas.Counts) -> None:
 
 
 def _join(here: "Environment", counts: replicas.Counts, is_silent: bool = False) -> None:
-    """A fleet is there: if a part is missing or too much, or a service is new, have the supervisor look again."""
+    """Let the supervisor of a running fleet start missing parts and new services, and end superfluous ones."""
     pid = fleet.running(here)
-    processes.until(lambda: here.state().get("supervisor") == pid, _LOOKS_WITHIN)  # from then on it can be told
+    processes.until(lambda: here.state().get("supervisor") == pid, _LOOKS_WITHIN)  # from then on it obeys signals
     if counts:
         replicas.change(here, counts)
     if not status.all_ready(here, status.look(here)):
@@ -146,14 +146,14 @@ def _join(here: "Environment", counts: replicas.Counts, is_silent: bool = False)
 def _follow(
     here: "Environment", log: Path, said: int, daemon: subprocess.Popen[bytes] | None, is_silent: bool = False
 ) -> None:
-    """Pass on the supervisor's lines, unless silent, until all is ready. Ends with status 1 when it gave up or time is
+    """Print the supervisor's lines, unless silent, until all is ready. Exit with status 1 if it gave up or time is
     over."""
     deadline = time.monotonic() + _START_TIMEOUT
     while True:
         if daemon and daemon.poll() is not None and fleet.running(here):
-            daemon = None  # somebody else was quicker: follow theirs
+            daemon = None  # another command was quicker: follow its supervisor
         gone = daemon.poll() is not None if daemon else _has_given_up(here)
-        ready = status.all_ready(here, status.look(here))  # before the last lines are read, or they would be missed
+        ready = status.all_ready(here, status.look(here))  # before the last lines are read, so that none is missed
         with log.open() as lines:
             lines.seek(said)
             for line in () if is_silent else lines.readlines():
@@ -174,8 +174,9 @@ def _has_given_up(here: "Environment") -> bool:
 
 
 def _welcome(here: "Environment", stops: str) -> None:
-    """What a newcomer needs next: addresses, a token, a line to paste that places an order, and what stops it all."""
-    gateway = here.state().get("gateway_url")  # of what runs, whatever the variables say in this terminal
+    """The next steps of a newcomer: addresses, a token, a line to paste that places an order, and how to stop the
+    fleet."""
+    gateway = here.state().get("gateway_url")  # of the running fleet, whatever the variables in this terminal are
     if gateway is None:
         typer.echo(f"up; logs {here.logs}; {stops} stops it")
         return

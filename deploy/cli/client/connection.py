@@ -23,7 +23,7 @@ class Connection:
     """A connection to the gateway. Raises `NotRunning`, `Refused` (4xx) or `Failed`, each with what to do next."""
 
     def __init__(self, url: str, token: str, tls: Tls | None = None, *, is_named: bool = False) -> None:
-        """`is_named`: MALOTE_GATEWAY_URL names the gateway, so a fleet that we start would not answer there."""
+        """`is_named`: MALOTE_GATEWAY_URL names the gateway, so starting a local fleet would not help."""
         self.url, self._is_named = url.rstrip("/"), is_named
         if not url.startswith(("http://", "https://")):
             raise Misconfigured(f"MALOTE_GATEWAY_URL={url!r} is not an address, such as http://127.0.0.1:8000")

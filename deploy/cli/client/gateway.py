@@ -1,6 +1,6 @@
-"""The gateway from Python: where it is, who we are, and a method per route that the command line needs.
+"""The gateway from Python: its address, the token, and a method for each route that the command line needs.
 
-Answers are plain dictionaries, exactly what the gateway said: `--json` passes them on, and a newer one may say more.
+Answers are the gateway's JSON as plain dictionaries: `--json` prints them, and a newer gateway may have more fields.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ class Gateway:
 
     @classmethod
     def here(cls) -> Self:
-        """As `MALOTE_GATEWAY_URL` and `MALOTE_TOKEN` say; else this machine's own, as an operator."""
+        """The gateway of `MALOTE_GATEWAY_URL` with `MALOTE_TOKEN`; by default this machine's own, as an operator."""
         here = Environment()
         named = here.variables.get("MALOTE_GATEWAY_URL")
         url = named or here.state().get("gateway_url") or here.url_of("gateway")
@@ -45,7 +45,7 @@ class Gateway:
 
     @classmethod
     def local(cls, here: Environment, service: str = "gateway") -> Self:
-        """A service of this machine's own fleet, as an operator, whatever gateway is used otherwise."""
+        """A service of this machine's own fleet, as an operator, whatever `MALOTE_GATEWAY_URL` is."""
         return cls(here.address_of(service), _operator(here))
 
     async def __aenter__(self) -> Self:
@@ -57,12 +57,13 @@ class Gateway:
     # -- orders -------------------------------------------------------------------------------------------------------
 
     async def place(self, order: Body, *, key: str | None = None, wait: int = 0) -> Body:
-        """Place an order; `wait` up to so many seconds for its end. The job, with `result` or `error` if it ended."""
+        """Place an order, and wait up to `wait` seconds for its end. Return the job, with `result` or `error` if it
+        ended."""
         headers = {"Idempotency-Key": key} if key else {}
         return await self._start("/v1/orders", wait, headers, order)
 
     async def cancel(self, order_id: object, *, wait: int = 0) -> Body:
-        """Ask for an order's cancellation. The request's own job, as with `place`."""
+        """Ask for an order's cancellation. Return the job of the cancellation, as `place` does."""
         return await self._start(f"/v1/orders/{order_id}/cancel", wait, {})
 
     async def order(self, order_id: object) -> Body:
@@ -82,7 +83,7 @@ class Gateway:
         return await self.ask("GET", f"/v1/jobs/{job_id}")
 
     async def ended(self, job_id: object, timeout: int) -> Body:
-        """A job as soon as it has ended; after `timeout` seconds (at most `LONGEST_WAIT`) as it is then."""
+        """A job as soon as it has ended; after `timeout` seconds (at most `LONGEST_WAIT`) the job as it is."""
         return await self.ask("POST", f"/v1/jobs/{job_id}/wait", params={"timeout": timeout}, timeout=TIMEOUT + timeout)
 
     async def jobs(self, limit: int, status: str | None = None) -> Body:
@@ -90,12 +91,12 @@ class Gateway:
         return await self._newest("/v1/jobs", limit, status)
 
     async def watch(self, job_id: object) -> AsyncIterator[Body]:
-        """The job as it stands, and again after every change until it ended; a lost connection is taken up again."""
+        """Yield the job now and after each change until it has ended. A lost connection is opened again."""
         seen, job = "", Body()
         for _ in range(CONNECTIONS):
             async for event, event_id, data in self._connection.events(f"/v1/jobs/{job_id}/events", seen):
                 seen = event_id
-                if event in ("state", "progress"):  # `timeline` announces what the next state has, too
+                if event in ("state", "progress"):  # an event `timeline` is followed by a state with the same lines
                     job = data if event == "state" else {**job, "status": "STARTED", "progress": data}
                     yield job
             if job.get("ended_at"):
@@ -103,18 +104,18 @@ class Gateway:
         raise Failed(f"the connection breaks again and again; `malote jobs show {job_id}` asks once")
 
     async def cancel_job(self, job_id: object, *, wait: int = 0) -> Body:
-        """Ask for the cancellation of what a job is about. The request's own job, as with `place`."""
+        """Ask for the cancellation of a job's subject. Return the job of the cancellation, as `place` does."""
         return await self._start(f"/v1/jobs/{job_id}/cancel", wait, {})
 
     # -- reports ------------------------------------------------------------------------------------------------------
 
     async def create_report(self, body: Body, *, key: str | None = None, wait: int = 0) -> Body:
-        """Ask for a report. The job, as with `place`."""
+        """Ask for a report. Return the job, as `place` does."""
         headers = {"Idempotency-Key": key} if key else {}
         return await self._start("/v1/reports", wait, headers, body)
 
     async def rebuild(self, *, wait: int = 0) -> Body:
-        """Have the reports' read model filled again. The job, as with `place`."""
+        """Fill the reports' read model again. Return the job, as `place` does."""
         return await self._start("/v1/reports/rebuild", wait, {})
 
     async def report(self, report_id: object) -> Body:
@@ -149,7 +150,7 @@ class Gateway:
         await self.ask("POST", "/v1/notifications/read")
 
     async def follow(self) -> AsyncIterator[Body]:
-        """Each notification as it comes, from now on; a lost connection is taken up again."""
+        """Yield each new notification. A lost connection is opened again."""
         seen, failures = "", 0
         while failures < CONNECTIONS:
             failures += 1
@@ -160,7 +161,7 @@ class Gateway:
         raise Failed("the connection breaks again and again; `malote notifications` asks once")
 
     async def choice(self) -> Body:
-        """How we want to be told."""
+        """How the caller wants to be notified."""
         return await self.ask("GET", "/v1/me/notifications")
 
     async def choose(self, choice: Body) -> Body:
@@ -169,11 +170,11 @@ class Gateway:
     # -- dead letters -------------------------------------------------------------------------------------------------
 
     async def letters(self, limit: int, wanted: Body) -> Body:
-        """The newest dead letters of those that fit."""
+        """The newest dead letters that a filter selects."""
         return await self.ask("GET", _LETTERS, params={**wanted, "limit": min(limit, PAGE)})
 
     async def letter_groups(self, wanted: Body) -> Body:
-        """The same by lane, message and reason."""
+        """The groups of those dead letters: by lane, message and reason."""
         return await self.ask("GET", f"{_LETTERS}/groups", params=wanted)
 
     async def letter_actions(self, limit: int) -> Body:
@@ -184,19 +185,20 @@ class Gateway:
         return await self.ask("GET", f"{_LETTERS}/{letter_id}")
 
     async def replay(self, body: Body) -> Body:
-        """Send dead letters again. The job, as with `place`."""
+        """Send dead letters again. Return the job, as `place` does."""
         return await self._start(f"{_LETTERS}/replay", 0, {}, body)
 
     async def edit_letter(self, letter_id: object, body: Body, *, wait: int = 0) -> Body:
-        """Send another message in a dead letter's place. The job, as with `place`."""
+        """Send another message in a dead letter's place. Return the job, as `place` does."""
         return await self._start(f"{_LETTERS}/{letter_id}/edit", wait, {}, body)
 
     async def purge(self, body: Body) -> Body:
-        """Remove dead letters. The job, as with `place`."""
+        """Remove dead letters. Return the job, as `place` does."""
         return await self._start(f"{_LETTERS}/purge", 0, {}, body)
 
     async def export_letters(self, wanted: Body) -> AsyncIterator[str]:
-        """Dead letters that fit with what they carry, a line each. Raises `Failed` if they did not all come."""
+        """The dead letters that a filter selects, with their content, a line for each. Raises `Failed` if some did not
+        arrive."""
         try:
             async with self._connection.stream(f"{_LETTERS}/export", params=wanted) as answer:
                 async for line in lines(answer.aiter_text()):
@@ -214,7 +216,7 @@ class Gateway:
         return await self.ask("PUT", f"/v1/products/{sku}", product)
 
     async def adjust(self, sku: str, delta: int, reason: str) -> Body:
-        """Add or take pieces; the product as it stands then."""
+        """Add or take pieces. Return the product afterwards."""
         return await self.ask("POST", f"/v1/products/{sku}/adjustments", {"delta": delta, "reason": reason})
 
     # -- mails --------------------------------------------------------------------------------------------------------
@@ -224,11 +226,11 @@ class Gateway:
         return await self._newest("/v1/mails", limit, status)
 
     async def resend(self, body: Body, *, wait: int = 0) -> Body:
-        """Send failed mails again. The job, as with `place`."""
+        """Send failed mails again. Return the job, as `place` does."""
         return await self._start("/v1/mails/resend", wait, {}, body)
 
     async def _start(self, path: str, wait: int, headers: dict[str, str], body: Body | None = None) -> Body:
-        """Start a job, and wait for its end as long as was asked for, in turns that the gateway allows."""
+        """Start a job and wait for its end up to `wait` seconds, in several requests if the gateway demands that."""
         first = min(wait, LONGEST_WAIT)
         if first:
             headers = {**headers, "Prefer": f"wait={first}"}
@@ -265,7 +267,7 @@ def has_ended(job: Body) -> bool:
 
 
 def ask(question: Callable[[Gateway], Awaitable[T]]) -> T:
-    """Answer one question with a gateway at hand."""
+    """Run a function with an open gateway, and return its result."""
 
     async def go() -> T:
         async with Gateway.here() as gateway:
@@ -275,5 +277,5 @@ def ask(question: Callable[[Gateway], Awaitable[T]]) -> T:
 
 
 async def gathered(entries: AsyncIterator[Body]) -> list[Body]:
-    """All of a list that comes page by page."""
+    """All entries of a list, fetched page by page."""
     return [entry async for entry in entries]

@@ -17,7 +17,7 @@ def replay(
     wanted: Body,
     ids: LetterIds = None,
     everything: Annotated[bool, typer.Option("--all", help="All that wait.")] = False,
-    rate: Annotated[float, typer.Option(min=0.01, max=1000, help="Letters a second, at the most.")] = 50,
+    rate: Annotated[float, typer.Option(min=0.01, max=1000, help="The most letters a second.")] = 50,
     detach: Annotated[bool, typer.Option("--detach", help="Do not wait for the end.")] = False,
     as_json: Json = False,
 ) -> None:

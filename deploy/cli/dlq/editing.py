@@ -27,7 +27,7 @@ def edit(
     body: Annotated[
         Path | None, typer.Option(metavar="FILE", exists=True, dir_okay=False, help="A whole new body, as JSON.")
     ] = None,
-    message: Annotated[str | None, typer.Option(help="What it is, where nobody knows.")] = None,
+    message: Annotated[str | None, typer.Option(help="The name of the message, if the letter has none.")] = None,
     as_json: Json = False,
 ) -> None:
     """Send another message in a dead letter's place: as --set or --body say, or as $EDITOR leaves it."""
@@ -50,7 +50,7 @@ def edit(
 
 
 def changed(body: Any, path: str, text: str) -> Any:
-    """A body with one value of it replaced: `lines.0.quantity=2`. A value is JSON, or else text."""
+    """A body with one value replaced: `lines.0.quantity=2`. A value that is no JSON is text."""
     first, _, rest = path.partition(".")
     try:
         value = json.loads(text)
@@ -81,7 +81,7 @@ def _new_body(letter: Body, assignments: list[str], file: Path | None) -> Any:
 
 
 def _draft(letter: Body) -> Path:
-    """A file with the body as the editor left it; only its owner may read it."""
+    """A file with the edited body, which only its owner may read. Raises `Failed` if nothing was changed."""
     if not sys.stdin.isatty():
         raise Failed("there is no terminal to edit on; say what to change with --set or --body")
     text = text_of(letter)

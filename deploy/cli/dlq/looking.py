@@ -75,7 +75,7 @@ def show(letter_id: LetterId, as_json: Json = False) -> None:
 @filtered
 def export(
     wanted: Body,
-    output: Annotated[Path, typer.Option(metavar="FILE", help="Where to, when it is whole; - is stdout.")],
+    output: Annotated[Path, typer.Option(metavar="FILE", help="The file to write, once it is complete; - is stdout.")],
     as_json: Json = False,
 ) -> None:
     """Write dead letters with what they carry to a file: JSON, one to a line, oldest first."""
@@ -118,7 +118,7 @@ def actions(limit: Limit = 20, as_json: Json = False) -> None:
 
 
 def _table_of_groups(groups: list[Body]) -> Any:
-    """One line a group; where the terminal is narrow, without what `--group` and `--json` say as well."""
+    """A line for each group. On a narrow terminal, without the columns that `--group` and `--json` also show."""
     columns = {
         "group": [g["id"] for g in groups],
         ">letters": [f"{g['count']:,}" for g in groups],
@@ -155,7 +155,7 @@ def _action(action: Body) -> Sequence[str]:
 
 
 def _which(request: Body) -> str:
-    """`lane stock, text COFFEE`, `letter …`, `12 letters`: what an action was about."""
+    """The subject of an action: `lane stock, text COFFEE`, `letter …`, `12 letters`."""
     selection = request.get("selection") or {}
     if selection.get("all"):
         return "all that wait"
@@ -187,5 +187,5 @@ def _describe(letter: Body) -> None:
 
 
 def text_of(letter: Body) -> str:
-    """A letter's body for people."""
+    """The text of a letter's body."""
     return letter["body"] if letter["encoding"] != "json" else json.dumps(letter["body"], indent=1, ensure_ascii=False)

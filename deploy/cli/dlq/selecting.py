@@ -20,13 +20,15 @@ LetterIds = Annotated[list[UUID] | None, typer.Argument(metavar="[ID]...", show_
 Lane = Annotated[str | None, typer.Option(help="The lane that failed, such as stock.")]
 Message = Annotated[str | None, typer.Option(help="The message's name, such as order.placed.v1.")]
 Group = Annotated[str | None, typer.Option(metavar="GROUP", help="A group from `dlq list`.")]
-Text = Annotated[str | None, typer.Option(help="What is in the body, the ids or the reason.")]
+Text = Annotated[str | None, typer.Option(help="Text in the body, in the ids or in the reason.")]
 Order = Annotated[
     str | None,
     typer.Option(metavar="ORDER_ID", parser=an_order, help="The order that it is about, or its number from a mail."),
 ]
 Job = Annotated[str | None, typer.Option(metavar="JOB_ID", help="The job that it belongs to.")]
-State = Annotated[Literal["WAITING", "SENT", "DONE", "REPLACED"] | None, typer.Option(help="Else those that wait.")]
+State = Annotated[
+    Literal["WAITING", "SENT", "DONE", "REPLACED"] | None, typer.Option(help="By default those that wait.")
+]
 _FILTER = {
     "lane": Lane,
     "message": Message,
@@ -41,7 +43,7 @@ _GROUP = re.compile(r"[0-9a-f]{12}")
 
 
 def filtered(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options that say which letters; it is called with what they say as `wanted`."""
+    """Add the options that select letters to a command. It gets the selection as `wanted`."""
     own = inspect.signature(command)
     options = [Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=_FILTER[name]) for name in _FILTER]
 
@@ -84,7 +86,8 @@ def selection(ids: list[UUID] | None, wanted: Body, *, everything: bool) -> Body
 
 
 def demand_some(ids: list[UUID] | None, wanted: Body, states: Sequence[str]) -> int:
-    """How many letters are meant. What is named by its id and is not, is said."""
+    """The number of selected letters; an id without a letter is named on stderr. Raises `Failed` if none is
+    selected."""
     from deploy.cli.client.gateway import ask
 
     demand_known(wanted)
@@ -116,7 +119,7 @@ async def _number_of(gateway: Any, ids: list[UUID], states: Sequence[str]) -> in
 
 
 def demand_known(wanted: Body) -> None:
-    """What is misspelt must not look as if all were well."""
+    """Raise `typer.BadParameter` for an unknown group, lane or message, which would select nothing."""
     from contracts.flow import BY_KEY, LANES
 
     if (group := wanted.get("group")) and not _GROUP.fullmatch(group):
@@ -130,7 +133,7 @@ def demand_known(wanted: Body) -> None:
 
 
 def _demand_letters_of(name: str, said: str, known: Sequence[str]) -> None:
-    """A lane or a message that is no more, or never was, is known as long as there are letters of it."""
+    """Raise `typer.BadParameter` for an unknown lane or message, unless there are letters of it."""
     from deploy.cli.client.gateway import ask
 
     async def is_there(gateway: Any) -> bool:
