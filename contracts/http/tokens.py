@@ -9,7 +9,7 @@ from contracts.http.common import Moment, example
 
 
 class RevocationIn(Contract):
-    """What to believe no more: one token by its `jti`, or all that a subject was given `before` (by default now)."""
+    """A revocation of one token by its `jti`, or of all tokens that a subject was given `before` (by default now)."""
 
     model_config = example(subject="ana")
 
@@ -27,7 +27,7 @@ class RevocationIn(Contract):
 
 
 class RevocationView(Contract):
-    """What is believed no more, who said so and when."""
+    """A revoked token, or the revoked tokens of a subject; who revoked them, and when."""
 
     token_id: str | None = None
     subject: str | None = None
@@ -37,6 +37,6 @@ class RevocationView(Contract):
 
 
 class Revocations(Contract):
-    """The newest first."""
+    """Revocations, newest first."""
 
     data: tuple[RevocationView, ...]

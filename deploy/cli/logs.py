@@ -52,9 +52,9 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes, until Ctrl-C.")] = False,
     as_json: Json = False,
 ) -> None:
-    """The story of an order in the log lines of all services, or what they said lately. --json: the lines as they are.
+    """All log lines of an order, from all services; without an ID, recent lines. --json: the lines as they are.
 
-    What is about an order carries its job's id; a cancellation is a job of its own, and belongs to the story.
+    Lines about an order have the id of its job. The lines of its cancellation, which is a job of its own, are included.
     """
     if follow and "-" in (source or ()):
         raise typer.BadParameter("stdin has an end: --follow goes with files", param_hint="--follow")

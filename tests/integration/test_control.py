@@ -1,4 +1,4 @@
-"""What a process says of itself and what it is told, on the real broker with the users' own permissions."""
+"""Reports of processes and control messages to them, on the real broker with the users' own permissions."""
 
 import asyncio
 import contextlib
@@ -34,7 +34,7 @@ async def on_order_placed(order: OrderPlaced, unit: UnitOfWork) -> StockReserved
 
 @contextlib.asynccontextmanager
 async def stock(broker: Broker, database_url: str) -> AsyncIterator[Service]:
-    """With the broker's user that stock has."""
+    """The stock service, connected as the broker user `stock`."""
     head, _, tail = broker.url.partition("://")
     url = f"{head}://stock:{PASSWORDS['stock']}@{tail.rpartition('@')[2]}"
     async with running("stock", url, database_url, module_of(on_order_placed)) as service:
@@ -80,7 +80,7 @@ async def _answered(spy: Any, ids: set[str]) -> bool:
 
 
 @ON_SQLITE
-async def test_it_is_said_by_itself_again_and_again(
+async def test_a_process_reports_itself_periodically(
     guarded: Broker, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shared.service.SEEN_SECONDS", 0.1)

@@ -24,7 +24,7 @@ ABOUT = """\
 A token goes into each request as `Authorization: Bearer …`, here by **Authorize**. On one machine `malote token --role
 operator --subject me` makes one; elsewhere it comes from whoever signs with `MALOTE_JWT_SECRET` or its key set.
 
-What goes over the broker is documented at [/asyncapi](/asyncapi).
+All messages on the broker are documented at [/asyncapi](/asyncapi).
 """
 GROUPS = {
     "orders": "Placed, looked at, cancelled.",
@@ -34,8 +34,8 @@ GROUPS = {
     "notifications": "What you were told, and how you want to be told.",
     "mails": "What was written to whom.",
     "dead letters": "Messages that were given up.",
-    "tokens": "Which tokens are believed no more.",
-    "documents": "What goes over the broker.",
+    "tokens": "Revoked tokens.",
+    "documents": "The messages on the broker.",
     "health": "Whether this process works.",
 }
 """In the order in which /docs shows them."""

@@ -88,7 +88,7 @@ MESSAGES: dict[int | str, dict[str, Any]] = {
 
 @router.get("/asyncapi", response_class=Response, responses=MESSAGES, tags=["documents"])
 async def messages(accept: Annotated[str, Header()] = "") -> Response:
-    """What goes over the broker: the messages of all services."""
+    """The messages of all services."""
     return _messages_page(asyncapi.ALL) if "text/html" in accept else _messages(asyncapi.ALL)
 
 

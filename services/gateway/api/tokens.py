@@ -17,8 +17,8 @@ router = APIRouter(prefix="/v1/revocations", tags=["tokens"], route_class=Route)
 
 @router.post("", status_code=201)
 async def revoke(body: RevocationIn, service: Running, who: OperatorOf) -> RevocationView:
-    """Believe a token, or all tokens that a subject has, no more: at once here, within seconds at other gateways, where
-    event streams that are open end, too. Once more is as good as once. Operators only."""
+    """Revoke a token, or all tokens of a subject: at once at this gateway, within seconds at others. Open event streams
+    end as well. A repeated request changes nothing. Operators only."""
     id_ = f"token {body.token_id}" if body.token_id else f"subject {body.subject}"
     before = round(body.before.timestamp() * 1000) if body.before else None
     async with service.database.transaction() as session:
@@ -32,7 +32,7 @@ async def revoke(body: RevocationIn, service: Running, who: OperatorOf) -> Revoc
 
 @router.get("")
 async def list_revocations(service: Running, who: OperatorOf) -> Revocations:
-    """What is believed no more. Operators only."""
+    """The revoked tokens. Operators only."""
     async with service.database.reading() as session:
         rows = await revocations.newest(session)
     return Revocations(data=tuple(map(_revocation, rows)))

@@ -1,4 +1,4 @@
-"""Jobs say in which role they were asked for."""
+"""Jobs have the role of their owner."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +10,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # The default is for processes of the version before, which may still write while this is done.
+    # The default is for processes of the previous version, which may still insert rows.
     op.add_column("jobs", sa.Column("role", sa.String(16), nullable=False, server_default="customer"))
     op.execute("UPDATE jobs SET role = 'operator' WHERE kind NOT LIKE 'order.%' AND kind NOT LIKE 'report.%'")
 
