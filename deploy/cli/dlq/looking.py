@@ -38,8 +38,8 @@ def list_(
     limit: Limit = 20,
     as_json: Json = False,
 ) -> None:
-    """Groups of dead letters by lane, message and reason. Single letters with --letters, or if a group, text, order or job
-    is given."""
+    """Groups of dead letters by lane, message and reason. Single letters with --letters, or if a group, text, order or
+    job is given."""
     from deploy.cli.client.gateway import ask
 
     each = letters or {"group", "text", "order_id", "job_id"} & set(wanted)
