@@ -1,4 +1,4 @@
-"""What a spreadsheet program makes of a CSV file, whose separator it may take for another."""
+"""The cells that a spreadsheet program reads from a CSV file, also if it splits lines at another separator."""
 
 import csv
 import io
@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator
 
 FORMULAS = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
-"""What a formula begins with: = + - @, and their full-width forms."""
+"""The beginnings of formulas: = + - @, and their full-width forms."""
 WHITE = ("\t", "\r", "\n")
 SEPARATORS = (",", ";", "\t")
 

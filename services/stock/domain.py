@@ -7,11 +7,11 @@ from contracts.orders import PricedLine, RejectedLine
 from contracts.stock import StockLow
 
 MOST_ON_HAND = 2_000_000_000
-"""What the database's integer holds."""
+"""The most pieces that the database's integer holds."""
 
 
 class Level(Protocol):
-    """A product's pieces: `on_hand` lie in the warehouse, `reserved` of them are promised to orders."""
+    """A product's pieces: `on_hand` are in the warehouse, and `reserved` of these are promised to orders."""
 
     sku: str
     name: str
@@ -36,7 +36,7 @@ def shortages(lines: Sequence[PricedLine], levels: Mapping[str, Level | None]) -
 
 
 class Impossible(ValueError):
-    """A level that is not possible; the text says why."""
+    """A level is impossible; the text says why."""
 
 
 def adjusted(level: Level, delta: int) -> int:

@@ -8,13 +8,13 @@ log = structlog.get_logger(__name__)
 
 
 class Circuit:
-    """While it is open, one message at a time tries whether the server is back: a probe."""
+    """While the circuit is open, one message at a time is a probe: it tries whether the server is back."""
 
     def __init__(self, lane: str) -> None:
         self._lane = lane
         self.why: str | None = None
-        """Why it is open; None while it is closed."""
-        self._probes: set[str] = set()  # begun since it opened, and not ended yet
+        """Why the circuit is open; None while it is closed."""
+        self._probes: set[str] = set()  # probes that have begun since the circuit opened, and not ended
         self._backoff = Backoff()
 
     def open(self, why: str) -> None:
@@ -30,11 +30,11 @@ class Circuit:
 
     @property
     def is_probing(self) -> bool:
-        """Whether it is open, and a probe is under way."""
+        """Whether the circuit is open and a probe is running."""
         return self.why is not None and bool(self._probes)
 
     def begin(self, message_id: str) -> None:
-        """Work on a message begins: a probe, if the circuit is open."""
+        """Note that work on a message begins. It is a probe if the circuit is open."""
         if self.why is not None:
             self._probes.add(message_id)
 

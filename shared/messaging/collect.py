@@ -1,4 +1,4 @@
-"""The processor of a lane's dead letters: nothing is decoded, nothing is judged, nothing is given up."""
+"""The processor of a lane's dead letters. It does not decode them, and dead-letters none of them."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
@@ -14,7 +14,7 @@ Keep = Callable[[Sequence[IncomingMessage], str, UnitOfWork], Awaitable[None]]
 
 
 class Collect:
-    """Hands what arrived to one function, a batch in one transaction, and acknowledges it after the commit."""
+    """Passes each batch to one function in one transaction, and acknowledges the batch after the commit."""
 
     def __init__(self, queue: str, keep: Keep, outbox: Outbox, intake: Intake, pause: Pause, at_once: int) -> None:
         self._queue, self._keep, self._outbox, self._at_once = queue, keep, outbox, at_once
@@ -40,10 +40,10 @@ class Collect:
         return False
 
     def stop(self) -> None:
-        """Whatever was taken is kept."""
+        """Do nothing: all deliveries that were taken are stored."""
 
     def measure(self) -> None:
-        """Not the age of its messages: dead letters are old."""
+        """Do nothing: the age of dead letters is no measure of a lane."""
         waits = metrics.of(metrics.LANE_PAUSED, COLLECTOR, self._queue)
         waits.set_function(lambda: float(self._pause.why is not None))
 

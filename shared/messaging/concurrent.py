@@ -1,11 +1,11 @@
 """The processor of a lane for work outside the database: SMTP, object storage, a payment.
 
-Such work has no place in a transaction. Its messages run concurrently, each by itself; the attempt is committed before
-the work and the outcome after it, both for as many messages at once as there are. Those that were in hand when a
-process died are tried a few at a time and then one by one, beside the others: see `shared.messaging.suspects`.
+Such work cannot be part of a transaction. Messages run concurrently, each by itself. The attempt is committed before
+the work and the outcome after it, each for all messages that are ready at that moment. Messages that were being handled
+when a process died are tried a few at a time and then one by one, beside the others: see `shared.messaging.suspects`.
 
-Where the work has no server to be done at, the handler raises `Outage`. That is no message's fault, so no attempt is
-counted: the message comes again later, the circuit opens, and one message at a time tries whether the server is back.
+If the server for the work is away, the handler raises `Outage`. No message is blamed, so no attempt is counted: the
+message is delivered again later, the circuit opens, and one message at a time tries whether the server is back.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ class Busy(Exception):
 
 
 class Suspect(Exception):
-    """A process died while it tried this message, perhaps of it: it waits for its turn to be tried again."""
+    """A process died while it tried this message, perhaps because of it. The message waits for its turn."""
 
     def __init__(self, tries: int) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Suspect(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """Work that came to an end: what the handler returned or raised. Without work there is nothing to record."""
+    """Work that has ended: what the handler returned or raised. Without work there is nothing to record."""
 
     delivery: Delivery
     work: OutsideWork | None
@@ -62,10 +62,10 @@ class Concurrent:
     def __init__(self, lane: Lane, at_once: int) -> None:
         self._lane, self._at_once = lane, at_once
         self._outbox, self._intake, self._wait_out = lane.outbox, lane.intake, lane.pause.wait_out
-        self._in_flight: dict[str, list[IncomingMessage]] = {}  # each with the copies of it that came meanwhile
-        # Those whose process died, each with how many of them may be tried at a time: they are in flight, too.
-        self._suspects: deque[tuple[int, Delivery]] = deque()  # these wait for their turn
-        self._on_trial: dict[str, int] = {}  # and these have it
+        self._in_flight: dict[str, list[IncomingMessage]] = {}  # each with further deliveries of the same message
+        # Messages whose process died, each with the number that may be tried together. They count as in flight.
+        self._suspects: deque[tuple[int, Delivery]] = deque()  # suspects that wait for their turn
+        self._on_trial: dict[str, int] = {}  # suspects that are being tried
         self._finished: list[Finished] = []
         self._has_finished, self._has_room = asyncio.Event(), asyncio.Event()
         self._backoff = Backoff()
@@ -89,7 +89,7 @@ class Concurrent:
                 yield
                 recorder.cancel()
         except asyncio.CancelledError:
-            # Much of it has only waited for its turn, and a few restarts must not look like as many deaths.
+            # Most deliveries have only waited for their turn, and restarts must not count as deaths.
             await self._lane.give_back(self._in_flight)
             raise
 
@@ -109,7 +109,7 @@ class Concurrent:
             return self._at_once - self._working()
         if not self._stopping:
             await self._circuit.wait()
-        if self._stopping:  # what was not begun goes back to the broker
+        if self._stopping:  # deliveries that have not begun go back to the broker
             self._intake.waiting.clear()
         return 1
 
@@ -135,7 +135,7 @@ class Concurrent:
         await self._lane.forwarding.forward(copies)
 
     async def _start(self, begun: Sequence[Delivery]) -> None:
-        """Begin a batch of work. If it cannot be begun, halve it: what cannot be begun by itself has failed."""
+        """Begin a batch of work. If that fails, begin each half; a single message that cannot begin has failed."""
         try:
             with tracing.together(f"begin {self._lane.name}", [delivery.envelope.traceparent for delivery in begun]):
                 units = await self._wait_out(begun[0].raw, self._begin, begun)
@@ -163,11 +163,13 @@ class Concurrent:
         self._try_suspects()
 
     async def _begin(self, deliveries: Sequence[Delivery]) -> dict[str, OutsideWork | Exception | None]:
-        """Commit the attempts of those that are ours to do: for each its unit, or why not; None if it is done."""
+        """Commit the attempts of the messages that this process may try. Return for each its unit, or the error that
+        prevents it; None if it is done already."""
         by_id = {delivery.envelope.message_id: delivery for delivery in deliveries}
         found: dict[str, OutsideWork | Exception | None] = {}
         async with self._outbox.unit() as unit:
-            # First lock, then look: whoever is at a message records its outcome and deletes the attempt at once.
+            # First lock, then look: a process that finishes a message records its outcome and deletes the attempt at
+            # once.
             begun = await inbox.begin_attempts(unit.session, self._lane.name, by_id, self._outbox.owner)
             done = await inbox.done(unit.session, self._lane.name, by_id)
             await inbox.end_attempts(unit.session, self._lane.name, done)
@@ -212,7 +214,7 @@ class Concurrent:
         self._has_finished.set()
 
     async def _record(self) -> None:
-        """Record what has finished, all that there is at a time. What was done is recorded, acknowledged or not."""
+        """Record all finished work at once. Work is recorded even if its delivery can no longer be acknowledged."""
         while True:
             await self._has_finished.wait()
             self._has_finished.clear()
@@ -260,7 +262,7 @@ class Concurrent:
             for finished in good:
                 assert finished.work
                 assert not isinstance(finished.outcome, Exception)
-                # Or it is recorded: by whoever took it over, or by us, and only the commit's answer was lost.
+                # Otherwise it is recorded: by another process, or by this one if only the commit's answer was lost.
                 if finished.delivery.envelope.message_id in new:
                     unit.take_up(finished.work)
                     send(unit, finished.outcome)
@@ -270,7 +272,7 @@ class Concurrent:
         try:
             if isinstance(error, Lost):
                 raise error
-            # Where the lane is paused, it was the database or the broker that a handler waited for in vain.
+            # While the lane is paused, the handler waited in vain for the database or the broker.
             is_outage = isinstance(error, Outage) or (isinstance(error, TooLong) and self._lane.pause.why is not None)
             if is_outage:
                 await self._wait_out(delivery.raw, self._forget_attempt, delivery.envelope.message_id)
@@ -298,7 +300,7 @@ class Concurrent:
         self._leave(delivery)
 
     def _leave(self, delivery: Delivery, *again: IncomingMessage) -> None:
-        """Make room. Copies of the message that came meanwhile are taken again, and found to be done."""
+        """Free the place of a message. Further deliveries of it are taken again, and found to be done."""
         message_id = delivery.envelope.message_id
         _, *copies = self._in_flight.pop(message_id)
         self._circuit.end(message_id)

@@ -1,6 +1,6 @@
 """The consumer of a queue: it takes deliveries, gives them to its processor in batches, and pauses in outages.
 
-What becomes of a batch is the processor's: `batch` commits it as one transaction, `concurrent` runs work outside the
+The processor decides what happens to a batch: `batch` commits it as one transaction, `concurrent` runs work outside the
 database, `collect` keeps dead letters.
 """
 
@@ -28,32 +28,32 @@ ENDED = "the lane has ended: this process has to be started again"
 
 
 class Processor(Protocol):
-    """What a consumer gives its batches to."""
+    """Handles the batches of a consumer."""
 
     def running(self) -> AbstractAsyncContextManager[object]:
         """Around all work."""
 
     async def room(self) -> int:
-        """How many deliveries may be worked on now; waits until it is at least one."""
+        """Wait until another delivery may begin; return the number that may begin now."""
 
     async def work(self, raws: Sequence[IncomingMessage]) -> None:
         """Give each delivery of a batch its outcome.
 
-        Raises `Lost`. After any other error, which is the kernel's own, what is still at work in the intake is begun
-        again.
+        Raises `Lost`. After any other error, which is a fault of the kernel, the deliveries that are still `at_work` in
+        the intake begin again.
         """
 
     async def is_busy(self) -> bool:
-        """Whether work goes on after `work` has returned; if so, waits until some of it ends."""
+        """Whether work goes on after `work` has returned. If so, wait until some of it ends."""
 
     def stop(self) -> None:
-        """Nothing new is begun that can as well be done by another process."""
+        """Begin nothing more that another process can do as well."""
 
     def measure(self) -> None:
         """Begin to measure the lane."""
 
     def warnings(self) -> list[str]:
-        """Why somebody should look at the lane, though it works."""
+        """Reasons to look at the lane although it works."""
 
 
 class Consumer:
@@ -77,7 +77,7 @@ class Consumer:
         self._handler_seconds = handler_seconds
         self.pace = Pace()
         self.held: str | None = None
-        """Why the lane takes nothing new though it could; None while it does."""
+        """Why the lane takes no new deliveries although it could; None while it takes them."""
         self._stopping = False
         self._is_slow = False
 
@@ -88,19 +88,19 @@ class Consumer:
 
     @property
     def warning(self) -> str | None:
-        """Why somebody should look at the lane, though it works; None if all is well."""
+        """A reason to look at the lane although it works; None if all is well."""
         rate = f"at most {self.pace.rate:g} messages a second, as told" if self.pace.rate else None
         return "; ".join(filter(None, [self.held, rate, *self.processor.warnings(), self._slow()])) or None
 
     def look_after(self) -> None:
-        """Say once in the log that a message is in hand for long. To be called every few seconds."""
+        """Log once that a message has been handled for long. The caller repeats this every few seconds."""
         slow = self._slow()
         if slow and not self._is_slow:
             log.warning("lane: a message is in hand for long", lane=self.name, why=slow)
         self._is_slow = bool(slow)
 
     def _slow(self) -> str | None:
-        """Which message has been in hand for longer than half of what a handler may take; None while none has."""
+        """The message that has been handled for longer than half of its handler's limit; None if there is none."""
         oldest = next(iter(self.intake.unanswered()), None)
         if oldest is None or self.paused or self.pace.rate:  # with a rate, messages wait for their turn
             return None
@@ -110,7 +110,7 @@ class Consumer:
         return f"{key_of(raw) or metrics.UNREADABLE} {raw.message_id} has been in hand for {age:.0f} s"
 
     def seen(self) -> LaneSeen:
-        """What is to be said of the lane in this process."""
+        """The figures of the lane in this process."""
         tally = self.tally
         return LaneSeen(
             name=self.name,
@@ -130,7 +130,7 @@ class Consumer:
         self.intake.arrived.set()
 
     async def run(self) -> None:
-        """Work, until stopped. An error of the kernel's own is logged, and the deliveries are tried again."""
+        """Work until stopped. A fault of the kernel is logged, and the deliveries are tried again."""
         self.processor.measure()
         try:
             async with self.processor.running():

@@ -1,4 +1,4 @@
-"""From the wire to a delivery: which message it is, whether it can be read, and what its envelope says."""
+"""Decodes deliveries: finds the contract and the handler of a message, and reads its body and its envelope."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ from shared.messaging.handler import Handler, Poison
 from shared.messaging.intake import IncomingMessage
 
 SENT_BY = "sent_by"
-"""The header in which the kernel keeps the user who sent a message, when it sends a copy of it to its lane again."""
+"""The header in which the kernel stores the original sender when it sends a copy of a message to its lane."""
 _REPLAY = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})/([1-9][0-9]{0,8})")
 
 
@@ -32,14 +32,14 @@ class Delivery:
     handler: Handler
 
     def subject(self) -> dict[str, str]:
-        """For log lines: what the job is about that this message starts, such as an order; nothing without one."""
+        """The ids for log lines: the resource of the job that this message starts; empty if it starts none."""
         if self.envelope.message_id != self.envelope.correlation_id:
             return {}
         return {name: str(value) for name, value in self.message if isinstance(value, UUID)}
 
 
 def decode(raw: IncomingMessage, lane: str, handlers: Mapping[str, Handler]) -> Delivery:
-    """Read a delivery and find its handler. Raises `Poison` with what is wrong, for people."""
+    """Read a delivery and find its handler. Raises `Poison` with a reason for people."""
     if isinstance(problem := raw.headers.get(PROBLEM), Unreadable):
         raise Poison(f"its properties or headers cannot be read: {problem!s}")
     if isinstance(raw.body, Oversized):
@@ -87,53 +87,53 @@ _UNREADABLE = re.compile(
 
 
 def is_about_reading(reason: str) -> bool:
-    """Whether a reason, as a dead letter has it, is one of `decode`'s: no consumer of that lane can read it."""
+    """Whether the reason of a dead letter is one of `decode`'s, so that no consumer of the lane can read it."""
     return bool(_UNREADABLE.match(reason))
 
 
 def reason_of(error: BaseException) -> str:
-    """A failure in a sentence for people; for bad content which field is wrong and why, without its value."""
+    """A failure in a sentence for people. For invalid content, it names the field and the fault, without the value."""
     if isinstance(error, ValidationError):
         problems = error.errors(include_url=False, include_input=False)
         shown = [f"{'.'.join(map(str, p['loc'])) or 'body'}: {complaint(p)}" for p in problems[:5]]
         return "; ".join(shown) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
-    said = str(error).encode("utf-8", "replace").decode()  # a server's answer may be no text
+    said = str(error).encode("utf-8", "replace").decode()  # the answer of a server may be bytes
     return said or type(error).__name__
 
 
 def key_of(raw: IncomingMessage) -> str:
-    """The message's name. What its sender published is named by its routing key, which the broker's permissions bind;
-    what comes back was named by the kernel, in `type`."""
+    """The name of a message: the routing key if its sender published it, because the broker checks that against
+    permissions; `type` if the kernel sent it to its lane again."""
     return (raw.type if comes_back(raw) else raw.routing_key) or ""
 
 
 def comes_back(raw: IncomingMessage) -> bool:
-    """Whether a message was met before, and sent to its lane again: from a retry queue, or by an administrator. No
-    other user may publish to these exchanges, so what the kernel wrote on the message can be believed."""
+    """Whether a message returns to its lane: from a retry queue, or sent by an administrator. No other user may publish
+    to these exchanges, so the headers of the kernel can be trusted."""
     return raw.exchange in ("", None, RETURNS)
 
 
 def is_shops(raw: IncomingMessage) -> bool:
-    """Whether a shop may have sent it. It cannot speak for a job that is not its own: what it sends starts one."""
+    """Whether a shop may have sent the message. A shop's message always starts a job of its own."""
     contract = None if comes_back(raw) else BY_KEY.get(key_of(raw))
     return contract is not None and SHOP in FLOW[contract].senders
 
 
 def replay_of(raw: IncomingMessage) -> tuple[UUID, int] | None:
-    """Of a dead letter that was sent again: its id, and how often it was sent. Only what comes back can be one:
-    anybody may put the header on a message of its own."""
+    """The id of a dead letter that was sent again, and how often it was sent. Only a message that `comes_back` can be
+    one, because any sender can set the header."""
     return replay_in(raw.headers) if comes_back(raw) else None
 
 
 def replay_in(headers: Mapping[str, object]) -> tuple[UUID, int] | None:
-    """What the header `replay` says, if it can be trusted."""
+    """The value of the header `replay`, if it is valid."""
     header = headers.get("replay")
     found = _REPLAY.fullmatch(header) if isinstance(header, str) else None
     return (UUID(found[1]), int(found[2])) if found else None
 
 
 def sent_at(raw: IncomingMessage) -> datetime:
-    """When a message was sent. AMQP's own timestamp has whole seconds; ours rides in CloudEvents' attribute."""
+    """The time at which a message was sent, from CloudEvents' attribute, because AMQP's timestamp has whole seconds."""
     with contextlib.suppress(ValueError, TypeError, OverflowError):
         exact = datetime.fromisoformat(str(raw.headers.get("cloudEvents_time")))
         if exact.tzinfo:
@@ -147,7 +147,7 @@ def _attempt_of(raw: IncomingMessage) -> int:
 
 
 def user_of(raw: IncomingMessage) -> str | None:
-    """The broker's user that sent a message; see `Envelope.user`."""
+    """The broker user that sent a message; see `Envelope.user`."""
     if comes_back(raw):
         kept = raw.headers.get(SENT_BY)
         return kept if isinstance(kept, str) else None

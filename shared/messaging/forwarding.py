@@ -1,5 +1,5 @@
-"""The way out of a lane for what it cannot do: a copy goes to a retry queue or to the dead letters, and is confirmed
-before the original is acknowledged."""
+"""Sends messages out of their lane that cannot be handled now: a copy goes to a retry queue or to the dead letters, and
+the broker confirms it before the original is acknowledged."""
 
 import asyncio
 from collections.abc import Coroutine, Sequence
@@ -21,12 +21,12 @@ from shared.persistence.database import Backoff
 log = structlog.get_logger(__name__)
 
 CUT_SECONDS = 2.0
-"""How long a lane that is cut short may take to leave nothing half done."""
+"""How long a cancelled lane may take to finish a step."""
 BYTES_AT_ONCE = 4 * 1024 * 1024
 
 
 class Forwarding:
-    """Sends a lane's copies on, writes down that their attempts ended, and acknowledges the originals."""
+    """Publishes a lane's copies, records the end of their attempts, and acknowledges the originals."""
 
     def __init__(
         self, lane: str, outbox: Outbox, publisher: Publisher, failures: Failures, intake: Intake, pause: Pause
@@ -35,12 +35,12 @@ class Forwarding:
         self._failures, self._intake, self._pause = failures, intake, pause
 
     async def forward(self, copies: Sequence[Copy]) -> None:
-        """Send copies on in place of their messages, all at once. A lane that is cut short finishes this first."""
+        """Publish copies in place of their messages, all at once. A cancelled lane finishes this first."""
         if copies:
             await _whole(self._forward(copies))
 
     async def _forward(self, copies: Sequence[Copy]) -> None:
-        once: dict[tuple[object, ...], Copy] = {}  # what came several times is to come again once
+        once: dict[tuple[object, ...], Copy] = {}  # a message that was delivered several times returns once
         for copy in copies:
             once.setdefault(copy.fate(), copy)
         waiting = list(once.values())
@@ -53,10 +53,10 @@ class Forwarding:
                 await self._intake.acknowledge([copy.raw for copy in sent])
 
     async def publish(self, copies: list[Copy]) -> None:
-        """Publish copies with few waits for the broker; those that it has confirmed are taken off the list.
+        """Publish copies with few waits for the broker; remove the confirmed ones from the list.
 
-        Raises `Outage` while some are left. Writing down their outcome is a step of its own: tried again together, the
-        two would send the messages on twice.
+        Raises `Outage` while some are left. Recording their outcome is another step, because repeating both together
+        would publish the copies twice.
         """
         while copies:
             some = _first(copies)
@@ -71,7 +71,7 @@ class Forwarding:
                     raise error
 
     async def _record_steadily(self, sent: Sequence[Copy]) -> None:
-        """Write down what became of messages that were sent on. Whatever fails, only this is done again."""
+        """Record the outcome of published copies. After an error, only this is done again."""
         backoff = Backoff()
         while True:
             try:
@@ -82,7 +82,7 @@ class Forwarding:
                 await backoff.wait()
 
     async def _record(self, copies: Sequence[Copy]) -> None:
-        """The attempts of these messages had an outcome; report it to the jobs that stand or fall with them."""
+        """Delete the attempts of these messages, and report their outcome to the jobs that depend on them."""
         ended = {copy.envelope.message_id for copy in copies if copy.envelope and copy.outcome}
         reported = [copy for copy in copies if copy.cause and copy.report]
         if not ended and not reported:
@@ -95,7 +95,7 @@ class Forwarding:
 
 
 def _first(copies: Sequence[Copy]) -> Sequence[Copy]:
-    """As many as are put into one write to the broker."""
+    """The copies that go into one write to the broker."""
     size = 0
     for number, copy in enumerate(copies):
         size += len(copy.raw.body)
@@ -105,12 +105,12 @@ def _first(copies: Sequence[Copy]) -> Sequence[Copy]:
 
 
 async def _whole(work: Coroutine[Any, Any, None]) -> None:
-    """Do what must not be cut in two: if this task is cancelled, the work may still be finished, within seconds."""
+    """Do a step that must be completed: if this task is cancelled, the step may still finish, within seconds."""
     task = asyncio.create_task(work)
     try:
         await asyncio.shield(task)
     except asyncio.CancelledError:
-        while not task.done():  # when cancelled it still records what it has sent, and the database may be away
+        while not task.done():  # a cancelled step still records its copies, and the database may be away
             await asyncio.wait({task}, timeout=CUT_SECONDS)
             task.cancel()
         raise

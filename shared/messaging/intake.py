@@ -1,4 +1,4 @@
-"""What the broker has delivered to a lane: what waits, what is being worked on, and the acknowledgements."""
+"""The deliveries of a lane: those that wait, those that are being handled, and their acknowledgements."""
 
 import asyncio
 import time
@@ -29,7 +29,7 @@ class Intake:
         self.waiting: deque[IncomingMessage] = deque()
         """Delivered and not begun."""
         self.at_work: list[IncomingMessage] = []
-        """Of the batch in hand: what has no outcome yet and is begun again if the batch fails as a whole."""
+        """Deliveries of the current batch without an outcome; they begin again if the batch fails as a whole."""
         self.arrived = asyncio.Event()
         """Set when something may be waiting."""
         self._unanswered: dict[
@@ -50,20 +50,21 @@ class Intake:
         return list(self.at_work)
 
     def begin_again(self, raws: Iterable[IncomingMessage]) -> None:
-        """Put deliveries back in front of what waits."""
+        """Put deliveries back in front of the waiting ones."""
         self.waiting.extendleft(reversed(list(raws)))
         self.at_work = []
         self.arrived.set()
 
     def unanswered(self) -> list[tuple[IncomingMessage, float]]:
-        """What was delivered and is not acknowledged, and when each arrived, by the monotonic clock."""
+        """The deliveries that are not acknowledged, each with its arrival by the monotonic clock."""
         self._unanswered = {key: found for key, found in self._unanswered.items() if not is_lost(found[0])}
         return list(self._unanswered.values())
 
     async def acknowledge(self, raws: Sequence[IncomingMessage]) -> None:
-        """Acknowledge what has an outcome: in one frame if every earlier delivery of the channel is already answered.
+        """Acknowledge deliveries that have an outcome, in one frame if every earlier delivery of the channel is
+        acknowledged.
 
-        Raises `Lost`: what cannot be acknowledged is delivered again, and found in the inbox.
+        Raises `Lost` if the channel is gone: the broker delivers the messages again, and the inbox knows them.
         """
         answered = {id(raw) for raw in raws}
         self.at_work = [raw for raw in self.at_work if id(raw) not in answered]

@@ -33,7 +33,7 @@ class TooLong(Exception):
 
 
 class Lane:
-    """A queue's handlers, and what their processor needs beside them."""
+    """The handlers of a queue, and what their processor needs besides."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Lane:
         self.forwarding = Forwarding(name, outbox, publisher, failures, self.intake, self.pause)
 
     def read(self, raws: Sequence[IncomingMessage]) -> tuple[list[Delivery], list[Copy]]:
-        """Read deliveries; what nobody can read is to be sent to the dead letters. Raises `Lost`."""
+        """Decode deliveries. Unreadable ones are returned as copies for the dead letters. Raises `Lost`."""
         if any(map(is_lost, raws)):
             raise Lost
         readable, copies = [], []
@@ -62,9 +62,11 @@ class Lane:
                 readable.append(decode(raw, self.name, self.handlers))
             except Exception as error:
                 reason, cause = str(error), error.__cause__ or error
-                if isinstance(error, Poison):  # where a parser gave up says nothing, and is half of what a flood costs
+                if isinstance(
+                    error, Poison
+                ):  # the place in the parser says nothing, and would double the cost of a flood
                     cause = cause.with_traceback(None)
-                else:  # of ours, but not to be met again and again by all that come after
+                else:  # a fault of the kernel, which must not block all later messages
                     log.exception("lane: cannot read a message", lane=self.name)
                     reason = "reading it failed"
                 copies.append(self.failures.unreadable(raw, reason, cause))
@@ -86,11 +88,11 @@ class Lane:
             metrics.of(metrics.HANDLING_SECONDS, *self.labels, delivery.envelope.key).observe(took)
 
     def log_done(self, delivery: Delivery, began: float, *, is_new: bool) -> None:
-        """Log the outcome of a message that was begun at a time, in seconds since 1970, or was done before."""
+        """Log that a message is done, which began at a time in epoch seconds; without `is_new`, it was done before."""
         envelope = delivery.envelope
         log_outcome(self.name, "done" if is_new else "duplicate", envelope, **delivery.subject())
         self.tally.done += is_new
-        if is_new:  # clocks may differ: a message is not handled before it was sent
+        if is_new:  # clocks differ: no message is handled before it was sent
             waited = max(0.0, began - envelope.sent_at.timestamp())
             metrics.of(metrics.WAITING_SECONDS, *self.labels, envelope.key).observe(waited)
 
@@ -108,7 +110,7 @@ class Lane:
         return max([0.0, *(now - sent_at(raw).timestamp() for raw, _ in self.intake.unanswered())])
 
     async def give_back(self, ids: Collection[str]) -> None:
-        """Uncount attempts that are left without an outcome: no process died of them."""
+        """Uncount attempts that end without an outcome, because no process died of them."""
         try:
             async with asyncio.timeout(CUT_SECONDS), self.outbox.unit() as unit:
                 await inbox.give_back(unit.session, self.name, ids, self.outbox.owner)
@@ -126,7 +128,7 @@ async def load(unit: UnitOfWork, deliveries: Sequence[Delivery]) -> None:
             messages.setdefault(handler.loads, []).append(message)
         if handler.loads_jobs:
             jobs.setdefault(handler.loads_jobs, set()).update(message.job_states(delivery.envelope.correlation_id))
-    # In one order, whatever came first: two batches must not lock two tables crosswise.
+    # In one order, so that two batches do not lock two tables crosswise.
     for loads, batch in sorted(messages.items(), key=lambda found: found[0].__qualname__):
         unit.know(await loads(unit.session, batch))
     for loads_jobs, ids in jobs.items():
@@ -143,7 +145,7 @@ def send(unit: Work, replies: Replies) -> None:
 
 
 def confirm_replay(delivery: Delivery, unit: UnitOfWork) -> None:
-    """If a message was sent again from the dead letters, report to whoever sent it that its effect is there."""
+    """Report to deadletters that a message which it sent again has had its effect."""
     if replay := replay_of(delivery.raw):
         unit.cause = delivery.envelope
         unit.send(LetterSettled(letter_id=replay[0], number=replay[1]))

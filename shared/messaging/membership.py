@@ -1,6 +1,7 @@
-"""Which processes of a service live: each leaves a heartbeat in the database, and sees whose heartbeat has stopped.
+"""Which processes of a service live. Each writes a heartbeat into the database, and sees which heartbeats have stopped.
 
-A heartbeat's time is compared with itself only, never with a clock of ours: a process whose clock is wrong lives, too.
+A heartbeat is compared only with its own earlier value, not with a clock, so a process with a wrong clock lives as
+well.
 """
 
 import math
@@ -31,7 +32,7 @@ Beat = tuple[str, float]
 
 
 class Membership:
-    """One process among those of its service. All its work on the table is done in its callers' transactions."""
+    """One process of a service. It works on the table in the transactions of its callers."""
 
     def __init__(self) -> None:
         self.id = str(uuid7())
@@ -41,9 +42,10 @@ class Membership:
         self._looked_at = 0.0
 
     async def beat(self, session: AsyncSession) -> float:
-        """Show that we live, if it is time; return when that was done last, for `committed`.
+        """Write the heartbeat of this process, if it is due; return its time, for `committed`.
 
-        It goes with our first rows, and with the first after we were away: else another process would adopt them.
+        The first rows of a process, also after an outage, have a heartbeat with them; otherwise another process would
+        adopt the rows.
         """
         now = time.monotonic()
         if now - self._beaten_at < HEARTBEAT_SECONDS / 2:
@@ -55,25 +57,25 @@ class Membership:
         return now
 
     def committed(self, beaten_at: float) -> None:
-        """The transaction of a heartbeat has been committed: others can see it."""
+        """Note that the transaction of a heartbeat is committed, so that other processes can see it."""
         self._beaten_at = max(self._beaten_at, beaten_at)
 
     def may_be_dead(self) -> bool:
-        """Whether others may soon take us for dead, or have done so."""
+        """Whether other processes take this one for dead, or may do so soon."""
         return -math.inf < self._beaten_at < time.monotonic() - DEAD_AFTER_SECONDS / 2
 
     def has_lapsed(self) -> bool:
-        """Whether others may have adopted what is ours since `begin_anew`."""
+        """Whether other processes may have adopted this process's rows since `begin_anew`."""
         return self._lapsed or self.may_be_dead()
 
     def begin_anew(self) -> None:
-        """What is ours is about to be looked up again."""
+        """Note that this process reads its rows again."""
         self._lapsed = False
 
     async def dead(self, session: AsyncSession) -> list[Beat]:
-        """The processes whose heartbeat we have not seen change for too long, by our own clock.
+        """The processes whose heartbeat has not changed for too long, by this process's monotonic clock.
 
-        After a time in which we could not look ourselves, such as an outage, everybody is alive at first.
+        After a time without looking, such as an outage, all processes count as alive at first.
         """
         now = time.monotonic()
         if self._was_away(now):
@@ -88,17 +90,17 @@ class Membership:
         return now - self._looked_at > DEAD_AFTER_SECONDS / 2
 
     async def is_living(self, session: AsyncSession, other: str) -> bool:
-        """Whether a process lives, as far as we know: one that has left or was found dead is in the table no more."""
+        """Whether a process is known to live. A process that has left or was found dead is not in the table."""
         now = time.monotonic()
         if other in self._watched and not self._was_away(now):
             return now - self._watched[other][1] <= DEAD_AFTER_SECONDS
         return (await session.execute(select(processes.c.id).where(processes.c.id == other))).first() is not None
 
     async def bury(self, session: AsyncSession, dead: Sequence[Beat]) -> None:
-        """Take the dead off the table, but for those that have shown since that they live."""
+        """Delete dead processes from the table, unless their heartbeat has changed meanwhile."""
         for one, seen_at in sorted(dead):
             await session.execute(delete(processes).where(processes.c.id == one, processes.c.seen_at == seen_at))
 
     async def leave(self, session: AsyncSession) -> None:
-        """Others may adopt at once what is left of ours."""
+        """Delete the heartbeat of this process, so that other processes adopt its rows at once."""
         await session.execute(delete(processes).where(processes.c.id == self.id))

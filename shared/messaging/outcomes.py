@@ -1,4 +1,4 @@
-"""What became of a message: one line in the log and one count."""
+"""The outcome of a message: one log line and one count."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ log = structlog.get_logger(__name__)
 
 
 def log_outcome(lane: str, outcome: str, envelope: Envelope | None, **more: Any) -> None:
-    """One line and one count for what became of a message."""
+    """Log the outcome of a message in one line, and count it."""
     key, service = envelope.key if envelope else metrics.UNREADABLE, service_of(lane)
     metrics.of(metrics.MESSAGES, service, lane, key, outcome).inc()
     if envelope and outcome in ("done", "dead_lettered"):

@@ -1,4 +1,4 @@
-"""Whether work outside the database is still this process's to do."""
+"""Checks whether this process may still do work outside the database."""
 
 import asyncio
 
@@ -7,7 +7,8 @@ from shared.messaging.outbox import Outbox
 
 
 class Ownership:
-    """Asks the database whether attempts of a lane are still ours: all that want to know at a time in one query."""
+    """Asks the database whether attempts of a lane still belong to this process, in one query for all callers at a
+    time."""
 
     def __init__(self, lane: str, outbox: Outbox) -> None:
         self._lane, self._outbox = lane, outbox
@@ -23,7 +24,7 @@ class Ownership:
         return message_id in await asyncio.shield(self._asking)
 
     async def _ask(self) -> set[str]:
-        async with self._turn:  # whoever comes during one query shares the next
+        async with self._turn:  # callers that come during a query share the next one
             asked, self._asked, self._asking = self._asked, set(), None
             async with self._outbox.reading() as session:
                 return await inbox.owned(session, self._lane, asked, self._outbox.owner)

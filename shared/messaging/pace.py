@@ -11,7 +11,7 @@ class Pace:
 
     def __init__(self) -> None:
         self.stopping = False
-        """Whether what was taken is to be finished at once."""
+        """Whether taken messages are finished without a limit, because the process stops."""
         self.rate = None
 
     @property
@@ -24,7 +24,7 @@ class Pace:
         self._rate, self._tokens, self._at = rate, 0.0, time.monotonic()
 
     async def room(self, most: int) -> int:
-        """How many of so many messages may begin now; waits until it is at least one."""
+        """Wait until a message may begin; return how many of `most` may begin now."""
         while self._rate is not None and not self.stopping:
             now = time.monotonic()
             self._tokens = min(max(self._rate, 1.0), self._tokens + (now - self._at) * self._rate)
@@ -35,6 +35,6 @@ class Pace:
         return most
 
     def begun(self, number: int) -> None:
-        """So many messages have begun."""
+        """Note that so many messages have begun."""
         if self._rate is not None:
             self._tokens -= number

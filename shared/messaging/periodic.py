@@ -25,7 +25,7 @@ class Periodic:
     seconds: float
 
     def with_resources(self, resources: Resources) -> "Periodic":
-        """The same, with the resources that it names. Raises LookupError."""
+        """This part with the resources that it names. Raises LookupError."""
         return replace(self, call=resources.bind(self.call, skip=0))
 
 
@@ -45,7 +45,7 @@ def every(seconds: float) -> Callable[[Call], Call]:
 
 
 def periodic_of(module: ModuleType) -> list[Periodic]:
-    """What a module declared with `every`."""
+    """The parts that a module has declared with `every`."""
     found = (getattr(value, "periodic", None) for value in vars(module).values() if callable(value))
     return [one for one in found if isinstance(one, Periodic)]
 

@@ -1,4 +1,4 @@
-"""This process: what tells it from all others, and what it uses."""
+"""This process: its id, its CPU time and its memory."""
 
 import os
 import resource
@@ -14,7 +14,7 @@ ID: str
 
 
 def _boot() -> str:
-    """Which start of the machine this is: a process's number comes again after the next."""
+    """The id of this start of the machine, because process ids repeat after a restart."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")[:8]
     except OSError:
@@ -39,7 +39,7 @@ def cpu_seconds() -> float:
 
 
 def memory_bytes() -> int:
-    """Resident memory; where the system does not say what it is now, its highest so far."""
+    """Resident memory in bytes; its highest value so far, if the system does not give the present one."""
     try:
         return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
     except OSError:

@@ -1,4 +1,4 @@
-"""The inbox forgets, in small steps, which messages were done long ago."""
+"""Deletes old rows of the inbox in small steps."""
 
 from shared.messaging import inbox
 from shared.messaging.outbox import Outbox
@@ -8,7 +8,7 @@ AT_ONCE = 500
 
 
 async def purge(outbox: Outbox, keep_days: int) -> None:
-    """Forget what is old enough by the database's clock, however much that is."""
+    """Delete the rows that are older than `keep_days` by the database's clock."""
     async with outbox.reading() as session:
         before = await inbox.old_enough(session, keep_days, EVERY_SECONDS)
     forgotten = AT_ONCE

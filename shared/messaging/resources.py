@@ -1,4 +1,4 @@
-"""What a service has beside its rows, such as a connection to a mail server: whoever needs it names its type."""
+"""Resources of a service, such as a connection to a mail server. A handler gets a resource by naming its type."""
 
 import inspect
 import typing
@@ -11,17 +11,18 @@ T = TypeVar("T")
 
 @runtime_checkable
 class Watched(Protocol):
-    """A resource that can say what is wrong with it."""
+    """A resource that reports its faults."""
 
     name: str
-    """What operators call it."""
+    """The name of the resource for operators."""
 
     def concern(self) -> str | None:
-        """Why somebody should look at it; None while all is well."""
+        """The fault of the resource; None while all is well."""
 
 
 class Resources:
-    """One object of each type. What was not handed in is made when it is first needed, with resources of its own."""
+    """One object of each type. A resource that was not given is made when it is first needed, with its own
+    resources."""
 
     def __init__(self, *given: object) -> None:
         self._found = list(given)

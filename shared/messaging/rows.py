@@ -25,7 +25,7 @@ def columns() -> list[Column[Any]]:
 
 
 def to_row(message: Outgoing) -> dict[str, object]:
-    """The values of these columns."""
+    """The values of `columns`."""
     envelope = message.envelope
     return {
         "message_id": envelope.message_id,

@@ -1,8 +1,8 @@
 """Messages for later: rows of the service's own database, moved to the outbox when they are due.
 
-A scheduled message is committed with the transaction that sends it, for any time, years ahead. Whoever moves it deletes
-its row and writes the outbox in one transaction: so it is sent once, whichever process dies, and a message that is
-withdrawn first never comes.
+A scheduled message is committed with the transaction that sends it, for any time, even years ahead. One transaction
+deletes its row and writes it to the outbox, so it is sent once, whichever process dies. A message that is withdrawn
+before that is never sent.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from shared.persistence.database import among, kernel_metadata, one_process_at_a
 AT_ONCE = 1_000
 """Messages that one transaction moves."""
 LOOK_SECONDS = 0.5
-"""How often each process looks for messages that are due: none is sent later than a second."""
+"""How often each process looks for due messages. A message is sent at most one second late."""
 NAME_LENGTH = 255
 
 scheduled = Table(
@@ -46,7 +46,7 @@ class Later:
 
 @dataclass(frozen=True, slots=True)
 class Scheduled:
-    """A message as it is written down, with the time in epoch milliseconds."""
+    """A message as it is stored, with its time in epoch milliseconds."""
 
     outgoing: Outgoing
     due_at: int
@@ -54,14 +54,14 @@ class Scheduled:
 
 
 def due_at(at: datetime) -> int:
-    """A time as the table has it. Raises ValueError for one without a zone."""
+    """A time in epoch milliseconds. Raises ValueError for a time without a zone."""
     if at.tzinfo is None:
         raise ValueError(f"{at.isoformat()} has no time zone: when a message is to be sent needs one")
     return int(at.timestamp() * 1000)
 
 
 async def write(session: AsyncSession, messages: Sequence[Scheduled]) -> None:
-    """Write messages down; one takes the place of that which waits under its name."""
+    """Store messages. A message replaces the waiting message of the same name."""
     named = [message.name for message in messages if message.name]
     if named:
         await _alone(session, named)
@@ -74,7 +74,7 @@ async def write(session: AsyncSession, messages: Sequence[Scheduled]) -> None:
 async def withdraw(session: AsyncSession, name: str) -> bool:
     """Whether a message waited under a name and will never be sent; False if it was sent before or none waits.
 
-    While another transaction moves the message, this one waits for the end of that.
+    While another transaction moves the message, this call waits for the end of that transaction.
     """
     await _alone(session, [name])
     found = await session.execute(delete(scheduled).where(scheduled.c.name == name))
@@ -94,7 +94,9 @@ async def is_due(session: AsyncSession) -> bool:
 
 async def take_due(session: AsyncSession, service: str) -> list[Outgoing]:
     """Delete some messages that are due by the database's clock, and return them, to be sent in this transaction."""
-    now = await clock.read(session)  # apart: PostgreSQL's clock in the condition would keep its index from being used
+    now = await clock.read(
+        session
+    )  # a query of its own: with its clock in the condition, PostgreSQL would not use the index
     due = select(scheduled.c.message_id).where(scheduled.c.due_at <= now)
     some = due.order_by(scheduled.c.due_at, scheduled.c.message_id).limit(AT_ONCE).with_for_update(skip_locked=True)
     ids = (await session.scalars(some)).all()

@@ -168,7 +168,7 @@ async def _claim(session: AsyncSession, keyed: Sequence[_Submission]) -> Outcome
     if not keyed:
         return {}
     first = {one.key.id: one for one in reversed(keyed) if one.key}
-    # In one order in all processes, so that two of them with the same keys never wait for each other crosswise.
+    # In the same order in all processes, so that they do not deadlock.
     rows = [first[key_id].key_row for key_id in sorted(first)]
     insert_keys = INSERTS[session.get_bind().dialect.name](keys.table).values(created_at=clock.of_database(session))
     claim = insert_keys.on_conflict_do_nothing().returning(keys.table.c.id)
