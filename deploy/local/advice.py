@@ -1,6 +1,6 @@
 """What each finding means and what to do about it, in the languages that operators read.
 
-`{what}` in a text is what was looked at. What was seen there, such as an error's own words, stands beside it as it is.
+`{what}` in a text is the name of the checked part. Details, such as the text of an error, follow unchanged.
 """
 
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from contracts.base import Locale
 
 
 class Advice(NamedTuple):
-    """What it means, to be read after the name of what was looked at; and what to do next, in whole sentences."""
+    """The meaning of a finding, which follows the name of the checked part; and what to do next, in whole sentences."""
 
     means: str
     next: str

@@ -1,4 +1,4 @@
-"""What a new shop sells: a few products, put in over the gateway as an operator would."""
+"""The first products of a new shop, which are set over the gateway as an operator would do."""
 
 import asyncio
 from typing import NamedTuple
@@ -7,7 +7,7 @@ import httpx
 
 
 class Product(NamedTuple):
-    """A product with its price in minor units of BRL, and how many pieces there are at first."""
+    """A product with its price in minor units of BRL, and its first pieces."""
 
     sku: str
     name: str
@@ -33,7 +33,7 @@ PRODUCTS = (
 
 
 async def seed(gateway_url: str, orders_url: str, token: str) -> int:
-    """Fill an empty catalogue and wait until orders knows every price. How many products were put in."""
+    """Fill an empty catalogue, and wait until orders knows every price. Return the number of new products."""
     login = {"Authorization": f"Bearer {token}"}
     async with httpx.AsyncClient(headers=login, timeout=30, trust_env=False) as http:
         known = await http.get(f"{gateway_url}/v1/products", params={"limit": 1})

@@ -1,4 +1,4 @@
-"""The mail that tells operators what is wrong, and how it is sent: without broker, database or email service."""
+"""The mail to operators about faults. It is sent without broker, database and email service."""
 
 import smtplib
 import socket
@@ -43,7 +43,7 @@ _WORDS: dict[Locale, dict[str, str]] = {
 
 
 def written(digest: Digest, settings: EmailSettings, now: float) -> EmailMessage:
-    """The mail that tells a digest, in the operators' language."""
+    """The mail of a digest, in the operators' language."""
     locale, zone = settings.operators_locale, ZoneInfo(settings.timezone)
     words = _WORDS[locale]
     parts: list[str] = []
@@ -85,7 +85,7 @@ def _clock(at: datetime, zone: ZoneInfo) -> str:
 
 
 def send(mail: EmailMessage, settings: EmailSettings) -> None:
-    """Hand a mail to the email service's SMTP server. Raises OSError or SMTPException."""
+    """Send a mail to the email service's SMTP server. Raises OSError or SMTPException."""
     seconds = min(settings.smtp_timeout, _SMTP_SECONDS)
     where = (settings.smtp_host, settings.smtp_port, settings.domain)
     if settings.smtp_tls == "tls":

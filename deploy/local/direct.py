@@ -1,7 +1,7 @@
-"""Orders straight into the tables of orders, stock and reports: a shop's past in a minute instead of an hour.
+"""Writes orders directly into the tables of orders, stock and reports: a shop's past in a minute instead of an hour.
 
-It may be done beside running services. Each step is one transaction a database, and in reports it locks the read
-model's row and takes the next revision, as a batch of events does: an export that is being made shows nothing of it.
+Services may run meanwhile. Each step is one transaction in each database. In reports, it locks the read model's row and
+takes the next revision, as a batch of events does, so a running export does not show it.
 """
 
 import asyncio
@@ -51,7 +51,7 @@ class Tables(Protocol):
 
 
 class Postgres:
-    """By COPY, in the binary form."""
+    """Writes by COPY in the binary format."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
@@ -72,7 +72,7 @@ class Postgres:
 
 
 class Sqlite:
-    """By `executemany`, in a thread."""
+    """Writes by `executemany` in a thread."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -111,8 +111,8 @@ async def populate(
 ) -> None:
     """Put `number` orders of the `days` before `until` (now) into the databases of `urls`; migrates them first.
 
-    The same arguments give the same orders; `done` is told how many more are in. Interrupted, it leaves
-    what it has done, and at most one step that reports does not have: `malote reports rebuild` mends that.
+    The same arguments give the same orders. `done` is called with the number of further orders. After an interruption,
+    at most one step is missing in reports: `malote reports rebuild` adds it.
     """
     for service in DATABASES:
         await asyncio.to_thread(migrate, service, urls[service], tls)
@@ -122,11 +122,11 @@ async def populate(
         chunks = History(number, days, seed, until or datetime.now(UTC), sold).chunks(STEP)
         ahead = asyncio.create_task(_next(chunks))
         while rows := await ahead:
-            ahead = asyncio.create_task(_next(chunks))  # made while the databases are busy with the ones before
+            ahead = asyncio.create_task(_next(chunks))  # made while the databases write the previous rows
             await _write(rows, orders, stock, reports)
             done(len(rows.orders))
         for tables in (orders, stock, reports):
-            await tables.ask("ANALYZE")  # or queries would be planned for the empty tables of a moment ago
+            await tables.ask("ANALYZE")  # otherwise queries would be planned for empty tables
 
 
 async def _next(chunks: Iterator[Rows]) -> Rows | None:
@@ -134,7 +134,7 @@ async def _next(chunks: Iterator[Rows]) -> Rows | None:
 
 
 async def _offered(orders: Tables, stock: Tables) -> list[Product]:
-    """What is sold, at the price that it has in this shop by now."""
+    """The products, at their present prices in this shop."""
     wished = {product.sku: product for product in products()}
     async with stock.transaction():
         await stock.each(_NEW_PRODUCT, [(p.sku, p.name, p.price, CURRENCY, p.low_threshold) for p in wished.values()])
@@ -150,11 +150,11 @@ async def _offered(orders: Tables, stock: Tables) -> list[Product]:
 
 
 async def _write(rows: Rows, orders: Tables, stock: Tables, reports: Tables) -> None:
-    """One step. The read model comes last: it must not know of what its sources do not have."""
+    """Write one step. The read model comes last, so that it has no order that its sources lack."""
     async with reports.transaction():
         ((revision,),) = await reports.ask(_REVISION)
         async with orders.transaction(), stock.transaction():
-            done = await asyncio.gather(  # all come to an end before one's failure ends their transactions
+            done = await asyncio.gather(  # all end before the failure of one rolls back their transactions
                 orders.put("orders", COLUMNS["orders"], rows.orders),
                 _write_stock(rows, stock),
                 _write_read_model(rows, revision, reports),

@@ -1,4 +1,4 @@
-"""Files that other processes read and write while we do."""
+"""Files that several processes read and write at the same time."""
 
 import contextlib
 import fcntl
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replace a file at once, readable by its owner only."""
+    """Replace a file atomically; only its owner can read it."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     scratch = path.with_suffix(f".{os.getpid()}")
     scratch.unlink(missing_ok=True)
@@ -19,7 +19,7 @@ def write_private(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def alone(lock: Path) -> Iterator[None]:
-    """Wait until nobody else is in here with that file, in this process or in another."""
+    """Hold a lock by a file, among all threads and processes; waits for it."""
     lock.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with lock.open("a") as held:
         fcntl.flock(held, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""A finding: something that was looked at, how bad it is, and what it means."""
+"""A finding: a checked part, its severity, and its meaning."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,7 +9,7 @@ from deploy.local.advice import advice
 WARNINGS = frozenset(
     {"service_warning", "dead_letters", "unreadable_letters", "broker_tracing", "broker_unmanaged", "old_queues"}
 )
-"""Kinds of findings with which everything works all the same."""
+"""Kinds of findings with which everything still works."""
 CRITICAL = frozenset(
     {
         *("disk_full", "data_folder", "damaged_secrets", "database", "database_read_only"),
@@ -17,14 +17,14 @@ CRITICAL = frozenset(
         *("service_stopped", "service_down"),
     }
 )
-"""Kinds of findings with which orders stand still or wishes are refused."""
+"""Kinds of findings with which orders are not processed or requests are refused."""
 CONSEQUENCES = frozenset({"service_waits", "needs_disk"})
-"""Kinds of findings that are over once something else is that is named, too."""
+"""Kinds of findings that end once another finding, their cause, ends."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that was looked at. `detail` is what was seen there; `kind` says which advice fits, empty for none."""
+    """The result of a check. `detail` is what was found; `kind` names its advice, empty for none."""
 
     what: str
     detail: str
@@ -46,7 +46,7 @@ class Finding:
         return self.level in ("problem", "critical")
 
     def said(self, locale: Locale = "en") -> str:
-        """What it means, what was seen, and what to do next."""
+        """Meaning, detail and advice in one text."""
         if not self.kind:
             return self.detail
         means, following = advice(self.kind, self.what, locale)

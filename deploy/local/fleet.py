@@ -1,4 +1,5 @@
-"""Is there a fleet on this machine, and how is it cleaned up after? (The supervisor itself takes long to load.)"""
+"""Finds the fleet of this machine, and cleans up after it. (In a module without the supervisor, which is slow to
+import.)"""
 
 import contextlib
 import fcntl
@@ -11,16 +12,17 @@ if TYPE_CHECKING:
     from deploy.local.environment import Environment
 
 _LOOKS = 1.0
-"""Seconds: `running` holds the lock for a moment, and whoever holds it says so a moment later."""
+"""Seconds to wait for a holder's pid: `running` holds the lock for a moment, and a supervisor writes its pid a moment
+after it has the lock."""
 
 GRACE = 20.0
 """Seconds that a process has to end after SIGTERM."""
 
 
 def hold_lock(here: "Environment") -> IO[str] | None:
-    """The lock that a supervisor holds while it lives, so a pid that was given to somebody else fools nobody.
+    """The lock that a supervisor holds while it lives, so that a reused pid is not taken for a supervisor.
 
-    None when another one holds it. Closing the file, or dying, gives it back."""
+    None if another process holds it. Closing the file, or the end of the process, releases it."""
     here.run.mkdir(parents=True, exist_ok=True)
     lock = (here.run / "lock").open("a+")
     if not processes.until(lambda: _locked(lock, fcntl.LOCK_EX), _LOOKS):
@@ -33,7 +35,7 @@ def hold_lock(here: "Environment") -> IO[str] | None:
 
 
 def running(here: "Environment") -> int:
-    """The living supervisor's pid, 0 when there is none. Raises `Unusable` where nobody can tell."""
+    """The pid of the living supervisor; 0 if there is none. Raises `Unusable` if that cannot be known."""
     path = here.run / "lock"
     with here.using_data():
         if not path.exists():
@@ -54,11 +56,11 @@ def _locked(lock: IO[str], how: int) -> bool:
 
 
 def end_orphans(here: "Environment") -> None:
-    """End what a killed supervisor left running, and nothing that merely got one of its pids since."""
+    """End the processes that a killed supervisor left, and no process that has merely reused a pid."""
     from deploy.local.environment import Damaged
 
     state: dict[str, Any] = {}
-    with contextlib.suppress(Damaged):  # whoever holds a port of ours all the same is named when we start again
+    with contextlib.suppress(Damaged):  # a process that still holds a port is named at the next start
         state = here.state()
     for entry in [*state.get("services", []), *filter(None, [state.get("mail"), state.get("watch")])]:
         processes.end(entry["pid"], float(entry.get("born", 0)), GRACE)

@@ -34,12 +34,12 @@ _PANGO = {
     "pangoft2-1.0": "libpangoft2-1.0-0",
     "harfbuzz-subset": "libharfbuzz-subset0",
 }
-"""What weasyprint loads, and Debian's packages with it."""
+"""The libraries that weasyprint loads, with Debian's packages of them."""
 _FONTS = {"th": "fonts-noto-core", "ko": "fonts-wqy-microhei", "und-zsye": "fonts-noto-color-emoji"}
-"""Debian's packages of fonts for nearly all scripts, for those of China, Japan and Korea, and for pictures in names: a
-pdf without them has boxes there. Each with a language, as fontconfig names it, by which to see that it is missing.
-24 MB to fetch, 58 MB on the disk."""
-# The distribution starts what it installs; policy-rc.d is its own way to say "not now".
+"""Debian's packages of fonts for nearly all scripts, for Chinese, Japanese and Korean, and for emojis; a pdf without
+them has boxes. Each package has a language of fontconfig by which a missing font is found. Download 24 MB, on disk 58
+MB."""
+# Debian starts the servers that it installs; policy-rc.d prevents that.
 _APT = """
 set -e
 if [ ! -e /usr/sbin/policy-rc.d ]; then
@@ -54,11 +54,11 @@ apt-get install -q -y --no-install-recommends -o DPkg::Lock::Timeout=300 "$@"
 
 
 _SILENCE = 10.0
-"""Seconds after which somebody who reads a log wants to know that it goes on."""
+"""Seconds after which a log gets a line that shows the progress."""
 
 
 class Missing(Exception):
-    """The machine lacks a server, and we may not install it; the text says what to do."""
+    """The machine lacks a server that this program may not install; the text says what to do."""
 
 
 def rabbitmq() -> Path:
@@ -101,7 +101,7 @@ def pango() -> bool:
 
 
 def missing_fonts() -> list[str]:
-    """The packages of fonts that a pdf would miss; none where it cannot be known which there are."""
+    """The missing packages of fonts; none if that cannot be known."""
     if shutil.which("fc-list") is None:
         return []
     return [
@@ -114,7 +114,7 @@ def missing_fonts() -> list[str]:
 
 
 def find_pango() -> bool:
-    """Whether all the libraries are there that a pdf is drawn with."""
+    """Whether all libraries for pdf are installed."""
     return all(ctypes.util.find_library(name) for name in _PANGO)
 
 
@@ -158,7 +158,7 @@ def docker() -> bool:
 
 
 def as_root() -> list[str] | None:
-    """What to put before a command to run it as root without asking anybody; None when we may not."""
+    """The prefix that runs a command as root without a password; None if that is not allowed."""
     if os.geteuid() == 0:
         return []
     if shutil.which("sudo") and subprocess.run(["sudo", "-n", "true"], capture_output=True).returncode == 0:
@@ -167,7 +167,7 @@ def as_root() -> list[str] | None:
 
 
 def package(*names: str) -> None:
-    """Install with apt-get, telling in one line how far it is. Does nothing where we may not."""
+    """Install packages with apt-get, with the progress in one line. Does nothing without root or apt-get."""
     prefix = as_root()
     if prefix is None or shutil.which("apt-get") is None:
         return
@@ -189,6 +189,6 @@ def package(*names: str) -> None:
 
 
 def _show(text: str) -> None:
-    """One line that is written over on a terminal, and lines elsewhere."""
+    """Show the progress: on a terminal one line that changes, elsewhere a line for each change."""
     line = f"\r\x1b[K{text}" if sys.stderr.isatty() else text.rstrip() + "\n"
     print(line, end="", file=sys.stderr, flush=True)

@@ -10,7 +10,7 @@ from deploy.local.finding import Finding
 
 LEAST_DISK = 1_000_000_000
 FULL_DISK = 50_000_000
-"""Bytes. Our broker takes no more messages with less; what a database writes next may be larger."""
+"""Bytes. With less free space, the broker accepts no more messages, and a database may fail to write."""
 _NO_PANGO = (
     "missing, so there are no reports as pdf (Debian, Ubuntu: apt-get install libpango-1.0-0 libpangoft2-1.0-0"
     " libharfbuzz-subset0; macOS: brew install pango)"
@@ -39,7 +39,7 @@ def look(here: Environment, state: dict[str, Any]) -> list[Finding]:
 
 
 def _data(here: Environment) -> list[Finding]:
-    """Whether the data folder can be used, and the room that is left for it."""
+    """Findings about the data folder: whether it can be used, and its free space."""
     found = []
     try:
         here.make_folders()
@@ -57,7 +57,7 @@ def _data(here: Environment) -> list[Finding]:
 
 
 def unusable(error: Unusable) -> Finding:
-    """The finding about what keeps us from looking further."""
+    """The finding about an error that prevents further checks."""
     return Finding("data folder", error.detail, error.kind)
 
 

@@ -16,7 +16,7 @@ from deploy.local.ports import HOST
 
 
 class Sink:
-    """Answers 250 once the mail is in the box: synced to its `tmp`, then moved, as Maildir does."""
+    """Answers 250 once the mail is in the mailbox: synced in its `tmp`, then moved, as Maildir does."""
 
     def __init__(self, folder: Path) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -27,7 +27,7 @@ class Sink:
         content = envelope.content if isinstance(envelope.content, bytes) else b""
         key = self._box.add(content)
         mail = message_from_bytes(content, policy=default)
-        line = {  # who gets what stays in the box
+        line = {  # recipients are stored with the mail
             "timestamp": datetime.now(UTC).isoformat(),
             "event": "mail",
             "recipients": len(envelope.rcpt_tos),
@@ -39,7 +39,7 @@ class Sink:
 
 
 async def serve(folder: Path, port: int) -> None:
-    """Take mail until SIGTERM or SIGINT."""
+    """Accept mail until SIGTERM or SIGINT."""
     sink = Sink(folder)
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()

@@ -1,4 +1,4 @@
-"""The broker's management API, asked as its administrator: nodes, queues, what is bound to what."""
+"""The broker's management API, read as its administrator: nodes, queues, bindings."""
 
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
@@ -40,15 +40,15 @@ class Management:
         return {(binding["source"], binding["routing_key"], binding["destination"]) for binding in found}
 
     def is_tracing(self) -> bool:
-        """Whether the broker copies every message that passes to whoever listens."""
+        """Whether the broker's tracing is on."""
         return bool(self._get(f"/api/vhosts/{self.vhost}").get("tracing"))
 
     def trace(self, is_on: bool) -> None:
-        """Have the broker copy every message, or no longer."""
+        """Turn the broker's tracing on or off."""
         self._http.put(f"/api/vhosts/{self.vhost}", json={"tracing": is_on}).raise_for_status()
 
     def bound_to(self, exchange: str) -> list[dict[str, Any]]:
-        """What gets messages from an exchange."""
+        """The queues and exchanges that an exchange routes to."""
         found: list[dict[str, Any]] = self._get(f"/api/exchanges/{self.vhost}/{exchange}/bindings/source")
         return found
 

@@ -1,4 +1,4 @@
-"""Ports of the loopback address, the only one that anything of ours listens on here."""
+"""Ports of the loopback address, the only address on which a local fleet listens."""
 
 import contextlib
 import secrets
@@ -13,12 +13,12 @@ HOST = "127.0.0.1"
 
 
 _NOT_GIVEN_AWAY = range(20_000, 32_768)
-"""Ports below those that Linux gives to connections and to whoever asks for any port."""
+"""Ports below the range from which Linux gives ports to connections and to programs that ask for any port."""
 
 
 def free_port(besides: Container[int] = ()) -> int:
-    """A port of the loopback address that nobody listens on now, and that is none of `besides`. Whoever is to listen
-    there may stop and start again: in between, nobody gets it by chance."""
+    """A free port of the loopback address that is not in `besides`. The system gives it to no other program, also while
+    its owner restarts."""
     while True:
         port = secrets.choice(_NOT_GIVEN_AWAY)
         if port in besides:
@@ -29,7 +29,7 @@ def free_port(besides: Container[int] = ()) -> int:
 
 
 def accepts(port: int) -> bool:
-    """Whether somebody listens on that port of the loopback address."""
+    """Whether a process listens on that port of the loopback address."""
     try:
         socket.create_connection((HOST, port), timeout=1).close()
     except OSError:
@@ -38,7 +38,7 @@ def accepts(port: int) -> bool:
 
 
 def holder(port: int) -> int:
-    """The process that listens there; 0 where that can't be known, as with another user's."""
+    """The process that listens on a port; 0 if that cannot be known, as with another user's process."""
     try:
         found = psutil.net_connections("tcp")
     except psutil.Error:

@@ -36,7 +36,7 @@ async def apply_topology(here: Environment) -> str:
         own = here.has_own_broker
         where = "our broker" if own else "the broker of AMQP_URL (its management: AMQP_MANAGEMENT_URL)"
         raise Failed(f"{where} refused the topology: {_without_login(error)}") from error
-    except TooLarge as error:  # all is there; what stays in old queues hinders nobody
+    except TooLarge as error:  # the topology is complete; messages in old queues do no harm
         return str(error)
     except Left as error:
         raise Failed(str(error)) from error

@@ -1,4 +1,4 @@
-"""Processes that may outlive whoever started them: are they still ours, and how they are ended."""
+"""Processes that may outlive their parent: which belong to this fleet, and how they are ended."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ _OTHERS_BEHIND = 12
 
 
 def until(condition: Callable[[], bool], timeout: float) -> bool:
-    """Wait for `condition`, at most `timeout` seconds; False when it never came true."""
+    """Wait for `condition`, at most `timeout` seconds; return False if it did not come true."""
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:
@@ -26,7 +26,7 @@ def until(condition: Callable[[], bool], timeout: float) -> bool:
 
 
 def command_line(pid: int) -> str:
-    """What `pid` runs, arguments joined by blanks; empty when it is gone, a zombie or nobody (0)."""
+    """The command line of `pid`, arguments joined by blanks; empty if it is gone, a zombie or 0."""
     try:
         return " ".join(psutil.Process(pid).cmdline()) if pid else ""
     except psutil.Error:
@@ -50,7 +50,7 @@ def born(pid: int) -> float:
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether `pid` exists but was told to stand still (SIGSTOP): it answers nothing, and nobody starts it again."""
+    """Whether `pid` is stopped (SIGSTOP): it answers nothing, and is not restarted."""
     try:
         return bool(pid) and psutil.Process(pid).status() == psutil.STATUS_STOPPED
     except psutil.Error:
@@ -73,9 +73,9 @@ def since(pid: int) -> str | None:
 
 
 def variable(pid: int, name: str) -> str:
-    """What `pid` was started with as that variable; empty for none, or where that can't be known.
+    """The value of an environment variable of `pid`; empty if it has none, or if that cannot be known.
 
-    Two fleets run the same programs: which one a process belongs to stands in its environment only."""
+    Two fleets run the same programs. Only the environment says to which fleet a process belongs."""
     try:
         return psutil.Process(pid).environ().get(name, "") if pid else ""
     except psutil.Error:
@@ -83,7 +83,7 @@ def variable(pid: int, name: str) -> str:
 
 
 def read_pid(path: Path) -> int:
-    """The number in a pid file's first line; 0, which is nobody, without one."""
+    """The number in the first line of a pid file; 0 if there is none."""
     try:
         return int(path.read_text().split()[0])
     except (OSError, ValueError, IndexError):
@@ -91,7 +91,8 @@ def read_pid(path: Path) -> int:
 
 
 def end(pid: int, mark: str | float, grace: float = 20, how: signal.Signals = signal.SIGTERM) -> None:
-    """End our process `pid` and its group: `how`, after `grace` seconds SIGKILL. Not ours: left alone."""
+    """End a process of this fleet and its group by `how`, after `grace` seconds by SIGKILL. Other processes are left
+    alone."""
     if not is_ours(pid, mark):
         return
     signal_group(pid, how)
@@ -101,10 +102,10 @@ def end(pid: int, mark: str | float, grace: float = 20, how: signal.Signals = si
 
 
 def put_behind(pid: int, service: str) -> None:
-    """Let a service's process stand back while others want the processor.
+    """Lower the priority of a service's process.
 
-    On one machine answering comes first. Next come the mails, which end an order's way: or they would be left to their
-    one process when all others are idle. What no order waits for comes last. Work that waits is done in larger batches.
+    On one machine, HTTP answers come first. Mails come next: they end an order's way, and would otherwise wait until
+    all other processes are idle. Work for which no order waits comes last. Waiting work is done in larger batches.
     """
     behind = os.getpriority(os.PRIO_PROCESS, 0) + _BEHIND.get(service, _OTHERS_BEHIND)
     with contextlib.suppress(ProcessLookupError):  # it has ended already
@@ -112,7 +113,8 @@ def put_behind(pid: int, service: str) -> None:
 
 
 def signal_group(pid: int, what: signal.Signals) -> None:
-    """Send to the whole group where `pid` leads one (all that we start do), else to it alone."""
+    """Send a signal to the process group of `pid`, if `pid` leads one, as all processes of a fleet do; else to `pid`
+    alone."""
     try:
         if os.getpgid(pid) == pid:
             os.killpg(pid, what)

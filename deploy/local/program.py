@@ -1,4 +1,4 @@
-"""One process of the fleet: how it is started, kept, asked whether it is ready, and stopped."""
+"""One process of the fleet: starting, restarting, readiness, stopping."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ from deploy.local.ports import HOST
 
 _READY_TIMEOUT = 90.0
 _FIRST_WAIT, _LONGEST_WAIT, _HEALTHY = 0.5, 30.0, 60.0
-_EX_CONFIG = 78  # a service refuses its settings: trying again is of no use
+_EX_CONFIG = 78  # a service refuses its settings: a restart would not help
 _LATELY = 600.0
 _TAIL_BYTES = 4_000
 
@@ -50,18 +50,20 @@ class Program:
 
     @property
     def service(self) -> str:
-        """Whose process it is: `stock` for `stock-1`."""
+        """The service of the process: `stock` for `stock-1`."""
         return replicas.split(self.name)[0]
 
     @property
     def pid(self) -> int:
-        """0 when it does not run."""
+        """The process id; 0 if the process does not run."""
         return self._process.pid if self._process and self._process.returncode is None else 0
 
     async def start(self, say: Callable[[str], None], changed: Callable[[], None], hurry: asyncio.Event) -> None:
-        """Start it, and start it again whenever it ends: after 0.5 s, doubled to 30 s; a minute of life forgives.
+        """Start the process, and restart it whenever it ends: after 0.5 s, doubled to 30 s; after a minute of life, 0.5
+        s again.
 
-        `say` gets a line about each end, `changed` is called when its pid is another one, and `hurry` ends a wait."""
+        `say` gets a line about each end; `changed` is called when the pid changes; `hurry` ends a wait.
+        """
         await self._spawn()
         self._keeper = asyncio.create_task(self._keep(say, changed, hurry))
 
@@ -82,7 +84,7 @@ class Program:
             changed()
 
     async def _spawn(self) -> None:
-        """Start it in a group of its own: Ctrl-C on the terminal is for the supervisor alone."""
+        """Start the process in a group of its own, so that Ctrl-C on the terminal reaches only the supervisor."""
         with self.log.open("ab") as log:
             self._said_before = log.tell()
             self._process = await self._children.start(self._module, self.environment, log, self.name)
@@ -96,13 +98,13 @@ class Program:
         return self.status
 
     async def abandon(self) -> None:
-        """Start it no more once it ends."""
+        """Do not restart the process after its end."""
         if self._keeper:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
 
     async def stop(self) -> None:
-        """SIGTERM, after GRACE seconds SIGKILL. Unless it was abandoned, it is started again."""
+        """End the process by SIGTERM, after GRACE seconds by SIGKILL. It is restarted unless it was abandoned."""
         if not self.pid or not self._process:
             return
         processes.signal_group(self.pid, signal.SIGTERM)
@@ -113,20 +115,20 @@ class Program:
             await self._process.wait()
 
     def entry(self) -> dict[str, Any]:
-        """What the state file says about it."""
+        """The entry of the process in the state file."""
         lately = sum(ended > time.monotonic() - _LATELY for ended in self._ended)
         entry = {"name": self.name, "pid": self.pid, "port": self.port, "restarts": self.restarts}
         entry |= {"restarts_lately": lately}
         return entry | {"since": self.since.isoformat(timespec="seconds"), "born": processes.born(self.pid)}
 
     def tail(self) -> str:
-        """The last lines of what it said since it was started."""
+        """The last lines of its log since it was started."""
         with self.log.open("rb") as log:
-            log.seek(max(0, self._said_before - _TAIL_BYTES))  # what it said before it was started again, too
+            log.seek(max(0, self._said_before - _TAIL_BYTES))  # also its lines before the last restart
             return "\n".join(log.read().decode(errors="replace").splitlines()[-20:])
 
     async def is_ready(self, http: httpx.AsyncClient) -> bool:
-        """Whether it says so itself."""
+        """Whether the process answers that it is ready."""
         try:
             return (await http.get(f"http://{HOST}:{self.port}/readyz")).status_code == 200
         except httpx.HTTPError:
@@ -134,7 +136,7 @@ class Program:
 
 
 async def all_ready(programs: Sequence[Program]) -> None:
-    """Wait for them. Raises Failed for the first that refuses its settings, crashes again and again, or is late."""
+    """Wait until all are ready. Raises Failed for the first that refuses its settings, keeps crashing, or is late."""
     waiting = list(programs)
     before = {program: program.restarts for program in waiting}
     deadline = time.monotonic() + _READY_TIMEOUT

@@ -21,7 +21,7 @@ from deploy.local.ports import HOST, accepts, free_port
 ADMINISTRATOR = "malote"
 _IMAGE = "rabbitmq:3-management"
 _PLUGINS = "[rabbitmq_management,rabbitmq_prometheus].\n"
-# Loopback only for Erlang's own port too; epmd is started by us; idle schedulers do not spin.
+# Erlang's own port is on loopback as well; epmd is started separately; idle schedulers do not spin.
 _ERL_ARGS = "-kernel inet_dist_use_interface {127,0,0,1} -start_epmd false +sbwt none"
 # 64 MiB of write-ahead log in place of 512: the node rolls it sooner and keeps less of it in memory. Once a minute it
 # frees what its processes have no use for any more: what the start left is a tenth of it.
@@ -117,11 +117,11 @@ class RabbitNode:
             )
 
     def answers(self) -> bool:
-        """Whether both doors are open: the AMQP handshake and an authenticated management request."""
+        """Whether the node answers an AMQP handshake and an authenticated request to the management API."""
         return _speaks_amqp(self.amqp_port) and self._manages()
 
     def stop(self, timeout: float = 30) -> None:
-        """End the node gracefully, after `timeout` seconds hard."""
+        """End the node gracefully; after `timeout` seconds, kill it."""
         if self._node is not None and self._node.poll() is None:
             self._node.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -129,12 +129,12 @@ class RabbitNode:
         self.kill()
 
     def wait(self) -> None:
-        """Until the broker's process ends, whoever ends it."""
+        """Wait for the end of the broker's process."""
         if self._node is not None:
             self._node.wait()
 
     def kill(self) -> None:
-        """SIGKILL, as a crash would; start() works again afterwards."""
+        """Kill the node by SIGKILL, as a crash would. `start` works again afterwards."""
         if self._in_container:
             subprocess.run(["docker", "rm", "-f", self._name], capture_output=True, check=False)
         for process in (self._node, self._epmd):
@@ -145,7 +145,7 @@ class RabbitNode:
 
     @functools.cached_property
     def _name(self) -> str:
-        """Made once a folder, so that the data is found again when the folder has moved."""
+        """The node's name, made once for each folder, so that its data is found after the folder has moved."""
         path = self.folder / "name"
         if not path.exists():
             path.write_text(f"malote-{secrets.token_hex(4)}")
@@ -182,11 +182,12 @@ class RabbitNode:
         self._node = self._run("node", [str(server)], self._environment(epmd_port))
 
     def _own_home(self) -> dict[str, str]:
-        """HOME is where Erlang looks for its cookie, and what tells our processes from another node's."""
+        """The node's HOME, in which Erlang looks for its cookie, and by which processes of several nodes are told
+        apart."""
         return {**os.environ, "HOME": str(self.folder)}
 
     def _environment(self, epmd_port: int) -> dict[str, str]:
-        """All that the distribution's script would otherwise take from /etc/rabbitmq or the user's home."""
+        """The variables that replace /etc/rabbitmq and the user's home for the distribution's script."""
         inherited = {k: v for k, v in self._own_home().items() if not k.startswith(("RABBITMQ_", "ERL_"))}
         return inherited | {
             "ERL_EPMD_PORT": str(epmd_port),
@@ -232,7 +233,7 @@ class RabbitNode:
         return process
 
     def end_left_overs(self) -> None:
-        """Whoever held this folder's node may have been killed, and the node lives on."""
+        """End the node of this folder if it has outlived a killed owner."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.kill()
         processes.end(processes.read_pid(self.folder / "node.pid"), self._name)

@@ -1,4 +1,4 @@
-"""What a service says about itself at `/readyz`."""
+"""The answer of a service at `/readyz`."""
 
 import functools
 from dataclasses import dataclass
@@ -7,19 +7,19 @@ from typing import Any
 import httpx
 
 LOOK_SECONDS = 3.0
-"""How long anything that is looked at may take to answer."""
+"""How long a checked part may take to answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """What a service says about itself. `problems` and `warnings` are by the part that they are about."""
+    """A service's answer about itself. `problems` and `warnings` are by part."""
 
     is_ready: bool
     problems: dict[str, str]
     warnings: dict[str, str]
     checked: tuple[str, ...] = ()
     silence: str = ""
-    """Why it said nothing; empty if it did."""
+    """Why the service did not answer; empty if it did."""
 
 
 @functools.cache
@@ -29,7 +29,7 @@ def _client() -> httpx.Client:
 
 
 def readiness(url: str) -> Readiness:
-    """What a service says about itself at `/readyz`."""
+    """The answer of a service at `/readyz`."""
     try:
         answer = _client().get(f"{url}/readyz")
     except httpx.HTTPError as error:

@@ -1,4 +1,4 @@
-"""How many processes of each service are wanted on this machine, and what each is called."""
+"""The wanted number of processes of each service on this machine, and their names."""
 
 import json
 import re
@@ -14,11 +14,11 @@ MOST = 32
 """Processes of one service on one machine."""
 _FURTHER = re.compile(r"(.+)-([1-9][0-9]*)")
 Counts = Mapping[str, int]
-"""Processes by service; one of each service that is not named."""
+"""The number of processes by service. A service that is not named has one."""
 
 
 def name_of(service: str, number: int) -> str:
-    """`stock`, `stock-1`, `stock-2`: of its process, and of its log."""
+    """The name of a process and of its log: `stock`, `stock-1`, `stock-2`."""
     return f"{service}-{number}" if number else service
 
 
@@ -29,7 +29,7 @@ def split(name: str) -> tuple[str, int]:
 
 
 def names(services: Iterable[str], counts: Counts) -> list[str]:
-    """Every process that is wanted."""
+    """The names of all wanted processes."""
     return [name_of(service, number) for service in services for number in range(counts.get(service, 1))]
 
 
@@ -60,12 +60,12 @@ def wanted(here: "Environment") -> dict[str, int]:
 
 
 def begin(here: "Environment", counts: Counts) -> None:
-    """Let a new fleet have these and no other. Raises `Unusable`."""
+    """Set the numbers of a new fleet. Raises `Unusable`."""
     with here.using_data():
         write_private(here.replicas_file, json.dumps(counts))
 
 
 def change(here: "Environment", counts: Counts) -> None:
-    """Let these services have so many, and the others what they have. Raises `Unusable`."""
+    """Change the numbers of these services; the others stay. Raises `Unusable`."""
     with here.using_data(), alone(here.run / "replicas.lock"):
         begin(here, wanted(here) | dict(counts))

@@ -1,4 +1,4 @@
-"""What is wrong for how long, and which of it has been told."""
+"""Remembers how long each fault lasts, and which faults were reported."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any
 from deploy.local.finding import CONSEQUENCES, Finding
 
 LASTING = 60.0
-"""What is over within these seconds is not told: a restart, a deployment."""
+"""Shorter faults, such as a restart or a deployment, are not reported."""
 BETWEEN_DIGESTS = 300.0
 _NEVER = float("-inf")
 UNTOLD = CONSEQUENCES | {"dead_letters", "unreadable_letters"}
@@ -18,7 +18,7 @@ Key = tuple[str, str]
 
 @dataclass(slots=True)
 class Trouble:
-    """A finding for as long as it lasts. `since` and `over` are by the monotonic clock, `at` is when it began."""
+    """A finding while it lasts. `since` and `over` are by the monotonic clock; `at` is the time of its beginning."""
 
     finding: Finding
     since: float
@@ -27,29 +27,29 @@ class Trouble:
     over: float | None = None
 
     def lasted(self, now: float) -> float:
-        """Seconds, so far or in all."""
+        """Seconds so far, or in all."""
         return (self.over or now) - self.since
 
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """What one mail tells: what has gone wrong since the last one, and what is over."""
+    """The content of one mail: new faults since the last mail, and faults that are over."""
 
     begun: Sequence[Trouble]
     over: Sequence[Trouble]
 
 
 class Memory:
-    """What is wrong and who has been told: each finding once when it has lasted, and once when it is over."""
+    """The present faults. Each is reported once after it has lasted, and once when it is over."""
 
     def __init__(self, lasting: float = LASTING, between: float = BETWEEN_DIGESTS) -> None:
         self._lasting, self._between = lasting, between
         self._troubles: dict[Key, Trouble] = {}
         self._told_at = _NEVER
-        self._urged: dict[str, float] = {}  # when a critical trouble of a kind was told last
+        self._urged: dict[str, float] = {}  # the last report of a critical fault of each kind
 
     def see(self, findings: Sequence[Finding], now: float, at: datetime) -> None:
-        """Take in what was found at a moment."""
+        """Add the findings of one check."""
         wrong = {(found.what, found.kind): found for found in findings if found.kind and found.kind not in UNTOLD}
         for key, finding in wrong.items():
             trouble = self._troubles.setdefault(key, Trouble(finding, now, at))
@@ -61,8 +61,8 @@ class Memory:
                 del self._troubles[key]
 
     def digest(self, now: float) -> Digest | None:
-        """What is to be told now; None for nothing. While the last mail was a moment ago: what is critical, and of a
-        kind that was not told a moment ago, too."""
+        """The faults to report now; None for none. Shortly after the last mail, only critical faults of kinds that were
+        not reported shortly before."""
         lasting = [trouble for trouble in self._troubles.values() if trouble.lasted(now) >= self._lasting]
         begun = [trouble for trouble in lasting if not trouble.is_told and trouble.over is None]
         over = [trouble for trouble in self._troubles.values() if trouble.over is not None]
@@ -77,8 +77,8 @@ class Memory:
         return now - last >= self._between
 
     def told(self, digest: Digest, now: float) -> None:
-        """The mail has been taken by the server."""
-        if self._is_time(self._told_at, now):  # or what is urgent, again and again, would keep the rest back
+        """Note that the server has accepted the mail."""
+        if self._is_time(self._told_at, now):  # otherwise repeated urgent mails would delay all others
             self._told_at = now
         for trouble in digest.begun:
             trouble.is_told = True
@@ -86,7 +86,7 @@ class Memory:
         self._troubles = {key: trouble for key, trouble in self._troubles.items() if trouble not in digest.over}
 
     def kept(self) -> list[dict[str, Any]]:
-        """What has been told and is not known to be over, for the process that comes after this one."""
+        """The reported faults that are not over, for the next process."""
         return [
             {"what": trouble.finding.what, "kind": trouble.finding.kind, "at": trouble.at.isoformat()}
             for trouble in self._troubles.values()
@@ -94,7 +94,7 @@ class Memory:
         ]
 
     def remember(self, kept: Sequence[dict[str, Any]], now: float) -> None:
-        """Take over what an earlier process has told."""
+        """Take over the reported faults of an earlier process."""
         for entry in kept:
             at = datetime.fromisoformat(entry["at"])
             ago = max(self._lasting, (datetime.now(UTC) - at).total_seconds())

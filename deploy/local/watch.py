@@ -1,7 +1,7 @@
-"""Looks at the fleet again and again, and mails the operators what stays wrong: directly, because the broker or the
-email service may be the very thing that is broken. `malote up` runs it; `malote watch` does elsewhere.
+"""Checks the fleet periodically, and mails lasting faults to the operators. It sends mails directly, because the broker
+or the email service may be the broken part. `malote up` runs it; elsewhere `malote watch` does.
 
-The email service tells of dead letters, as they come. What only waits for something else that is told is not told.
+The email service reports dead letters. Faults that are only consequences of a reported fault are not reported.
 """
 
 import json
@@ -45,7 +45,7 @@ class Watch:
             self._memory.remember(json.loads(self._file.read_text()), time.monotonic())
 
     def once(self) -> None:
-        """Look once, and tell what there is to tell."""
+        """Check once, and send a mail if there is something to report."""
         if not self._here.is_elsewhere and self._phase() in ("starting", "stopping"):
             return
         self._memory.see(self._look(self._here), time.monotonic(), datetime.now(UTC))
@@ -66,7 +66,7 @@ class Watch:
                     f"{what}: told the operators",
                     about=f"{trouble.finding.what}: {trouble.finding.said()}",
                 )
-        with suppress(OSError):  # a full disk is among what is told
+        with suppress(OSError):  # a full disk is one of the reported faults
             write_private(self._file, json.dumps(self._memory.kept()))
 
     def _phase(self) -> str:
@@ -75,13 +75,13 @@ class Watch:
         return ""
 
     def forever(self) -> None:
-        """Until the process ends."""
+        """Check until the process ends."""
         if not self._settings.operators:
             _say("warning", "nobody is told of what is wrong: EMAIL_OPERATORS is empty")
         while True:
             try:
                 self.once()
-            except Exception as error:  # whatever looking fails of, the next look may go well
+            except Exception as error:  # after any error, the next check may succeed
                 self._complain(_CANNOT_LOOK, error)
             time.sleep(LOOK_EVERY)
 
