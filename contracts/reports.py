@@ -266,9 +266,9 @@ class CreateReport(Command):
 
     report_id: UUID
     owner: Annotated[str, text(255)] = Field(examples=["ana"])
-    role: Role | None = Field(default=None, description="In which the owner asks; as a customer, one sees no other's.")
+    role: Role | None = Field(default=None, description="The owner's role. A customer sees only its own reports.")
     email: Email | None = Field(
-        default=None, description="Where to write when it ends. An operator's own choice comes before it."
+        default=None, description="The address for mail about its end. An operator's own choice takes precedence."
     )
     wish: ReportWish
 

@@ -51,8 +51,8 @@ def status(as_json: Json = False) -> None:
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
-    """What is wrong, the cause before those who suffer from it, and what to do about it. Exit status 1 if anything is;
-    what only needs a look (LOOK) is none."""
+    """Faults of the fleet, each cause before its consequences, with advice. Exit status 1 if there is a fault; a
+    warning (LOOK) is none."""
     from deploy.local.findings import gather  # it imports the topology, which is slow
 
     findings = gather(checked())
@@ -67,7 +67,7 @@ def doctor(as_json: Json = False) -> None:
 
 @app.command()
 def watch() -> None:
-    """Mail EMAIL_OPERATORS what is wrong for longer than a minute, and once more when it is over.
+    """Mail faults that last longer than a minute to EMAIL_OPERATORS, and again when they are over.
 
     `malote up` does it by itself. Elsewhere run one: it needs MALOTE_SERVICE_URL, AMQP_URL and EMAIL_SMTP_HOST."""
     from deploy.local import watch as watching  # it imports the email service's settings, which is slow

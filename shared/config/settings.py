@@ -234,7 +234,9 @@ class ServiceSettings(BaseSettings):
         if value and not info.data.get("jwt_jwks_url"):
             raise ValueError("set JWT_JWKS_URL too: tokens of one machine name no issuer and no audience")
         if not (value or "").strip() and info.data.get("jwt_jwks_url"):
-            raise ValueError("set it together with JWT_JWKS_URL: or tokens would do that the issuer gave for another")
+            raise ValueError(
+                "set it together with JWT_JWKS_URL: otherwise tokens for another audience would be accepted"
+            )
         return value
 
     @field_validator("proxies")

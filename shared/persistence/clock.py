@@ -1,8 +1,7 @@
 """Times as the tables keep them: epoch milliseconds, the same on both databases.
 
-A process's own clock can be wrong, by days, and is good for what people read. Rows that expire
-are stamped and compared with the database's clock, which all processes share; durations are measured by the monotonic
-clock.
+A process's own clock may be wrong by days, so its times are only for people. The database's clock, which all processes
+share, stamps rows that expire and decides their age. The monotonic clock measures durations.
 """
 
 import time

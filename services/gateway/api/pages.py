@@ -1,4 +1,4 @@
-"""Pages and documents: what is here, and how it is used. Their files are our own, so that they work offline."""
+"""The home page and the pages of the documents. All their files are served here, so that they work offline."""
 
 import re
 from base64 import b64encode
@@ -46,7 +46,7 @@ ASYNCAPI_POLICY = "script-src 'self'; style-src 'self'; img-src 'self'; connect-
 
 @router.get("/", include_in_schema=False)
 async def home(accept: Annotated[str, Header()] = "") -> Response:
-    """What is here: a page for people, links for programs."""
+    """The home page: html for people, links for programs."""
     if "text/html" in accept:
         return _page(HOME, HOME_POLICY, Vary="Accept")
     return JSONResponse({"service": "malote", "version": VERSION, "links": LINKS}, headers={"Vary": "Accept"})
