@@ -284,7 +284,11 @@ async def test_a_transaction_that_fails_says_nothing(database: Database) -> None
     assert wire.sent == ids
 
 
-async def test_transient_messages_are_said_and_never_stored(database: Database) -> None:
+async def test_transient_messages_are_said_and_never_stored(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A process that is taken for dead, as a stalled one may be, forgets what is stored nowhere.
+    monkeypatch.setattr(membership, "DEAD_AFTER_SECONDS", 600.0)
     wire = Wire()
     wire.down = True
     async with at_work(database, wire) as box:
