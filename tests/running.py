@@ -26,7 +26,9 @@ from deploy.local.rabbitmq import RabbitNode
 from shared.config.services import settings_of
 from shared.config.settings import ServiceSettings
 from shared.messaging import membership, topology
+from shared.messaging.amqp.connections import connect
 from shared.messaging.periodic import Periodic, again_and_again
+from shared.messaging.publisher import Publisher
 from shared.messaging.relay import Relay
 from shared.persistence.database import Database
 from shared.service import Service
@@ -173,6 +175,18 @@ async def running(
     async with service.running():
         await until(lambda: is_ready(service), f"{name} to be ready")
         yield service
+
+
+async def publishing(amqp_url: str, name: str) -> Publisher:
+    """A publisher on a connection of its own, which is not made again if it is lost; `close` it."""
+    publisher = Publisher(amqp_url, name)
+    await publisher.begin(await connect(amqp_url))
+    return publisher
+
+
+async def close(publisher: Publisher) -> None:
+    assert publisher._made
+    await publisher._made.close()
 
 
 def hurry(monkeypatch: pytest.MonkeyPatch, part: Any, seconds: float) -> None:

@@ -229,9 +229,11 @@ async def _publish(case: Case, amqp_url: str, tls: Any) -> None:
     import aio_pika
     from uuid_utils.compat import uuid7
 
+    from shared.messaging.amqp.connections import connect
+
     order_id = str(uuid7())
     body = json.dumps({"order_id": order_id, **case.request}).encode()
-    async with await aio_pika.connect(amqp_url, ssl_context=tls.context, timeout=10) as connection:
+    async with await connect(amqp_url, tls) as connection:
         channel = await connection.channel()
         commands = await channel.get_exchange("commands", ensure=False)
         await commands.publish(aio_pika.Message(body, message_id=order_id, delivery_mode=2), "order.place.v1")

@@ -47,29 +47,27 @@ def events(
     import httpx
 
     from deploy.local.environment import Environment
+    from shared.config.urls import places_in
 
     here = Environment()
     with suppress(KeyboardInterrupt):
         try:
             asyncio.run(_follow(here, key or [], limit, as_json))
         except (OSError, httpx.TransportError) as error:
-            where = here.amqp_url.rpartition("@")[2]
+            where = places_in(here.amqp_url)
             raise NotRunning(f"no broker at {where} ({type(error).__name__}); `malote up` starts one") from error
         except (httpx.HTTPStatusError, aio_pika.exceptions.AMQPError) as error:
             raise Failed(f"the broker refuses ({type(error).__name__}); is AMQP_URL an administrator's?") from error
 
 
 async def _follow(here: "Environment", keys: list[str], limit: int | None, as_json: bool) -> None:
-    import aio_pika
-
     from deploy.local.management import Management
+    from shared.messaging.amqp.connections import connect
 
     wanted = re.compile("|".join(map(_pattern, keys)) or ".*")
     with Management(here) as api:
         try:
-            async with await aio_pika.connect(
-                here.amqp_url, ssl_context=here.tls_of().context, timeout=10
-            ) as connection:
+            async with await connect(here.amqp_url, here.tls_of()) as connection:
                 channel = await connection.channel()
                 queue = await channel.declare_queue(exclusive=True, auto_delete=True, arguments=_FOR_US)
                 await queue.bind(_TRACE, "publish.#")

@@ -68,10 +68,11 @@ def _ask(seconds: float) -> list[tuple[dict[str, Any], float]]:
     import aio_pika.exceptions
 
     from deploy.local.environment import Environment
+    from shared.config.urls import places_in
     from shared.messaging.causes import cause_of
 
     here = Environment()
-    where = here.amqp_url.rpartition("@")[2]
+    where = places_in(here.amqp_url)
     try:
         found = asyncio.run(_answers(here, seconds))
     except OSError as error:  # aio-pika also raises this if it cannot connect or log in
@@ -90,9 +91,10 @@ async def _answers(here: "Environment", seconds: float) -> list[tuple[dict[str, 
 
     from contracts.broker import CONTROL
     from contracts.processes import Control, ProcessSeen
+    from shared.messaging.amqp.connections import connect
 
     ping_id, found = str(uuid7()), list[tuple[dict[str, Any], float]]()
-    async with await aio_pika.connect(here.amqp_url, ssl_context=here.tls_of().context, timeout=10) as connection:
+    async with await connect(here.amqp_url, here.tls_of()) as connection:
         channel = await connection.channel()
         answers = await channel.declare_queue(exclusive=True, auto_delete=True)
         await answers.bind(ProcessSeen.exchange, ProcessSeen.key)

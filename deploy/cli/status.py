@@ -144,7 +144,9 @@ def _show(found: dict[str, Any]) -> None:
         for colour, said in (("red", service["problems"]), ("yellow", service["warnings"])):
             for part, why in said.items():
                 console().print(f"[{colour}]{service['name']}[/]: {plain(part)}: {plain(why)}")
-    broker = (found["shop_amqp_url"] or "").rpartition("@")[2].partition("/")[0]
+    from shared.config.urls import places_in
+
+    broker = places_in(found["shop_amqp_url"]) if found["shop_amqp_url"] else ""
     typer.echo(f"gateway  {found['gateway_url']}\nbroker   {broker}\nmailbox  {found['mailbox']}")
     if any(service["problems"] or service["warnings"] for service in parts):
         typer.echo("`malote doctor` says what is the cause, and what to do")

@@ -35,12 +35,13 @@ def apply() -> None:
     import httpx
 
     from deploy.local.environment import Environment
+    from shared.config.urls import places_in
     from shared.messaging import topology
     from shared.messaging.causes import cause_of
     from shared.messaging.old_queues import Left
 
     here = Environment()
-    where = here.amqp_url.rpartition("@")[2]
+    where = places_in(here.amqp_url)
     typer.echo(f"declaring exchanges, queues, users and permissions at {where}", err=True)
     try:
         asyncio.run(

@@ -63,6 +63,10 @@ _EN = {
         "`malote logs --service supervisor --since 10m` says what became of it; `malote restart broker` starts it"
         " again. Nothing is lost: what was accepted waits in the databases.",
     ),
+    "broker_node": Advice(
+        "a node of the cluster does not answer, the others do",
+        "Start it again: messages go on with most of the nodes, and wait once half of them are away.",
+    ),
     "broker_unmanaged": Advice(
         "its management API does not answer",
         "Queues cannot be looked at. If all else is well, wait; or `malote restart broker`.",
@@ -177,6 +181,10 @@ _PT_BR = {
         "não responde, por isso todas as mensagens esperam",
         "`malote logs --service supervisor --since 10m` diz o que houve; `malote restart broker` o inicia de novo."
         " Nada se perde: o que foi aceito espera nos bancos de dados.",
+    ),
+    "broker_node": Advice(
+        "um nó do cluster não responde, os outros sim",
+        "Inicie-o de novo: as mensagens seguem com a maioria dos nós e esperam quando falta a metade.",
     ),
     "broker_unmanaged": Advice(
         "sua API de administração não responde",

@@ -23,7 +23,7 @@ from shared.config import secret_files
 from shared.config.services import services
 from shared.config.settings import ServiceSettings, default_port, read_ladder
 from shared.config.tls import Tls
-from shared.config.urls import demand_broker
+from shared.config.urls import brokers
 
 ROOT = Path(__file__).resolve().parents[2]
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
@@ -169,30 +169,35 @@ class Environment:
 
     @property
     def amqp_url(self) -> str:
-        """The broker's administrator."""
+        """The broker as its administrator; of a cluster all nodes, with commas between."""
         if node := self.broker():
             return node.amqp_url
         try:
-            demand_broker(self.variables["AMQP_URL"])
+            brokers(self.variables["AMQP_URL"])
         except ValueError as error:
             raise Misconfigured(f"AMQP_URL: {error}") from error
         return self.variables["AMQP_URL"]
 
     @property
     def management_url(self) -> str:
-        """The management API with the administrator's login; another broker's is AMQP_MANAGEMENT_URL."""
+        """The management API with the administrator's login; another broker's is AMQP_MANAGEMENT_URL, or that of a
+        node which answers."""
         if node := self.broker():
             return node.management_url
-        url = urlsplit(self.amqp_url)
-        login = (url.netloc.rpartition("@")[0] or "guest:guest") + "@"
-        door = ("https", 15671) if url.scheme == "amqps" else ("http", 15672)
-        return self.variables.get("AMQP_MANAGEMENT_URL") or f"{door[0]}://{login}{url.hostname}:{door[1]}"
+        urls = [*map(urlsplit, brokers(self.amqp_url))]
+        if given := self.variables.get("AMQP_MANAGEMENT_URL"):
+            return given
+        scheme, port = ("https", 15671) if urls[0].scheme == "amqps" else ("http", 15672)
+        hosts = [f"[{url.hostname}]" if ":" in str(url.hostname) else str(url.hostname) for url in urls]
+        answering = (host for host in hosts if ports.accepts(port, host.strip("[]")))
+        host = hosts[0] if len(hosts) == 1 else next(answering, hosts[0])
+        return f"{scheme}://{urls[0].netloc.rpartition('@')[0] or 'guest:guest'}@{host}:{port}"
 
     def amqp_url_of(self, user: str) -> str:
         """The broker as a service's own user, or as the shop."""
-        url = urlsplit(self.amqp_url)
-        address = f"{user}:{quote(self.passwords[user])}@{url.netloc.rpartition('@')[2]}"
-        return urlunsplit(url._replace(netloc=address))
+        login = f"{user}:{quote(self.passwords[user])}"
+        urls = map(urlsplit, brokers(self.amqp_url))
+        return ",".join(urlunsplit(url._replace(netloc=f"{login}@{url.netloc.rpartition('@')[2]}")) for url in urls)
 
     def database_url_of(self, service: str) -> str:
         """`<SERVICE>_DATABASE_URL`, else a SQLite file in the data folder."""

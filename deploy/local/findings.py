@@ -21,6 +21,8 @@ from deploy.local.finding import Finding
 from deploy.local.management import Management
 from deploy.local.ports import HOST
 from deploy.local.readiness import LOOK_SECONDS, Readiness, readiness
+from shared.config.tls import Tls
+from shared.config.urls import brokers, places_in
 from shared.http.tokens import issue_token
 from shared.messaging import old_queues, topology
 from shared.messaging.decode import is_about_reading
@@ -104,24 +106,30 @@ def _has_own_mail_server(here: Environment) -> bool:
 
 def _broker(here: Environment, state: dict[str, Any]) -> Finding:
     pid = state.get("broker") or 0
-    where = here.amqp_url.rpartition("@")[2]
     if processes.is_stopped(pid):
         return Finding("broker", f"pid {pid}", "broker_stopped")
-    if silence := _amqp_silence(here):
-        return Finding("broker", f"{where}: {silence}", "broker_down")
+    addresses, tls = brokers(here.amqp_url), here.tls_of()
+    silences = [f"{places_in(one)}: {silence}" for one in addresses if (silence := _amqp_silence(one, tls))]
+    if len(silences) == len(addresses):
+        return Finding("broker", "; ".join(silences), "broker_down")
     try:
         with Management(here) as api:
             nodes, is_tracing = api.nodes(), api.is_tracing()
     except httpx.HTTPError as error:  # its text has the password in the address
         return Finding("broker", f"{type(error).__name__}", "broker_unmanaged")
-    return _alarm(nodes) or Finding("broker", f"answers at {where}", "broker_tracing" if is_tracing else "")
+    if alarm := _alarm(nodes):
+        return alarm
+    if silences:
+        return Finding("broker", "; ".join(silences), "broker_node")
+    where = places_in(here.amqp_url)
+    return Finding("broker", f"answers at {where}", "broker_tracing" if is_tracing else "")
 
 
 def _alarm(nodes: Sequence[dict[str, Any]]) -> Finding | None:
     for node in nodes:
         name = node.get("name", "a node")
         if not node.get("running", True):
-            return Finding("broker", f"{name} does not run", "broker_down")
+            return Finding("broker", f"{name} does not run", "broker_node")
         if node.get("disk_free_alarm"):
             free, limit = node.get("disk_free", 0) / _MEGABYTE, node.get("disk_free_limit", 0) / _MEGABYTE
             return Finding("broker", f"{name} has {free:,.0f} MB free, the limit is {limit:,.0f} MB", "broker_disk")
@@ -133,13 +141,13 @@ def _alarm(nodes: Sequence[dict[str, Any]]) -> Finding | None:
     return None
 
 
-def _amqp_silence(here: Environment) -> str:
-    """Why the broker does not speak AMQP; empty if it does."""
-    url = urlsplit(here.amqp_url)
+def _amqp_silence(address: str, tls: Tls) -> str:
+    """Why a node of the broker does not speak AMQP; empty if it does."""
+    url = urlsplit(address)
     is_secure = url.scheme == "amqps"
     try:
         with socket.create_connection((url.hostname, url.port or (5671 if is_secure else 5672)), LOOK_SECONDS) as plain:
-            door = here.tls_of().context.wrap_socket(plain, server_hostname=url.hostname) if is_secure else plain
+            door = tls.context.wrap_socket(plain, server_hostname=url.hostname) if is_secure else plain
             door.sendall(b"AMQP\x00\x00\x09\x01")
             return "" if door.recv(1) == b"\x01" else "it does not speak AMQP 0-9-1"
     except TimeoutError:

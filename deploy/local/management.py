@@ -1,11 +1,12 @@
 """The broker's management API, read as its administrator: nodes, queues, bindings."""
 
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote
 
 import httpx
 
 from deploy.local.environment import Environment
+from shared.config.urls import brokers, vhost_in
 
 SECONDS = 4.0
 
@@ -14,7 +15,7 @@ class Management:
     """A client for one command. Every method raises `httpx.HTTPError`, whose text has the password in an address."""
 
     def __init__(self, here: Environment, seconds: float = SECONDS) -> None:
-        self.vhost = quote(unquote(urlsplit(here.amqp_url).path.lstrip("/")) or "/", safe="")
+        self.vhost = quote(vhost_in(brokers(here.amqp_url)[0]), safe="")
         self._http = httpx.Client(
             base_url=here.management_url, verify=here.tls_of().context, trust_env=False, timeout=seconds
         )

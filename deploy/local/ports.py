@@ -28,10 +28,10 @@ def free_port(besides: Container[int] = ()) -> int:
             return port
 
 
-def accepts(port: int) -> bool:
-    """Whether a process listens on that port of the loopback address."""
+def accepts(port: int, host: str = HOST) -> bool:
+    """Whether a process listens on that port, of the loopback address unless another is given."""
     try:
-        socket.create_connection((HOST, port), timeout=1).close()
+        socket.create_connection((host, port), timeout=1).close()
     except OSError:
         return False
     return True

@@ -21,8 +21,8 @@ from deploy.local.ports import HOST, accepts, free_port
 ADMINISTRATOR = "malote"
 _IMAGE = "rabbitmq:3-management"
 _PLUGINS = "[rabbitmq_management,rabbitmq_prometheus].\n"
-# Erlang's own port is on loopback as well; epmd is started separately; idle schedulers do not spin.
-_ERL_ARGS = "-kernel inet_dist_use_interface {127,0,0,1} -start_epmd false +sbwt none"
+# Erlang's own port is at the same address; epmd is started separately; idle schedulers do not spin.
+_ERL_ARGS = "-kernel inet_dist_use_interface {{{interface}}} -start_epmd false +sbwt none -malote {name}"
 # 64 MiB of write-ahead log in place of 512: the node rolls it sooner and keeps less of it in memory. Once a minute it
 # frees what its processes have no use for any more: what the start left is a tenth of it.
 _CONFIG = """\
@@ -42,10 +42,12 @@ log.file.level = info
 
 
 class RabbitNode:
-    """A node with everything that it keeps below `folder`, listening on the loopback address only.
+    """A node with everything that it keeps below `folder`, listening on `host` only, the loopback address.
 
     `password` is the administrator's (letters, digits, - and _). It is set at the first start, which makes
     the user. `config` are further lines of its rabbitmq.conf."""
+
+    host = HOST
 
     def __init__(
         self,
@@ -75,11 +77,11 @@ class RabbitNode:
     @property
     def management_url(self) -> str:
         """The management API's address with the administrator's login, without `/api`."""
-        return f"http://{ADMINISTRATOR}:{quote(self.password)}@{HOST}:{self.management_port}"
+        return f"http://{ADMINISTRATOR}:{quote(self.password)}@{self.host}:{self.management_port}"
 
     def url_for(self, user: str, password: str, vhost: str = "/") -> str:
         """Another user's address."""
-        return f"amqp://{quote(user)}:{quote(password)}@{HOST}:{self.amqp_port}/{quote(vhost, safe='')}"
+        return f"amqp://{quote(user)}:{quote(password)}@{self.host}:{self.amqp_port}/{quote(vhost, safe='')}"
 
     @property
     def pid(self) -> int:
@@ -118,7 +120,7 @@ class RabbitNode:
 
     def answers(self) -> bool:
         """Whether the node answers an AMQP handshake and an authenticated request to the management API."""
-        return _speaks_amqp(self.amqp_port) and self._manages()
+        return _speaks_amqp(self.host, self.amqp_port) and self._manages()
 
     def stop(self, timeout: float = 30) -> None:
         """End the node gracefully; after `timeout` seconds, kill it."""
@@ -164,7 +166,7 @@ class RabbitNode:
             write_private(cookie, secrets.token_hex(16))
         cookie.chmod(0o400)
         config = _CONFIG.format(
-            bind=HOST,
+            bind=self.host,
             amqp_port=self.amqp_port,
             management_port=self.management_port,
             metrics_port=self.metrics_port,
@@ -188,11 +190,12 @@ class RabbitNode:
 
     def _environment(self, epmd_port: int) -> dict[str, str]:
         """The variables that replace /etc/rabbitmq and the user's home for the distribution's script."""
+        erlang = _ERL_ARGS.format(interface=self.host.replace(".", ","), name=self._name)
         inherited = {k: v for k, v in self._own_home().items() if not k.startswith(("RABBITMQ_", "ERL_"))}
         return inherited | {
             "ERL_EPMD_PORT": str(epmd_port),
             "RUNNING_UNDER_SYSTEMD": "true",  # the script becomes the broker, and is not its parent
-            "RABBITMQ_NODENAME": f"{self._name}@{HOST}",
+            "RABBITMQ_NODENAME": f"{self._name}@{self.host}",
             "RABBITMQ_USE_LONGNAME": "true",  # an address for a host: no name has to resolve
             "RABBITMQ_CONF_ENV_FILE": str(self.folder / "none"),
             "RABBITMQ_CONFIG_FILE": str(self.folder / "rabbitmq.conf"),
@@ -203,7 +206,7 @@ class RabbitNode:
             "RABBITMQ_LOG_BASE": str(self.folder / "log"),
             "RABBITMQ_PID_FILE": str(self.folder / "data" / "pid"),
             "RABBITMQ_DIST_PORT": str(self.dist_port),
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"{_ERL_ARGS} -malote {self._name}",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": erlang,
         }
 
     def _spawn_container(self) -> None:
@@ -243,7 +246,7 @@ class RabbitNode:
 
     def _manages(self) -> bool:
         login = base64.b64encode(f"{ADMINISTRATOR}:{self.password}".encode()).decode()
-        url = f"http://{HOST}:{self.management_port}/api/overview"
+        url = f"http://{self.host}:{self.management_port}/api/overview"
         request = urllib.request.Request(url, headers={"Authorization": f"Basic {login}"})
         try:
             with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=5):
@@ -265,10 +268,10 @@ class RabbitNode:
         return "\n".join(lines[-20:])
 
 
-def _speaks_amqp(port: int) -> bool:
+def _speaks_amqp(host: str, port: int) -> bool:
     """The broker answers the protocol header with a method frame (type 1: Connection.Start)."""
     try:
-        with socket.create_connection((HOST, port), timeout=5) as connection:
+        with socket.create_connection((host, port), timeout=5) as connection:
             connection.sendall(b"AMQP\x00\x00\x09\x01")
             return connection.recv(1) == b"\x01"
     except OSError:

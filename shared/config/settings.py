@@ -25,7 +25,7 @@ from pydantic_settings import (
 from contracts.flow import LANES
 from shared.config import secret_files
 from shared.config.tls import Tls
-from shared.config.urls import database_address, demand_broker, demand_port, is_loopback
+from shared.config.urls import brokers, database_address, demand_port, is_loopback
 
 SERVICES = Path(__file__).resolve().parents[2] / "services"
 """A folder for each service."""
@@ -109,7 +109,8 @@ class ServiceSettings(BaseSettings):
         default=SecretStr(""), description="sqlite:///PATH or postgresql://…; empty: .data/<service>.db"
     )
     amqp_url: SecretStr = Field(
-        default=SecretStr("amqp://guest:guest@127.0.0.1:5672/"), description="The broker, with this service's own user."
+        default=SecretStr("amqp://guest:guest@127.0.0.1:5672/"),
+        description="The broker, with this service's own user; of a cluster all nodes, separated by commas.",
     )
     tls_ca_file: Path | None = Field(
         default=None, description="Certificates (PEM) of authorities to trust besides the machine's own."
@@ -195,7 +196,7 @@ class ServiceSettings(BaseSettings):
     @field_validator("amqp_url")
     @classmethod
     def _is_a_broker(cls, value: SecretStr) -> SecretStr:
-        demand_broker(value.get_secret_value())
+        brokers(value.get_secret_value())
         return value
 
     @field_validator("tls_ca_file")

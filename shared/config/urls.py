@@ -1,8 +1,9 @@
 """Addresses of brokers and databases: read and refused before anybody connects to them."""
 
+import re
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from shared.config.tls import Tls
 
@@ -26,17 +27,46 @@ def port_in(address: str) -> int | None:
     return port
 
 
-def demand_broker(address: str) -> None:
-    """Raises ValueError, without the address, which has a password in it, unless it is one that a broker can have."""
-    if address.count("://") > 1 or "," in urlsplit(address).netloc.rpartition("@")[2] or ";" in address:
-        raise ValueError("it has several addresses: write one, which a cluster of brokers has in front of its nodes")
+def brokers(text: str) -> tuple[str, ...]:
+    """The addresses of a broker: one, or those of a cluster's nodes with commas between them.
+
+    Raises ValueError, without the addresses, which have a password in them, unless each is one that a broker can have,
+    and all name the same vhost as the same user.
+    """
+    addresses = tuple(address.strip() for address in re.split(r",(?=\s*amqps?://)", text))
+    for address in addresses:
+        _demand_broker(address)
+    for what in ("scheme", "username", "password", "query"):
+        _demand_one(what, {getattr(urlsplit(address), what) for address in addresses})
+    _demand_one("vhost", set(map(vhost_in, addresses)))
+    return addresses
+
+
+def _demand_one(what: str, values: set[str | None]) -> None:
+    if len(values) > 1:
+        raise ValueError(f"its addresses differ in the {what}: all nodes of a cluster have the same")
+
+
+def _demand_broker(address: str) -> None:
     url = urlsplit(address)
+    if address.count("://") > 1 or "," in url.netloc.rpartition("@")[2] + url.path or ";" in address:
+        raise ValueError("write each address whole, with a comma between them: amqp://user:password@one/,amqp://…@two/")
     if url.scheme not in ("amqp", "amqps") or not url.hostname or any(map(str.isspace, url.netloc)):
         raise ValueError("write amqp://user:password@host/, or amqps:// for TLS")
     port_in(address)
     heartbeat = parse_qs(url.query).get("heartbeat", ["0"])[-1]
     if not (heartbeat.isascii() and heartbeat.isdecimal()):
         raise ValueError("its heartbeat is not a whole number of seconds")
+
+
+def vhost_in(address: str) -> str:
+    """The vhost that a broker's address names."""
+    return unquote(urlsplit(address).path.removeprefix("/")) or "/"
+
+
+def places_in(text: str) -> str:
+    """A broker's addresses without user and password, for people. Raises ValueError."""
+    return ", ".join(address.rpartition("@")[2].rpartition("://")[2].rstrip("/") for address in brokers(text))
 
 
 def is_loopback(host: str | None) -> bool:

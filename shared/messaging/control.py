@@ -17,14 +17,12 @@ from uuid_utils.compat import uuid7
 
 from contracts.broker import CONTROL, control_queue
 from contracts.processes import Control, ProcessSeen
-from shared.config.tls import Tls
 from shared.messaging import process
 from shared.messaging.causes import cause_of
 from shared.messaging.decode import reason_of
-from shared.messaging.publisher import Publisher, address, outgoing
+from shared.messaging.publisher import Publisher, outgoing
 from shared.messaging.subscription import Subscription
 from shared.observability import tracing
-from shared.persistence.database import Backoff
 
 log = structlog.get_logger(__name__)
 
@@ -97,26 +95,8 @@ class Controlled:
         return [one for one in self._subscriptions if lane in (None, one.consumer.name)]
 
 
-async def listen(url: str, service: str, controlled: Controlled, tls: Tls) -> None:
-    """Take what the process is told, for ever. Without a broker it is told nothing, and tries again."""
-    backoff, is_missed = Backoff(), False
-    while True:
-        try:
-            async with await aio_pika.connect(
-                address(url, name=f"{service} control"), ssl_context=tls.context, timeout=10
-            ) as connection:
-                await _subscribe(connection, service, controlled)
-                backoff.reset()
-                is_missed = False
-                await asyncio.wait([connection.transport.connection.closing])  # type: ignore[union-attr]
-        except Exception as error:
-            if not is_missed:
-                log.warning("control: not listening, trying again", why=cause_of(error))
-            is_missed = True
-        await backoff.wait()
-
-
-async def _subscribe(connection: aio_pika.abc.AbstractConnection, service: str, controlled: Controlled) -> None:
+async def listen(service: str, controlled: Controlled, connection: aio_pika.Connection) -> None:
+    """Take what the process is told, as long as the connection lasts. Without one it is told nothing."""
     channel = await connection.channel()
     # A name of its own each time: the one before is the lost connection's until the broker notices that it is lost.
     queue = await channel.declare_queue(control_queue(service, uuid7().hex), exclusive=True, auto_delete=True)

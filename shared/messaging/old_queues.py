@@ -26,6 +26,7 @@ from contracts.broker import DEAD_LETTERS, RETURNS, retry_exchange
 from contracts.flow import BY_KEY, LANES
 from shared.messaging.amqp import confirms
 from shared.messaging.amqp.confirms import Publish
+from shared.messaging.amqp.connections import connect
 from shared.messaging.amqp.incoming import MESSAGE_LIMIT, Oversized
 from shared.messaging.copies import copied
 from shared.messaging.decode import SENT_BY, is_shops, key_of
@@ -176,7 +177,7 @@ class OldQueues:
 
     @contextlib.asynccontextmanager
     async def _connected(self) -> AsyncIterator[Any]:
-        async with await aio_pika.connect(self._amqp_url, ssl_context=self._tls.context, timeout=10) as connection:
+        async with await connect(self._amqp_url, self._tls) as connection:
             channel = await connection.channel()
             await channel.set_qos(AT_ONCE)
             yield await channel.get_underlay_channel()

@@ -20,8 +20,10 @@ from contracts.base import Envelope, Message
 from contracts.broker import gate_of, gated
 from contracts.flow import BY_KEY, FLOW, NOWHERE
 from shared.config.tls import Tls
+from shared.config.urls import brokers
 from shared.messaging.amqp import confirms
 from shared.messaging.amqp.confirms import Publish, Unsendable
+from shared.messaging.amqp.connections import KeptConnection
 from shared.messaging.causes import cause_of
 from shared.observability import metrics, tracing
 from shared.persistence.database import Outage
@@ -30,14 +32,16 @@ log = structlog.get_logger(__name__)
 
 CONFIRM_SECONDS = 30.0
 JOBS_IN_A_LINE = 20
-BROKER_GONE = (aio_pika.exceptions.AMQPError, ConnectionError, TimeoutError, asyncio.CancelledError)
+BROKER_GONE = (
+    aio_pika.exceptions.AMQPError,
+    aio_pika.exceptions.ChannelInvalidStateError,
+    ConnectionError,
+    TimeoutError,
+    asyncio.CancelledError,
+)
 REFUSED = (PublishError, DeliveryError, ChannelAccessRefused, ChannelPreconditionFailed, Unsendable)
 """The errors that are about one message: no queue takes it, a queue refuses it, we may not send it, it is larger than
 the broker takes, or has no form."""
-REOPENED_SECONDS = 0.01
-HEARTBEAT_SECONDS = 5
-"""A connection that has died without a word is found after 20 s, by the broker after 15: aiormq waits for three and a
-half heartbeats, and the 60 s that it proposes would be more than three minutes."""
 Properties = Basic.Properties
 
 
@@ -45,12 +49,6 @@ def is_cancelled(error: BaseException) -> bool:
     """Whether this task itself was told to end; what it waits for, such as a dying channel, can be cancelled too."""
     task = asyncio.current_task()
     return isinstance(error, asyncio.CancelledError) and bool(task and task.cancelling())
-
-
-def address(url: str, **more: str) -> str:
-    """The broker's address as our connections use it. A heartbeat that an operator wrote into it stays."""
-    broker = URL(url)
-    return str(broker.with_query({"heartbeat": HEARTBEAT_SECONDS, **broker.query, **more}))
 
 
 @contextlib.contextmanager
@@ -146,32 +144,22 @@ class Publisher:
     """A connection and a channel for publishing only: a refused publish closes its channel and nobody else's."""
 
     def __init__(self, url: str, name: str, tls: Tls | None = None) -> None:
-        self._url, self._name, self._tls = url, name, tls or Tls()
-        self._user = URL(url).user
-        self._connection: aio_pika.abc.AbstractRobustConnection | None = None
-        self._channel: aio_pika.abc.AbstractChannel | None = None
+        self._name, self._user = name, URL(brokers(url)[0]).user
+        self.connection = KeptConnection(url, tls, f"{name} publishing", self.begin)
+        """Whoever runs the process keeps it."""
+        self._made: aio_pika.Connection | None = None
+        self._channel: aiormq.abc.AbstractChannel | None = None
+        self._turn = asyncio.Lock()
+        self._in_use: Counter[aiormq.abc.AbstractChannel] = Counter()
 
-    async def connect(self) -> None:
-        """Raises `Outage` if the broker cannot be reached."""
-        with gone_is_outage("no connection to the broker"):
-            await self.close()
-            self._connection = await aio_pika.connect_robust(
-                address(self._url),
-                ssl_context=self._tls.context,
-                timeout=10,
-                reconnect_interval=1,
-                client_properties={"connection_name": f"{self._name} publishing"},
-            )
-            self._channel = await self._connection.channel(publisher_confirms=True, on_return_raises=True)
-
-    async def close(self) -> None:
-        if self._connection:
-            await self._connection.close()
+    async def begin(self, connection: aio_pika.Connection) -> None:
+        """Publish on this connection from now on."""
+        self._made, self._channel = connection, None
+        await self._underlay()
 
     @property
     def is_connected(self) -> bool:
-        there = self._connection and self._connection.connected.is_set() and not self._connection.is_closed
-        return bool(there and self._channel)
+        return bool(self._made and self._made.connected.is_set() and not self._made.is_closed)
 
     async def publish(self, messages: Sequence[Outgoing]) -> list[bool]:
         """Publish in order and wait for all confirms; say for each whether the broker has it.
@@ -203,7 +191,22 @@ class Publisher:
     async def _publish(self, sends: Sequence[Publish]) -> list[BaseException | None]:
         for send in sends:
             send.properties.user_id = self._user  # the broker refuses another's, so readers can believe it
-        return await confirms.publish(await self._underlay(), sends, CONFIRM_SECONDS)
+        channel = await self._underlay()
+        self._in_use[channel] += 1
+        try:
+            answers = await confirms.publish(channel, sends, CONFIRM_SECONDS)
+        finally:
+            self._in_use[channel] -= 1
+        # RabbitMQ keeps for each channel which node leads a queue. 3.10 looks no further if that node was killed when
+        # the channel sent its first message to the queue: it refuses all messages of this channel for ever.
+        if channel is self._channel and any(type(answer) is DeliveryError for answer in answers):
+            self._channel = None
+        if not self._in_use[channel]:
+            del self._in_use[channel]
+            if channel is not self._channel and not channel.is_closed:
+                with contextlib.suppress(Outage), gone_is_outage("closing a channel"):
+                    await channel.close()
+        return answers
 
     async def _one_by_one(
         self, messages: Sequence[Outgoing], results: Sequence[BaseException | None]
@@ -216,18 +219,10 @@ class Publisher:
                 continue
             to = message.exchange, message.routing_key
             if to not in refused:
-                await self._reopened()
                 [found[place]] = await self._send([message])
             if to in refused or isinstance(found[place], ChannelAccessRefused):
                 found[place] = refused.setdefault(to, found[place])
         return found
-
-    async def _reopened(self) -> None:
-        """Wait until aio-pika has opened the channel anew that the broker closed. Raises `Outage`."""
-        with gone_is_outage("no new channel to the broker"):
-            async with asyncio.timeout(CONFIRM_SECONDS):
-                while (await self._underlay()).is_closed:  # noqa: ASYNC110 - it has nothing to be awaited
-                    await asyncio.sleep(REOPENED_SECONDS)
 
     def _count(self, published: Sequence[str], refused: Sequence[str]) -> None:
         missed = Counter(refused)
@@ -242,8 +237,12 @@ class Publisher:
         return await self._publish(sends)
 
     async def _underlay(self) -> aiormq.abc.AbstractChannel:
-        if not self.is_connected or self._channel is None:
+        """The channel to publish on: another one once the broker has closed it. Raises `Outage`."""
+        if not self.is_connected or self._made is None or self._made.transport is None:
             raise Outage("no connection to the broker")
         with gone_is_outage("no channel to the broker"):
-            async with asyncio.timeout(CONFIRM_SECONDS):
-                return await self._channel.get_underlay_channel()
+            async with asyncio.timeout(CONFIRM_SECONDS), self._turn:
+                if self._channel is None or self._channel.is_closed:
+                    connection = self._made.transport.connection
+                    self._channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+                return self._channel

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-import aio_pika
 import httpx
 from aio_pika import ExchangeType
 from faststream.rabbit import ExchangeType as FastStreamExchangeType
@@ -31,6 +30,8 @@ from contracts.broker import (
 from contracts.flow import COLLECTOR, FLOW, LANES, MONITOR, SERVICES, SHOP, service_of
 from shared.config.settings import seconds
 from shared.config.tls import Tls
+from shared.config.urls import brokers, vhost_in
+from shared.messaging.amqp.connections import connect
 from shared.messaging.old_queues import OldQueues
 
 DELIVERY_LIMIT = 100
@@ -213,7 +214,7 @@ def definitions(ladder: Sequence[str] = DEFAULT_LADDER, vhost: str = "/") -> dic
 
 async def declare(amqp_url: str, ladder: Sequence[str] = DEFAULT_LADDER, tls: Tls | None = None) -> None:
     """Declare exchanges, queues and bindings. Idempotent; raises if one exists with other arguments."""
-    async with await aio_pika.connect(amqp_url, ssl_context=(tls or Tls()).context, timeout=10) as connection:
+    async with await connect(amqp_url, tls) as connection:
         channel = await connection.channel()
         declared = {
             name: await channel.declare_exchange(name, ExchangeType.TOPIC, durable=True) for name in exchanges(ladder)
@@ -242,7 +243,7 @@ async def apply(
     that takes too long, and `old_queues.TooLarge` once all is done but for what stays there.
     """
     tls = tls or Tls()
-    vhost = _vhost(amqp_url)
+    vhost = vhost_in(brokers(amqp_url)[0])
     async with httpx.AsyncClient(base_url=management_url, verify=tls.context, timeout=30, trust_env=False) as api:
         older = OldQueues(amqp_url, api, vhost, ladder, tls)
         old = await older.find()
@@ -272,8 +273,3 @@ async def apply(
 
 async def _put(api: httpx.AsyncClient, path: str, body: dict[str, Any]) -> None:
     (await api.put(path, json=body)).raise_for_status()
-
-
-def _vhost(amqp_url: str) -> str:
-    path = httpx.URL(amqp_url).raw_path.decode()
-    return "/" if path in ("", "/", "//") else httpx.URL(amqp_url).path.removeprefix("/")

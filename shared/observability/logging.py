@@ -36,29 +36,6 @@ class Unfailing:
             self._file.flush()
 
 
-class LostChannels(logging.Filter):
-    """Replaces the errors of aio-pika after a lost connection, one for each channel, by one readable line: aio-pika
-    opens the channels again."""
-
-    again_after = 10.0
-    """Seconds within which all errors count as one."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._told_at = 0.0
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Whether a record is logged."""
-        if "RobustChannel._on_close" not in repr(record.args):
-            return True
-        if record.created - self._told_at < self.again_after:
-            return False
-        self._told_at = record.created
-        record.msg, record.args = "the connection to the broker was lost; it is opened again", ()
-        record.levelno, record.levelname = logging.WARNING, "WARNING"
-        return True
-
-
 def configure(settings: ServiceSettings) -> None:
     """Write all lines to stdout in one form: those of structlog directly, those of the standard library by its
     handler."""
@@ -98,8 +75,6 @@ def _configure_standard_library(level: str, chain: list[Any], renderer: list[Any
     logging.basicConfig(handlers=[handler], level=level, force=True)
     for chatty in ("aio_pika", "aiormq", "httpx", "httpcore", "alembic", "aiosqlite", "uvicorn.access"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
-    channels = logging.getLogger("aio_pika.tools")
-    channels.filters[:] = [LostChannels()]
     logging.getLogger("aiormq.connection").setLevel(logging.CRITICAL)  # the kernel logs itself that the broker is gone
 
 

@@ -10,12 +10,11 @@ from typing import Any
 
 import structlog
 import uvicorn
+from aio_pika import Connection
 from fastapi import APIRouter, FastAPI
 from faststream.rabbit import RabbitBroker
-from faststream.security import BaseSecurity
 from prometheus_client import REGISTRY
 from prometheus_client.registry import Collector as Metrics
-from yarl import URL
 
 from contracts.broker import queue_of
 from contracts.flow import FLOW
@@ -26,11 +25,12 @@ from shared.http.ports import Ports
 from shared.http.protection import Identities
 from shared.http.stopping import Stopping
 from shared.messaging import membership, scheduled, topology
+from shared.messaging.amqp.connections import KeptConnection
 from shared.messaging.causes import cause_of
 from shared.messaging.control import SEEN_SECONDS, Controlled, listen
 from shared.messaging.outbox import Outbox
 from shared.messaging.periodic import Periodic, again_and_again, periodic_of
-from shared.messaging.publisher import Publisher, address, gone_is_outage
+from shared.messaging.publisher import Publisher
 from shared.messaging.purge import EVERY_SECONDS, purge
 from shared.messaging.relay import Relay
 from shared.messaging.resources import Resources, Watched
@@ -40,7 +40,7 @@ from shared.observability.metrics import TASK_ENDED
 from shared.observability.metrics import of as metric
 from shared.observability.tracing import Tracing
 from shared.outages import Trouble
-from shared.persistence.database import Backoff, Database
+from shared.persistence.database import Database
 from shared.service import http
 from shared.service.lanes import consumers_of
 
@@ -48,7 +48,6 @@ log = structlog.get_logger(__name__)
 
 CHECK_SECONDS = 2.0
 LOOK_SECONDS = 1.0
-ATTEMPT_SECONDS = 10.0
 STILL_SECONDS = 60.0
 """A process whose event loop stands still for so long ends itself, to be started again."""
 ENDED = "has ended: this process has to be started again"
@@ -96,29 +95,21 @@ class Service:
         self.metrics: Metrics = REGISTRY
         """What `/metrics` tells."""
         self._parts: dict[str, asyncio.Task[None]] = {}
-        self._attempt = asyncio.Lock()
-        self._missed: str | None = None  # why the broker was not reached when it was last tried
+        url, tls = settings.amqp_url.get_secret_value(), settings.tls
+        self.consuming = KeptConnection(url, tls, f"{self.name} consuming", self._consume)
+        listening = partial(listen, self.name, self.controlled)
+        self._controlling = KeptConnection(url, tls, f"{self.name} control", listening)
         self.app = http.application(self, router or APIRouter())
 
     # -- the broker ---------------------------------------------------------------------------------------------
 
     def _declared_broker(self) -> RabbitBroker:
-        """Say to FastStream what this service consumes and publishes: it documents just that, and makes the connection.
+        """Say to FastStream what this service consumes and publishes: it documents just that, and never connects.
 
         Deliveries go to the lane by aio-pika: FastStream's path per message is three times slower and knows neither
         batches nor an inbox.
         """
-        url = self.settings.amqp_url.get_secret_value()
-        broker = RabbitBroker(
-            # FastStream drops `client_properties`; aiormq takes the connection's name from the address.
-            address(url, name=f"{self.name} consuming"),
-            security=BaseSecurity(self.settings.tls.context) if URL(url).scheme == "amqps" else None,
-            app_id=self.name,
-            logger=None,
-            reconnect_interval=1.0,
-            timeout=10,
-            specification_url="amqp://localhost:5672",
-        )
+        broker = RabbitBroker(app_id=self.name, logger=None, specification_url="amqp://localhost:5672")
         for lane in self.lanes:
             if lane.handlers:
                 broker.subscriber(topology.lane_queue(lane.name), title=lane.name)(consume)
@@ -137,26 +128,24 @@ class Service:
         """The AsyncAPI 3.0 document of this service."""
         return asyncapi.document(self.name, self.broker, [lane for lane in self.lanes if lane.handlers])
 
-    async def _connect(self) -> None:
-        """Connect, however long the broker takes to appear; from then on both connections restore themselves."""
-        backoff = Backoff()
-        while True:
-            try:
-                async with self._attempt:
-                    if not self.publisher.is_connected:
-                        await self.publisher.connect()
-                    connection = await self.broker.connect()
-                    for subscription in self._subscriptions:
-                        await subscription.start(connection)
-                self._missed = None
-                log.info("consuming", lanes=[lane.name for lane in self.lanes])
-                return
-            except Exception as error:
-                self._missed = cause_of(error)
-                log.warning("waiting for the broker", why=self._missed)
-                with contextlib.suppress(Exception), gone_is_outage("stopping"):
-                    await self.broker.stop()
-                await backoff.wait()
+    async def _consume(self, connection: Connection) -> None:
+        """Consume on a new connection. A lane that fails is tried again every second.
+
+        Raises TimeoutError where no lane had an answer in time: another node of the broker may give one.
+        """
+        starts = (subscription.start(connection) for subscription in self._subscriptions)
+        results = dict(zip(self.lanes, await asyncio.gather(*starts, return_exceptions=True), strict=True))
+        failed = {lane.name: error for lane, error in results.items() if error}
+        if failed and all(isinstance(error, TimeoutError) for error in results.values()):
+            raise TimeoutError
+        for lane, error in failed.items():
+            log.warning("lane: its queue is not consumed", lane=lane, why=cause_of(error))
+        log.info("consuming", lanes=[lane.name for lane in self.lanes if lane.name not in failed])
+
+    def nodes(self) -> dict[str, str]:
+        """The broker's node, as host and port, that each connection is to, or that it tries."""
+        found = {"consuming": self.consuming.node, "publishing": self.publisher.connection.node}
+        return {name: node for name, node in found.items() if node}
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -166,22 +155,16 @@ class Service:
         lanes = [self._task(lane.run(), f"lane {lane.name}") for lane in self.lanes]
         publishing = self.watch("publish", self.relay.publish())
         watching = [self.watch(one.name, again_and_again(one)) for one in self._periodic]
-        url = self.settings.amqp_url.get_secret_value()
-        watching.append(self.watch("control", listen(url, self.name, self.controlled, self.settings.tls)))
-        connecting = asyncio.create_task(self._connect())
+        kept = {"publishing": self.publisher.connection, "consuming": self.consuming, "control": self._controlling}
+        watching += [self.watch(name, one.run()) for name, one in kept.items()]
         try:
             yield
         finally:
             await self._drain(lanes, publishing)
-            with contextlib.suppress(TimeoutError):  # a cancelled attempt would go on inside aio-pika for ever
-                async with asyncio.timeout(ATTEMPT_SECONDS), self._attempt:
-                    connecting.cancel()
-            connecting.cancel()
             for task in watching:
                 task.cancel()
-            await asyncio.gather(*watching, connecting, return_exceptions=True)
+            await asyncio.gather(*watching, return_exceptions=True)
             await self.relay.close()
-            await asyncio.gather(_closed(self.broker.stop), _closed(self.publisher.close))
             await self.database.dispose()
             await self.tracing.stop()
             log.info("stopped")
@@ -245,8 +228,7 @@ class Service:
             self._missing_database(),
             asyncio.gather(*(subscription.is_active() for subscription in self._subscriptions)),
         )
-        unconnected = self._missed or "no connection to publish on"
-        found["broker"] = self.relay.paused if self.publisher.is_connected else unconnected
+        found["broker"] = self.publisher.connection.missed or self.consuming.missed or self.relay.paused
         for lane, consuming in zip(self.lanes, consumed, strict=True):
             missed = None if consuming else f"queue {queue_of(lane.name)!r} is not consumed"
             found[f"lane {lane.name}"] = lane.paused or missed
@@ -277,13 +259,6 @@ def _say_why(task: asyncio.Task[None]) -> None:
 
 async def consume() -> None:
     """What FastStream takes for a subscriber's function. Nothing calls it."""
-
-
-async def _closed(close: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Close a connection; one that does not answer is left to the end of the process."""
-    with contextlib.suppress(Exception), gone_is_outage("stopping"):
-        async with asyncio.timeout(CHECK_SECONDS):
-            await close()
 
 
 async def _finish(tasks: list[asyncio.Task[None]], deadline: float) -> None:

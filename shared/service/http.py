@@ -121,7 +121,7 @@ async def readyz(
         return {"ready": ready}
     details = {name: {"ok": problem is None, "detail": problem} for name, problem in checks.items()}
     warnings = {name: why for name, why in service.warnings().items() if only in (None, name)}
-    about = {"service": service.name, "version": VERSION, "ready": ready}
+    about = {"service": service.name, "version": VERSION, "ready": ready, "nodes": service.nodes()}
     return about | {"checks": details, "warnings": warnings}
 
 

@@ -9,7 +9,7 @@ from sqlalchemy import text
 from yarl import URL
 
 from services.stock.store import Reservation
-from shared.messaging import publisher
+from shared.messaging.amqp import connections
 from shared.persistence import database as database_module
 from shared.persistence.database import Database, is_outage
 from tests.chaos.proxy import link_to
@@ -21,7 +21,7 @@ from tests.running import Broker, an_order, is_ready, module_of, running, until
 async def test_connections_to_the_broker_that_died_without_a_word_are_found_and_replaced(
     broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publisher, "HEARTBEAT_SECONDS", 1)
+    monkeypatch.setattr(connections, "HEARTBEAT_SECONDS", 1)
     url = URL(broker.url)
     spy = await broker.spy(RESERVED)
     async with link_to(url.port) as link:
@@ -56,8 +56,8 @@ async def test_one_connection_to_the_database_that_gives_no_answer_is_replaced_w
 
 
 def test_a_heartbeat_that_an_operator_wrote_into_the_address_stays() -> None:
-    assert "heartbeat=30" in publisher.address("amqps://stock:secret@broker/?heartbeat=30", name="stock")
-    assert "heartbeat=5" in publisher.address("amqps://stock:secret@broker/", name="stock")
+    assert "heartbeat=30" in connections.address("amqps://stock:secret@broker/?heartbeat=30", "stock")
+    assert "heartbeat=5" in connections.address("amqps://stock:secret@broker/", "stock")
 
 
 async def _ask(database: Database, query: str = "SELECT 1") -> Any:

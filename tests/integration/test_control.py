@@ -115,7 +115,8 @@ async def test_a_quiet_process_stays_quiet_when_the_broker_comes_back(guarded: B
         [lane] = service.lanes
         await tell(guarded, "stock", do="quiet")
         await until(lambda: _is(lane.held is not None), "quiet")
-        connection = await service.broker.connect()
+        connection = service._subscriptions[0]._connection
+        assert connection
         await connection.transport.connection.close()  # type: ignore[union-attr]
         await guarded.publish(an_order())
         await until(lambda: _ready(service), "the connection to be back")
@@ -168,7 +169,8 @@ async def test_a_lane_goes_on_that_was_paused_and_resumed_while_the_broker_was_a
 ) -> None:
     async with stock(guarded, database_url) as service:
         [subscription] = service._subscriptions
-        connection = await service.broker.connect()
+        connection = service._subscriptions[0]._connection
+        assert connection
         await connection.transport.connection.close()  # type: ignore[union-attr]
         for held in ("away", None):
             subscription.consumer.held = held

@@ -9,9 +9,9 @@ from contracts.broker import gate_of
 from contracts.flow import FLOW
 from contracts.orders import OrderPlaced
 from shared.messaging import topology
-from shared.messaging.publisher import Publisher, outgoing
+from shared.messaging.publisher import outgoing
 from shared.persistence.database import Outage
-from tests.running import LADDER, Broker, an_order, until
+from tests.running import LADDER, Broker, an_order, close, publishing, until
 
 ROUNDS = 4
 
@@ -41,8 +41,7 @@ async def _is_longer(found: set[str], before: int) -> bool:
 
 async def _publish_until(over: asyncio.Event, broker: Broker, confirmed: set[str]) -> None:
     """Collect what the broker has confirmed: each is sent until it is."""
-    publisher = Publisher(broker.url, "orders")
-    await publisher.connect()
+    publisher = await publishing(broker.url, "orders")
     while not over.is_set():
         message = outgoing(an_order(order_id=uuid7()), "orders", None)
         try:
@@ -52,4 +51,4 @@ async def _publish_until(over: asyncio.Event, broker: Broker, confirmed: set[str
             continue
         if is_there:
             confirmed.add(message.envelope.message_id)
-    await publisher.close()
+    await close(publisher)

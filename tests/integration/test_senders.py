@@ -19,8 +19,8 @@ from contracts.orders import CancelOrder
 from deploy.local.rabbitmq import RabbitNode
 from services.gateway import domain
 from shared.messaging.decode import PROBLEM
-from shared.messaging.publisher import Publisher, outgoing
-from tests.running import PASSWORDS, Broker, running, to_place, until
+from shared.messaging.publisher import outgoing
+from tests.running import PASSWORDS, Broker, close, publishing, running, to_place, until
 from tests.serving import serving
 
 ORDER = to_place()
@@ -90,12 +90,11 @@ async def test_only_the_service_that_works_on_a_job_can_say_that_it_failed(
 
 async def say(message: Message, job_id: str, user: str, rabbit: RabbitNode, broker: Broker) -> None:
     """Publish a message about a job as a service's user."""
-    publisher = Publisher(url_of(user, rabbit, broker), user)
-    await publisher.connect()
+    publisher = await publishing(url_of(user, rabbit, broker), user)
     said = outgoing(message, user, None)
     about = replace(said.envelope, correlation_id=job_id)
     assert await publisher.publish([replace(said, envelope=about)]) == [True]
-    await publisher.close()
+    await close(publisher)
 
 
 async def test_a_header_of_the_kernels_own_is_not_believed_from_a_shop(

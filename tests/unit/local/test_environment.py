@@ -106,9 +106,7 @@ def test_a_port_that_is_none_is_refused_by_its_variables_name(monkeypatch: pytes
         Environment().claimed_ports()
 
 
-@pytest.mark.parametrize(
-    "url", ["amqp://a:hunter2@one:1,two:2/", "amqp://one/,amqp://two/", "http://one/", "amqp://:5/"]
-)
+@pytest.mark.parametrize("url", ["amqp://a:hunter2@one:1,two:2/", "amqp://one/,two/", "http://one/", "amqp://:5/"])
 def test_a_brokers_address_that_cannot_be_used_is_named_and_not_shown(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -251,6 +249,21 @@ def test_another_broker_takes_the_place_of_our_own(
     assert not {"MALOTE_AMQP_PORT", "MALOTE_MANAGEMENT_PORT", "MALOTE_DIST_PORT"} & {*here.claimed_ports()}
     monkeypatch.setenv("AMQP_MANAGEMENT_URL", "https://other.example")
     assert Environment().management_url == "https://other.example"
+
+
+def test_of_a_cluster_all_nodes_are_told_and_the_management_of_one_that_answers_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AMQP_URL", "amqp://admin:pw@one/shop, amqp://admin:pw@two:5673/shop")
+    told = Environment().amqp_url_of("stock").split(",")
+    assert [(url.hostname, url.port, url.path, url.username) for url in map(urlsplit, told)] == [
+        ("one", None, "/shop", "stock"),
+        ("two", 5673, "/shop", "stock"),
+    ]
+    monkeypatch.setattr("deploy.local.ports.accepts", lambda port, host: (port, host) == (15672, "two"))
+    assert Environment().management_url == "http://admin:pw@two:15672"
+    monkeypatch.setattr("deploy.local.ports.accepts", lambda *_: False)
+    assert Environment().management_url == "http://admin:pw@one:15672"
 
 
 def test_the_retry_ladder_is_the_services_own(monkeypatch: pytest.MonkeyPatch) -> None:

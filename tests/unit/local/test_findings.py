@@ -219,7 +219,7 @@ def test_a_database_is_looked_at_without_being_opened(monkeypatch: pytest.Monkey
         ({"disk_free_alarm": True, "disk_free": 48e6, "disk_free_limit": 50e6}, "broker_disk", "48 MB free"),
         ({"mem_alarm": True, "mem_used": 900e6, "mem_limit": 800e6}, "broker_memory", "the limit is 800 MB"),
         ({"fd_total": 1024, "fd_used": 1024}, "broker_files", "1024"),
-        ({"running": False}, "broker_down", "does not run"),
+        ({"running": False}, "broker_node", "does not run"),
     ],
 )
 def test_an_alarm_of_the_broker_is_told_by_its_name(node: dict[str, Any], kind: str, says: str) -> None:
@@ -229,6 +229,24 @@ def test_an_alarm_of_the_broker_is_told_by_its_name(node: dict[str, Any], kind: 
     assert says in alarm.said()
     assert "rabbit@two" in alarm.said()
     assert findings._alarm([{"name": "rabbit@one", "disk_free_alarm": False}]) is None
+
+
+def test_a_node_of_a_cluster_that_does_not_answer_is_named_and_is_no_broker_that_is_down(
+    here: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AMQP_URL", "amqp://admin:hunter2@one/,amqp://admin:hunter2@two/")
+    silent = {"amqp://admin:hunter2@two/": "no answer"}
+    monkeypatch.setattr(findings, "_amqp_silence", lambda address, _: silent.get(address, ""))
+    monkeypatch.setattr(Management, "nodes", lambda _: [{"name": "rabbit@one"}, {"name": "rabbit@two"}])
+    monkeypatch.setattr(Management, "is_tracing", lambda _: False)
+    cluster = Environment()
+    found = findings._broker(cluster, {})
+    assert (found.kind, found.level, found.detail) == ("broker_node", "problem", "two: no answer")
+    silent["amqp://admin:hunter2@one/"] = "refused"
+    down = findings._broker(cluster, {})
+    assert (down.kind, down.detail) == ("broker_down", "one: refused; two: no answer")
+    silent.clear()
+    assert findings._broker(cluster, {}) == Finding("broker", "answers at one, two")
 
 
 def test_a_binding_that_is_missing_is_named_and_so_are_the_first_of_many(

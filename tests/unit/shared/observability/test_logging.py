@@ -128,27 +128,6 @@ def test_a_traceback_has_no_address_in_it_either(said: Said) -> None:
     assert "ana" not in line["exception"]
 
 
-class RobustChannel:
-    """Of aio-pika's, as far as its words go."""
-
-    def _on_close(self) -> None:
-        """Fails."""
-
-
-def test_channels_that_are_lost_with_their_connection_are_one_line_for_people(
-    said: Said, caplog: pytest.LogCaptureFixture
-) -> None:
-    pika = standard.getLogger("aio_pika.tools")
-    for _ in range(3):
-        error = RuntimeError('<Connection: "amqp://stock:***@127.0.0.1/"> closed')
-        pika.error("Callback %r error: %s: %s", RobustChannel()._on_close, type(error).__name__, error)
-    line = said()
-    assert (line["level"], line["event"]) == ("warning", "the connection to the broker was lost; it is opened again")
-    assert len(caplog.records) == 1
-    pika.error("Callback %r error: %s: %s", print, "KeyError", "another's")
-    assert said()["level"] == "error"
-
-
 def test_a_line_is_written_whatever_is_in_it(said: Said) -> None:
     structlog.get_logger().info("answered", text="caf\udce9", number=2**70)
     assert (said()["text"], said()["number"]) == ("caf\udce9", 2**70)

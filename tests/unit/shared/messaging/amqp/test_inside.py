@@ -7,9 +7,11 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import aio_pika
 import aiormq
 import pytest
 from aiormq.channel import Channel
+from aiormq.connection import TCPTransportFactory, TLSTransportFactory, TransportFactory
 from pamqp.header import ContentHeader
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -46,6 +48,15 @@ def test_the_state_by_which_answers_are_matched_is_there() -> None:
         assert f"self.{name}" in inspect.getsource(Channel) or hasattr(Channel, name), name
     for line in ("self.delivery_tag += 1", "self.confirmations[", "self.message_id_delivery_tag["):
         assert line in publishing, line
+
+
+def test_a_connection_is_handed_where_to_connect() -> None:
+    """`connections` puts its `transport_factory` among what aio-pika hands on to aiormq for each attempt."""
+    assert "**self.kwargs" in inspect.getsource(aio_pika.Connection.connect)
+    assert "transport_factory" in inspect.signature(aiormq.Connection).parameters
+    assert list(inspect.signature(TransportFactory.create).parameters) == ["self", "url", "kwargs"]
+    for scheme in (TCPTransportFactory, TLSTransportFactory):
+        assert {"host=url.host", "port=url.port"} <= set(re.findall(r"[a-z]+=url\.\w+", inspect.getsource(scheme)))
 
 
 def test_the_protocol_of_http_has_the_parts_that_a_connection_overrides() -> None:
