@@ -23,14 +23,15 @@ from shared.config.tls import Tls
 from shared.config.urls import brokers
 from shared.messaging.amqp import confirms
 from shared.messaging.amqp.confirms import Publish, Unsendable
-from shared.messaging.amqp.connections import KeptConnection
+from shared.messaging.amqp.connections import CLOSE_SECONDS, KeptConnection
 from shared.messaging.causes import cause_of
 from shared.observability import metrics, tracing
 from shared.persistence.database import Outage
 
 log = structlog.get_logger(__name__)
 
-CONFIRM_SECONDS = 30.0
+CONFIRM_SECONDS = 10.0
+"""A channel on which the broker is silent for so long is left for another one."""
 JOBS_IN_A_LINE = 20
 BROKER_GONE = (
     aio_pika.exceptions.AMQPError,
@@ -197,15 +198,17 @@ class Publisher:
             answers = await confirms.publish(channel, sends, CONFIRM_SECONDS)
         finally:
             self._in_use[channel] -= 1
-        # RabbitMQ keeps for each channel which node leads a queue. 3.10 looks no further if that node was killed when
-        # the channel sent its first message to the queue: it refuses all messages of this channel for ever.
-        if channel is self._channel and any(type(answer) is DeliveryError for answer in answers):
+        # RabbitMQ keeps for each channel which node leads a queue. 3.10 looks no further if that node was killed or cut
+        # off when the channel sent its first message to the queue: it refuses all messages of this channel for ever, or
+        # gives no answer to them.
+        if channel is self._channel and any(type(answer) in (DeliveryError, TimeoutError) for answer in answers):
             self._channel = None
         if not self._in_use[channel]:
             del self._in_use[channel]
             if channel is not self._channel and not channel.is_closed:
                 with contextlib.suppress(Outage), gone_is_outage("closing a channel"):
-                    await channel.close()
+                    async with asyncio.timeout(CLOSE_SECONDS):
+                        await channel.close()
         return answers
 
     async def _one_by_one(
@@ -244,5 +247,6 @@ class Publisher:
             async with asyncio.timeout(CONFIRM_SECONDS), self._turn:
                 if self._channel is None or self._channel.is_closed:
                     connection = self._made.transport.connection
+                    await connection.ready()  # or a broker that reads nothing, such as in a memory alarm, is written to
                     self._channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
                 return self._channel

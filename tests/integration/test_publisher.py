@@ -119,17 +119,23 @@ async def test_a_batch_that_cannot_be_written_is_given_up_in_time(broker: Broker
     await close(publisher)
 
 
-async def test_a_broker_that_gives_no_answers_is_not_written_to_without_end(
+async def test_a_channel_without_answers_is_left_and_a_broker_in_an_alarm_is_not_written_to(
     broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(confirms, "UNANSWERED", 3)
     publisher, channel, message = await connected(broker)
-    waiting = {-number: None for number in range(3)}
-    channel.confirmations.update(waiting)  # type: ignore[arg-type]
-    with pytest.raises(Outage, match="are without an answer"):
+    unblocked: asyncio.Event = channel.connection._Connection__connection_unblocked
+    monkeypatch.setattr(publisher_module, "CONFIRM_SECONDS", 0.0)
+    with pytest.raises(Outage, match="no answer"):
         await publisher.publish([message])
-    for tag in waiting:
-        del channel.confirmations[tag]
+    monkeypatch.setattr(publisher_module, "CONFIRM_SECONDS", 0.2)
+    unblocked.clear()  # as the broker's `connection.blocked` does
+    for _ in range(3):
+        with pytest.raises(Outage, match="no channel to the broker"):
+            await publisher.publish([message])
+    assert channel.is_closed
+    assert not [one for one in channel.connection.channels if one], "nothing was opened meanwhile"
+    monkeypatch.undo()
+    unblocked.set()
     assert await publisher.publish([message]) == [True]
     await close(publisher)
 

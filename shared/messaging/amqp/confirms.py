@@ -19,10 +19,6 @@ from uuid_utils.compat import uuid4
 
 from shared.messaging.causes import cause_of
 
-UNANSWERED = 2_000
-"""So many messages may be without an answer on a channel. A broker that reads nothing for hours, such as in a memory
-alarm, would be written the same batch again and again, all of it kept here."""
-
 Answer = BaseException | None
 
 
@@ -72,8 +68,6 @@ def _apart(messages: Sequence[Publish]) -> list[list[int]]:
 
 async def _publish(channel: Any, messages: Sequence[Publish], seconds: float) -> list[Answer]:
     answers = _Answers(len(messages))
-    if len(channel.confirmations) >= UNANSWERED:
-        return answers.collected(TimeoutError(f"{len(channel.confirmations)} messages are without an answer"))
     closed: asyncio.Future[Any] = channel.closing
     try:
         async with asyncio.timeout(seconds):  # for the write, too: it waits for ever if the connection ends meanwhile
