@@ -414,7 +414,7 @@ def test_with_tls_nobody_speaks_to_the_broker_in_the_clear(tmp_path: Path) -> No
 
 
 def test_the_manual_lets_customers_reach_all_that_is_for_them_and_nothing_of_the_operators() -> None:
-    [said] = re.findall(r"Let that pass\s(.*?)\son to the Service", (ROOT / "docs/running.md").read_text(), re.DOTALL)
+    [said] = re.findall(r"The proxy forwards\s(.*?)\sto the Service", (ROOT / "docs/running.md").read_text(), re.DOTALL)
     passed = set(re.findall(r"`(\S+?)`", said))
     documents = {"/" + route.path.split("/")[1] for route in pages.router.routes if isinstance(route, APIRoute)}
     assert documents

@@ -152,7 +152,7 @@ STRANGE: dict[str, dict[str, bytes]] = {
 async def test_hostile_properties_are_dead_lettered_at_once_and_the_lane_goes_on(broker: Broker, tmp_path: Any) -> None:
     spy = await broker.spy(RESERVED)
     async with running("stock", broker.url, f"sqlite:///{tmp_path}/s.db", module_of(on_order_placed)) as stock:
-        consuming = stock.broker._connection
+        consuming = stock._subscriptions[0]._connection
         assert consuming
         lost: list[object] = []
         consuming.close_callbacks.add(lambda *_: lost.append(1))
