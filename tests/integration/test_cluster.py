@@ -22,6 +22,9 @@ from tests.running import LADDER, is_ready, running, until
 
 pytestmark = pytest.mark.xdist_group("cluster")
 BACK_SECONDS = 30.0
+SLOW_SECONDS = 90.0
+"""Where two waits of 10 s each, for a connection and for a channel, come before the way back: whoever waits for one that
+answers no more waits longer."""
 STOCK = 1_000_000
 
 
@@ -139,13 +142,12 @@ async def test_the_leader_of_each_lane_is_killed_in_turn_under_load_and_nothing_
             await asyncio.to_thread(leader.start, 120)
 
 
-@pytest.mark.xfail(reason="a channel of 3.10 may give no more answers after a cut: nobody leaves it yet", strict=False)
 async def test_a_node_that_is_cut_off_is_left_and_nothing_is_lost_or_doubled(cluster: Cluster, tmp_path: Path) -> None:
-    """The last one: the node stays cut off. Mostly all is back after 10 to 20 s."""
+    """The last one: the node stays cut off. On a quiet machine all is back within 30 s."""
     if not cluster.namespaces:
         pytest.skip(f"nothing can be cut off here: the kernel gives no network namespaces ({cluster.why_not})")
     async with shop(cluster, tmp_path) as under_load:
-        await under_load.survives(cluster.node_of(under_load.stock.nodes()["consuming"]), cluster.cut_off)
+        await under_load.survives(cluster.node_of(under_load.stock.nodes()["consuming"]), cluster.cut_off, SLOW_SECONDS)
 
 
 async def _is(thing: object) -> bool:
