@@ -23,8 +23,8 @@ from tests.running import LADDER, is_ready, running, until
 pytestmark = pytest.mark.xdist_group("cluster")
 BACK_SECONDS = 30.0
 SLOW_SECONDS = 90.0
-"""Where two waits of 10 s each, for a connection and for a channel, come before the way back: whoever waits for one that
-answers no more waits longer."""
+"""Two waits of 10 s each, for a connection and for a channel, come before the way back. Whoever waits for one that
+answers no more waits longer than this."""
 STOCK = 1_000_000
 
 
