@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Mapping
 from typing import IO, Protocol
 
+from deploy.local import processes
 from deploy.local.forking import ROOT, Gone, Server
 
 
@@ -40,7 +42,15 @@ class Children:
         if server:
             with contextlib.suppress(Gone):
                 out = log.fileno()
-                pid = await asyncio.to_thread(server.start, program, arguments, environment, out, out, name)
+                forking = asyncio.ensure_future(
+                    asyncio.to_thread(server.start, program, arguments, environment, out, out, name)
+                )
+                try:
+                    pid = await asyncio.shield(forking)
+                except asyncio.CancelledError:  # or nobody would know of the process
+                    with contextlib.suppress(Gone):
+                        processes.signal_group(await forking, signal.SIGKILL)
+                    raise
                 return _Forked(pid, server)
         return await asyncio.create_subprocess_exec(
             sys.executable, "-m", program, *arguments,
@@ -51,7 +61,12 @@ class Children:
     async def run(self, module: str, environment: Mapping[str, str], name: str) -> tuple[int, str]:
         """Run one to its end: its status, and what it said."""
         with tempfile.TemporaryFile() as out:
-            status = await (await self.start(module, environment, out, name)).wait()
+            child = await self.start(module, environment, out, name)
+            try:
+                status = await child.wait()
+            except asyncio.CancelledError:
+                processes.signal_group(child.pid, signal.SIGKILL)
+                raise
             out.seek(0)
             return status, out.read().decode(errors="replace").strip()
 

@@ -27,6 +27,12 @@ def cause_of(error: BaseException) -> str:
     return line if isinstance(error, _IN_SENTENCES) else f"{name}: {line}"
 
 
+def is_cancelled(error: BaseException) -> bool:
+    """Whether this task itself was told to end; what it waits for, such as a dying channel, can be cancelled too."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and bool(task and task.cancelling())
+
+
 def one_line(text: str) -> str:
     """A text from anywhere as one line of at most 500 printable characters; it can come out empty."""
     return " ".join("".join(char if char.isprintable() else " " for char in text).split())[:500]

@@ -8,9 +8,8 @@ from typing import Any, TypeVar
 
 import structlog
 
-from shared.messaging.causes import cause_of
+from shared.messaging.causes import cause_of, is_cancelled
 from shared.messaging.intake import IncomingMessage, Lost, is_lost
-from shared.messaging.publisher import is_cancelled
 from shared.persistence.database import Backoff, is_outage
 
 log = structlog.get_logger(__name__)

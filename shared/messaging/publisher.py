@@ -24,7 +24,7 @@ from shared.config.urls import brokers
 from shared.messaging.amqp import confirms
 from shared.messaging.amqp.confirms import Publish, Unsendable
 from shared.messaging.amqp.connections import CLOSE_SECONDS, KeptConnection
-from shared.messaging.causes import cause_of
+from shared.messaging.causes import cause_of, is_cancelled
 from shared.observability import metrics, tracing
 from shared.persistence.database import Outage
 
@@ -44,12 +44,6 @@ REFUSED = (PublishError, DeliveryError, ChannelAccessRefused, ChannelPreconditio
 """The errors that are about one message: no queue takes it, a queue refuses it, we may not send it, it is larger than
 the broker takes, or has no form."""
 Properties = Basic.Properties
-
-
-def is_cancelled(error: BaseException) -> bool:
-    """Whether this task itself was told to end; what it waits for, such as a dying channel, can be cancelled too."""
-    task = asyncio.current_task()
-    return isinstance(error, asyncio.CancelledError) and bool(task and task.cancelling())
 
 
 @contextlib.contextmanager
@@ -146,7 +140,7 @@ class Publisher:
 
     def __init__(self, url: str, name: str, tls: Tls | None = None) -> None:
         self._name, self._user = name, URL(brokers(url)[0]).user
-        self.connection = KeptConnection(url, tls, f"{name} publishing", self.begin)
+        self.connection = KeptConnection(url, tls, f"{name} publishing", self.begin, publishes=True)
         """Whoever runs the process keeps it."""
         self._made: aio_pika.Connection | None = None
         self._channel: aiormq.abc.AbstractChannel | None = None
@@ -196,20 +190,25 @@ class Publisher:
         self._in_use[channel] += 1
         try:
             answers = await confirms.publish(channel, sends, CONFIRM_SECONDS)
+            # RabbitMQ keeps for each channel which node leads a queue. 3.10 looks no further if that node was killed or
+            # cut off when the channel sent its first message to the queue: it refuses all messages of this channel for
+            # ever, or gives no answer to them.
+            if channel is self._channel and any(type(answer) in (DeliveryError, TimeoutError) for answer in answers):
+                self._channel = None
+            return answers
         finally:
-            self._in_use[channel] -= 1
-        # RabbitMQ keeps for each channel which node leads a queue. 3.10 looks no further if that node was killed or cut
-        # off when the channel sent its first message to the queue: it refuses all messages of this channel for ever, or
-        # gives no answer to them.
-        if channel is self._channel and any(type(answer) in (DeliveryError, TimeoutError) for answer in answers):
-            self._channel = None
-        if not self._in_use[channel]:
-            del self._in_use[channel]
-            if channel is not self._channel and not channel.is_closed:
-                with contextlib.suppress(Outage), gone_is_outage("closing a channel"):
-                    async with asyncio.timeout(CLOSE_SECONDS):
-                        await channel.close()
-        return answers
+            await self._let_go(channel)
+
+    async def _let_go(self, channel: aiormq.abc.AbstractChannel) -> None:
+        """Close the channel if another one is in its place and nobody else uses it."""
+        self._in_use[channel] -= 1
+        if self._in_use[channel]:
+            return
+        del self._in_use[channel]
+        if channel is not self._channel and not channel.is_closed:
+            with contextlib.suppress(Outage), gone_is_outage("closing a channel"):
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await channel.close()
 
     async def _one_by_one(
         self, messages: Sequence[Outgoing], results: Sequence[BaseException | None]
@@ -241,10 +240,10 @@ class Publisher:
 
     async def _underlay(self) -> aiormq.abc.AbstractChannel:
         """The channel to publish on: another one once the broker has closed it. Raises `Outage`."""
-        if not self.is_connected or self._made is None or self._made.transport is None:
-            raise Outage("no connection to the broker")
         with gone_is_outage("no channel to the broker"):
             async with asyncio.timeout(CONFIRM_SECONDS), self._turn:
+                if not self.is_connected or self._made is None or self._made.transport is None:
+                    raise Outage("no connection to the broker")
                 if self._channel is None or self._channel.is_closed:
                     connection = self._made.transport.connection
                     await connection.ready()  # or a broker that reads nothing, such as in a memory alarm, is written to

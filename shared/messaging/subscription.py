@@ -47,8 +47,10 @@ class Subscription:
                 self._is_unsure = True
                 await self._queue.cancel(self._tag)
                 self._tag, self._is_unsure = None, False
-            if self.consumer.held is None and not self._tag:
+            if self.consumer.held is None and not self._tag and not self._has_stopped:
                 self._tag = await self._queue.consume(self.consumer.take)
+            if self._tag and self._has_stopped:  # meanwhile, when there was nothing to cancel
+                await self._queue.cancel(self._tag)
 
     async def _find(self, connection: Connection) -> None:
         """Find the queue, on a channel of its own: its prefetch and its acknowledgements are no other consumer's."""

@@ -2,17 +2,23 @@
 
 import asyncio
 import contextlib
+import socket
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import aio_pika
 import pytest
+from aio_pika.queue import Queue
+from aiormq.connection import TCPTransportFactory
 from yarl import URL
 
+from contracts.broker import queue_of
 from deploy.local.ports import HOST, free_port
 from services.stock.store import Reservation
 from shared.messaging.amqp import connections
-from shared.messaging.amqp.connections import Endpoints, connect
+from shared.messaging.amqp.connections import Endpoints, KeptConnection, connect
 from shared.service import Service
 from tests.chaos.proxy import Link, link_to
 from tests.integration.reserving import count, on_order_placed
@@ -91,6 +97,77 @@ async def test_a_service_goes_on_at_the_next_node_and_comes_back_when_that_goes(
             await one.open(one.port)
             await until(lambda: _is_at(stock, one), "the only node to be found", 60)
     assert await broker.depth("stock.dlq") == 0
+
+
+async def test_a_connection_that_dies_while_it_is_begun_is_made_again(broker: Broker) -> None:
+    """What waits for the broker then is cancelled by aiormq, and not by us."""
+    begun: list[aio_pika.Connection] = []
+
+    async def begin(connection: aio_pika.Connection) -> None:
+        begun.append(connection)
+        if len(begun) == 1:
+            raise asyncio.CancelledError
+
+    kept = KeptConnection(broker.url, None, "test", begin)
+    keeping = asyncio.create_task(kept.run())
+    await until(lambda: _is(kept.missed is None), "the second connection")
+    assert len(begun) == 2
+    keeping.cancel()
+    await asyncio.gather(keeping, return_exceptions=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux gives a connection up by its receipts")
+@pytest.mark.parametrize(("publishes", "milliseconds"), [(False, 10_000), (True, 0)])
+async def test_only_a_connection_that_does_not_publish_is_given_up_by_its_receipts(
+    broker: Broker, publishes: bool, milliseconds: int
+) -> None:
+    """A broker in a memory alarm reads nothing from whoever publishes."""
+    found: list[Any] = []
+    factory = TCPTransportFactory.create
+
+    async def create(*arguments: Any, **more: Any) -> Any:
+        reader, writer = await factory(*arguments, **more)
+        found.append(writer.get_extra_info("socket"))
+        return reader, writer
+
+    async def begin(_: aio_pika.Connection) -> None: ...
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TCPTransportFactory, "create", create)
+        kept = KeptConnection(broker.url, None, "test", begin, publishes=publishes)
+        keeping = asyncio.create_task(kept.run())
+        await until(lambda: _is(kept.missed is None), "the connection")
+    (there,) = found
+    assert there.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == milliseconds  # type: ignore[attr-defined]
+    keeping.cancel()
+    await asyncio.gather(keeping, return_exceptions=True)
+
+
+async def test_a_lane_that_is_stopped_while_it_subscribes_takes_nothing(
+    broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running("stock", broker.url, f"sqlite:///{tmp_path}/s.db", module_of(on_order_placed)) as stock:
+        (subscription,) = stock._subscriptions
+        queue = subscription._queue
+        assert queue
+        assert subscription._tag
+        await queue.cancel(subscription._tag)
+        subscription._tag = None
+        consume = Queue.consume
+
+        async def and_stop(queue: Queue, take: Any) -> str:
+            tag = await consume(queue, take)
+            await subscription.stop()
+            return tag
+
+        monkeypatch.setattr(Queue, "consume", and_stop)
+        await subscription.reconcile()
+        there = await broker.channel.declare_queue(queue_of("stock"), passive=True)
+        assert there.declaration_result.consumer_count == 0
+
+
+async def _is(thing: object) -> bool:
+    return bool(thing)
 
 
 async def _is_at(service: Service, link: Link) -> bool:

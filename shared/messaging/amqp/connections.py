@@ -15,7 +15,7 @@ from yarl import URL
 
 from shared.config.tls import Tls
 from shared.config.urls import brokers
-from shared.messaging.causes import cause_of
+from shared.messaging.causes import cause_of, is_cancelled
 from shared.persistence.database import Backoff
 
 log = structlog.get_logger(__name__)
@@ -32,7 +32,8 @@ HEARTBEAT_SECONDS = 5
 and a half heartbeats, and the 60 s that it proposes would be more than three minutes."""
 RECEIPT_SECONDS = 10
 """A node that is cut off is found after so long: its machine sends no receipt for what we send, such as heartbeats.
-However busy we are, the system measures it."""
+However busy we are, the system measures it. Connections that publish do without: a broker that reads nothing of them,
+such as in a memory alarm, would look the same, and would be written the same messages again on each new connection."""
 _RECEIPT = getattr(socket, "TCP_USER_TIMEOUT", None)  # of Linux
 
 
@@ -42,8 +43,8 @@ class Endpoints(TransportFactory):
     The first is a random one, so that processes spread over the nodes.
     """
 
-    def __init__(self, urls: tuple[str, ...]) -> None:
-        self.number = len(urls)
+    def __init__(self, urls: tuple[str, ...], *, receipts: bool = True) -> None:
+        self.number, self._receipts = len(urls), receipts
         self._urls = itertools.cycle(random.sample(list(map(URL, urls)), len(urls)))
         self.node = ""
         """Host and port that were asked last: where the connection is made, or tried."""
@@ -61,7 +62,7 @@ class Endpoints(TransportFactory):
                 reader, writer = await factory.create(here, **kwargs)
         except TimeoutError:
             raise ConnectionError(f"{self.node} cannot be reached within {REACHED_SECONDS:g} s") from None
-        if _RECEIPT is not None:
+        if _RECEIPT is not None and self._receipts:
             writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, _RECEIPT, RECEIPT_SECONDS * 1000)
         return reader, writer
 
@@ -89,10 +90,16 @@ class KeptConnection:
     """
 
     def __init__(
-        self, amqp_url: str, tls: Tls | None, name: str, begin: Callable[[aio_pika.Connection], Awaitable[None]]
+        self,
+        amqp_url: str,
+        tls: Tls | None,
+        name: str,
+        begin: Callable[[aio_pika.Connection], Awaitable[None]],
+        *,
+        publishes: bool = False,
     ) -> None:
         self._url, self._tls, self._name, self._begin = address(amqp_url, name), tls or Tls(), name, begin
-        self._endpoints = Endpoints(brokers(amqp_url))
+        self._endpoints = Endpoints(brokers(amqp_url), receipts=not publishes)
         self.missed: str | None = "no connection yet"
         """Why it is not there, and which node is tried; None while it is there, and begun."""
 
@@ -107,7 +114,9 @@ class KeptConnection:
         while True:
             try:
                 await self._once(backoff)
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
+                if is_cancelled(error):
+                    raise
                 missed, self.missed = self.missed, f"no connection to {self.node}: {cause_of(error)}"
                 if missed != self.missed:
                     log.warning("waiting for the broker", connection=self._name, why=self.missed)
@@ -159,6 +168,8 @@ async def _attempt(url: str, tls: Tls, endpoints: Endpoints) -> aio_pika.Connect
         await close(connection)
         if isinstance(error, TimeoutError):
             raise ConnectionError(f"{endpoints.node} gives no answer within {ATTEMPT_SECONDS:g} s") from error
+        if isinstance(error, StopAsyncIteration):  # aiormq's reader says so of a connection that was closed at once
+            raise ConnectionError(f"{endpoints.node} has closed the connection") from error
         raise
     return connection
 

@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -17,6 +19,7 @@ from deploy.local import processes
 from deploy.local.children import Children
 from deploy.local.forking import Gone, Server
 from tests import forking
+from tests.running import until
 
 TELL = "tests.unit.local.programs:tell"
 
@@ -94,6 +97,28 @@ async def test_a_killed_server_leaves_what_it_forked_alone_and_another_takes_its
     assert await first.wait() == 1, "nobody knows how it has ended"
     with pytest.raises(Gone):
         server.status(first.pid)
+
+
+async def test_a_start_that_is_cancelled_leaves_no_process(
+    log: "tempfile._TemporaryFileWrapper[bytes]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await asyncio.to_thread(Server.started)
+    begun, may_return = [], threading.Event()
+    start = server.start
+
+    def slow(*arguments: Any) -> int:
+        begun.append(psutil.Process(pid := start(*arguments)))
+        may_return.wait(60)
+        return pid
+
+    monkeypatch.setattr(server, "start", slow)
+    starting = asyncio.create_task(Children(server).start("tests.unit.local.programs", os.environ, log, "one"))
+    await until(lambda: asyncio.to_thread(bool, begun), "the process")
+    starting.cancel()
+    may_return.set()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert server.status(begun[0].pid) == -signal.SIGKILL
 
 
 def copied(folder: Path) -> Path:
