@@ -116,6 +116,27 @@ async def test_a_connection_that_dies_while_it_is_begun_is_made_again(broker: Br
     await asyncio.gather(keeping, return_exceptions=True)
 
 
+@pytest.mark.parametrize("instead", [None, ConnectionError("refused")])
+async def test_a_connection_ends_when_it_is_told_to_though_what_it_waits_for_forgets_it(
+    broker: Broker, instead: Exception | None
+) -> None:
+    """As Python 3.11's `wait_for` does, when the broker answers or refuses at that moment."""
+    waits = asyncio.Event()
+
+    async def begin(_: aio_pika.Connection) -> None:
+        waits.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        if instead:
+            raise instead
+
+    keeping = asyncio.create_task(KeptConnection(broker.url, None, "test", begin).run())
+    await waits.wait()
+    keeping.cancel()
+    await asyncio.wait([keeping], timeout=20)
+    assert keeping.cancelled()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux gives a connection up by its receipts")
 @pytest.mark.parametrize(("publishes", "milliseconds"), [(False, 10_000), (True, 0)])
 async def test_only_a_connection_that_does_not_publish_is_given_up_by_its_receipts(

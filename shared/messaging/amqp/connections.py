@@ -15,7 +15,7 @@ from yarl import URL
 
 from shared.config.tls import Tls
 from shared.config.urls import brokers
-from shared.messaging.causes import cause_of, is_cancelled
+from shared.messaging.causes import cause_of
 from shared.persistence.database import Backoff
 
 log = structlog.get_logger(__name__)
@@ -115,8 +115,7 @@ class KeptConnection:
             try:
                 await self._once(backoff)
             except (Exception, asyncio.CancelledError) as error:
-                if is_cancelled(error):
-                    raise
+                _end_if_cancelled()
                 missed, self.missed = self.missed, f"no connection to {self.node}: {cause_of(error)}"
                 if missed != self.missed:
                     log.warning("waiting for the broker", connection=self._name, why=self.missed)
@@ -125,8 +124,10 @@ class KeptConnection:
     async def _once(self, backoff: Backoff) -> None:
         connection = await _attempt(self._url, self._tls, self._endpoints)
         try:
+            _end_if_cancelled()
             async with asyncio.timeout(BEGIN_SECONDS):
                 await self._begin(connection)
+            _end_if_cancelled()
             backoff.reset()
             self.missed = None
             log.info("broker: connected", connection=self._name, node=self.node)
@@ -135,6 +136,14 @@ class KeptConnection:
             log.warning("broker: connection lost", connection=self._name, node=self.node)
         finally:
             await close(connection)
+
+
+def _end_if_cancelled() -> None:
+    """Raise CancelledError if this task was told to end. Python 3.11's `wait_for`, by which aio-pika waits, forgets it
+    if what it waits for ends at the same moment."""
+    task = asyncio.current_task()
+    if task and task.cancelling():
+        raise asyncio.CancelledError
 
 
 async def lost(connection: aio_pika.Connection) -> None:
