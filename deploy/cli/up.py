@@ -131,13 +131,14 @@ def _start_daemon(here: "Environment", counts: replicas.Counts) -> None:
 def _join(here: "Environment", counts: replicas.Counts, is_silent: bool = False) -> None:
     """Let the supervisor of a running fleet start missing parts and new services, and end superfluous ones."""
     pid = fleet.running(here)
-    processes.until(lambda: here.state().get("supervisor") == pid, _LOOKS_WITHIN)  # from then on it obeys signals
+    # From then on it obeys signals. Until then, while it imports or installs a broker, a signal would end it.
+    obeys = processes.until(lambda: here.state().get("supervisor") == pid, _LOOKS_WITHIN)
     if counts:
         replicas.change(here, counts)
     if not status.all_ready(here, status.look(here)):
         log = here.logs / "supervisor.log"
         said = log.stat().st_size
-        if counts or here.state().get("phase") != "starting":
+        if obeys and (counts or here.state().get("phase") != "starting"):
             os.kill(pid, signal.SIGUSR1)
             processes.until(lambda: here.state().get("phase") != "incomplete", _LOOKS_WITHIN)
         _follow(here, log, said, None, is_silent)
